@@ -1,0 +1,412 @@
+/* filemap.c: finding pages, inserting them, and reading through them. */
+#include "cache/filemap.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "cache/page_cache.h"
+#include "cache/rcu.h"
+
+#define LOOKUP_TRIES 16u /* times a reader meets its page evicted before it holds on to one itself */
+
+/* ---- mappings -------------------------------------------------------------------------------- */
+
+void mapping_init(struct address_space *m, struct page_cache *cache, struct device *dev,
+                  uint64_t object, const struct address_space_operations *a_ops, uint64_t size)
+{
+    memset(m, 0, sizeof *m);
+    m->cache = cache;
+    m->dev = dev;
+    m->a_ops = a_ops;
+    m->ra_policy = &ra_linux;
+    atomic_store(&m->object, object);
+    atomic_store(&m->i_size, size);
+    radix_tree_init(&m->pages);
+    m->pages.node_bytes = &cache->node_bytes;
+    pthread_mutex_init(&m->tree_lock, NULL);
+    list_init(&m->dirty);
+}
+
+void mapping_destroy(struct address_space *m)
+{
+    truncate_inode_pages_range(m, 0, UINT32_MAX);
+    assert(!m->on_dirty);
+    /* Reclaim may still be leaving the lock under which it removed our last page. */
+    pthread_mutex_lock(&m->tree_lock);
+    radix_tree_destroy(&m->pages);
+    pthread_mutex_unlock(&m->tree_lock);
+    pthread_mutex_destroy(&m->tree_lock);
+}
+
+/* ---- finding --------------------------------------------------------------------------------- */
+
+struct page *find_get_page(struct address_space *m, uint32_t index)
+{
+    cache_rcu_read_lock();
+    struct page *page;
+    for (;;) {
+        page = radix_tree_lookup(&m->pages, index);
+        if (page == NULL || radix_is_value(page)) {
+            page = NULL;
+            break;
+        }
+        if (!get_page_unless_zero(page))
+            continue; /* being freed: the slot is about to change */
+        if (radix_tree_lookup(&m->pages, index) == page)
+            break;
+        put_page(m->cache, page);
+    }
+    cache_rcu_read_unlock();
+    return page;
+}
+
+struct page *find_lock_page(struct address_space *m, uint32_t index)
+{
+    for (;;) {
+        struct page *page = find_get_page(m, index);
+        if (page == NULL)
+            return NULL;
+        lock_page(page);
+        if (atomic_load(&page->mapping) == m) {
+            assert(atomic_load(&page->index) == index);
+            return page;
+        }
+        unlock_page(page); /* truncated or evicted while we waited */
+        put_page(m->cache, page);
+    }
+}
+
+/* Keep of found items those that are pages and can be referenced. Context: RCU. */
+static unsigned pages_get(struct address_space *m, struct page **pages, const uint64_t *indices,
+                          unsigned found)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < found; i++) {
+        struct page *page = pages[i];
+        if (radix_is_value(page) || !get_page_unless_zero(page))
+            continue;
+        if (radix_tree_lookup(&m->pages, indices[i]) == page)
+            pages[n++] = page;
+        else
+            put_page(m->cache, page);
+    }
+    return n;
+}
+
+unsigned find_get_pages(struct address_space *m, uint64_t *next, uint32_t last, struct page **pages,
+                        unsigned max)
+{
+    uint64_t indices[PAGEVEC];
+    assert(max <= PAGEVEC);
+    cache_rcu_read_lock();
+    unsigned found = radix_tree_gang_lookup(&m->pages, (void **)pages, indices, *next, last, max);
+    unsigned n = pages_get(m, pages, indices, found);
+    cache_rcu_read_unlock();
+    *next = found > 0 ? indices[found - 1] + 1 : (uint64_t)last + 1;
+    return n;
+}
+
+unsigned find_get_pages_tag(struct address_space *m, uint64_t *next, uint32_t last,
+                            struct page **pages, unsigned max, enum radix_tag tag)
+{
+    uint64_t indices[PAGEVEC];
+    assert(max <= PAGEVEC);
+    cache_rcu_read_lock();
+    unsigned found =
+        radix_tree_gang_lookup_tag(&m->pages, (void **)pages, indices, *next, last, max, tag);
+    unsigned n = pages_get(m, pages, indices, found);
+    cache_rcu_read_unlock();
+    *next = found > 0 ? indices[found - 1] + 1 : (uint64_t)last + 1;
+    return n;
+}
+
+/* ---- inserting ------------------------------------------------------------------------------- */
+
+static pthread_key_t preload_key;
+static pthread_once_t preload_once = PTHREAD_ONCE_INIT;
+static _Thread_local struct radix_preload preload;
+
+static void preload_free(void *arg)
+{
+    radix_tree_preload_end(arg);
+}
+
+static void preload_init(void)
+{
+    pthread_key_create(&preload_key, preload_free);
+}
+
+/* The thread's own nodes for the next insert, freed with the thread.   NULL: no memory. */
+static struct radix_preload *preload_get(void)
+{
+    pthread_once(&preload_once, preload_init);
+    if (pthread_getspecific(preload_key) == NULL)
+        pthread_setspecific(preload_key, &preload);
+    return radix_tree_preload(&preload) == 0 ? &preload : NULL;
+}
+
+int add_to_page_cache_lru(struct address_space *m, struct page *page, uint32_t index)
+{
+    struct radix_preload *nodes = preload_get();
+    if (nodes == NULL)
+        return -ENOMEM;
+    void *shadow = NULL;
+    page_set(page, PG_locked);
+    get_page(page); /* the tree's */
+    pthread_mutex_lock(&m->tree_lock);
+    int err = radix_tree_insert(&m->pages, index, page, nodes, &shadow);
+    if (err == 0) {
+        atomic_store(&page->index, index);
+        atomic_store(&page->mapping, m);
+        atomic_fetch_add_explicit(&m->nrpages, 1, memory_order_relaxed);
+    }
+    pthread_mutex_unlock(&m->tree_lock);
+    if (err != 0) {
+        page_clear(page, PG_locked);
+        put_page(m->cache, page);
+        return err;
+    }
+    lru_add(m->cache, page);
+    return 0;
+}
+
+struct page *find_or_create_page(struct address_space *m, uint32_t index, int *error)
+{
+    for (;;) {
+        struct page *page = find_lock_page(m, index);
+        if (page != NULL)
+            return page;
+        page = page_alloc(m->cache, true);
+        int err = page != NULL ? add_to_page_cache_lru(m, page, index) : -ENOMEM;
+        if (err == 0)
+            return page;
+        if (page != NULL)
+            put_page(m->cache, page);
+        if (err != -EEXIST) {
+            *error = err;
+            return NULL;
+        }
+    }
+}
+
+void page_delete_locked(struct address_space *m, struct page *page)
+{
+    assert(!page_test(page, PG_dirty | PG_writeback));
+    void *old = radix_tree_delete(&m->pages, atomic_load(&page->index));
+    assert(old == page);
+    (void)old;
+    atomic_store(&page->mapping, NULL);
+    atomic_fetch_sub_explicit(&m->nrpages, 1, memory_order_relaxed);
+}
+
+void remove_from_page_cache(struct page *page, struct address_space *m)
+{
+    assert(page_test(page, PG_locked) && atomic_load(&page->mapping) == m);
+    pthread_mutex_lock(&m->tree_lock);
+    page_delete_locked(m, page);
+    pthread_mutex_unlock(&m->tree_lock);
+    lru_remove(m->cache, page);
+    put_page(m->cache, page); /* the tree's */
+}
+
+/* ---- reading --------------------------------------------------------------------------------- */
+
+/* The outcome of one page's read, before anybody may look at it. */
+static void page_read_done(struct page_cache *cache, struct page *page, const struct bio_vec *v)
+{
+    if (v->error != 0) {
+        page_set(page, PG_error);
+        count_add(&cache->count.read_errors, 1);
+        return;
+    }
+    page_set(page, PG_uptodate | ((v->flags & BV_HOLE) ? 0 : PG_mappedtodisk));
+}
+
+void read_end_io(struct bio *bio)
+{
+    struct address_space *m = bio->private;
+    struct page_cache *cache = m->cache; /* the mapping may go with its last locked page */
+    for (uint32_t i = 0; i < bio->nr_vecs; i++) {
+        struct page *page = bio->vecs[i].owner;
+        page_read_done(cache, page, &bio->vecs[i]);
+        unlock_page(page);
+        put_page(cache, page);
+    }
+    count_add(&cache->count.read_pages, bio->nr_vecs);
+    bio_free(bio);
+}
+
+struct read_wait {
+    _Atomic uint32_t done;
+    struct page_cache *cache;
+    struct page *page;
+};
+
+static void read_one_end_io(struct bio *bio)
+{
+    struct read_wait *w = bio->private;
+    page_read_done(w->cache, w->page, &bio->vecs[0]);
+    count_add(&w->cache->count.read_pages, 1);
+    bio_free(bio);
+    /* The waiter may be gone before the wake: that only needs the address, not what is there. */
+    atomic_store_explicit(&w->done, 1, memory_order_release);
+    wake_word(&w->done);
+}
+
+int read_page_locked(struct address_space *m, struct page *page)
+{
+    struct bio *bio = bio_alloc(BIO_READ, atomic_load(&m->object), 1);
+    if (bio == NULL)
+        return -ENOMEM;
+    struct read_wait w = {.cache = m->cache, .page = page};
+    page_clear(page, PG_error);
+    bio_add(bio, atomic_load(&page->index), page_address(m->cache, page), page);
+    bio->end_io = read_one_end_io;
+    bio->private = &w;
+    submit_bio(m->dev, bio);
+    while (atomic_load_explicit(&w.done, memory_order_acquire) == 0)
+        wait_on_word(&w.done, 0, 0);
+    return page_test(page, PG_uptodate) ? 0 : -EIO;
+}
+
+int page_map_block(struct address_space *m, struct page *page)
+{
+    if (page_test(page, PG_mappedtodisk) || m->a_ops == NULL || m->a_ops->block_exists == NULL)
+        return 0;
+    int r = m->a_ops->block_exists(m, atomic_load(&page->index));
+    if (r > 0)
+        page_set(page, PG_mappedtodisk);
+    return r < 0 ? r : 0;
+}
+
+static bool beyond_eof(struct address_space *m, uint32_t index)
+{
+    return (uint64_t)index << PAGE_SHIFT >= atomic_load(&m->i_size);
+}
+
+/* Wait for a page somebody else reads; read it once more ourselves if that failed.
+ * Returns 0; -EAGAIN: it left the tree, look again; -EIO, -ENOMEM. */
+static int page_make_uptodate(struct address_space *m, struct page *page)
+{
+    count_add(&m->cache->count.waits, 1);
+    lock_page(page);
+    int err = 0;
+    if (atomic_load(&page->mapping) != m)
+        err = -EAGAIN;
+    else if (!page_test(page, PG_uptodate))
+        err = read_page_locked(m, page);
+    unlock_page(page);
+    return err;
+}
+
+/* A page that is in the tree, on behalf of a reader; consumes the reference on failure. */
+static int page_use(struct address_space *m, struct file_ra_state *ra, struct page *page,
+                    uint32_t index, uint32_t nr)
+{
+    if (ra != NULL && page_test(page, PG_readahead))
+        page_cache_async_ra(m, ra, page, index, nr);
+    int err = page_test(page, PG_uptodate) ? 0 : page_make_uptodate(m, page);
+    if (err != 0) {
+        put_page(m->cache, page);
+        return err;
+    }
+    if (page_test(page, PG_prefetched) && (page_clear(page, PG_prefetched) & PG_prefetched))
+        count_add(&m->cache->count.ra_used, 1);
+    mark_page_accessed(page);
+    return 0;
+}
+
+/* The last resort when memory is so short that what is read ahead is evicted before it is used. */
+static int filemap_create_page(struct address_space *m, uint32_t index, struct page **out)
+{
+    int err = 0;
+    down_read(&m->invalidate_lock);
+    struct page *page = find_or_create_page(m, index, &err);
+    if (page != NULL) {
+        if (!page_test(page, PG_uptodate))
+            err = read_page_locked(m, page);
+        unlock_page(page);
+        if (err != 0)
+            put_page(m->cache, page);
+    }
+    up_read(&m->invalidate_lock);
+    if (err == 0)
+        *out = page;
+    return err;
+}
+
+int filemap_get_page(struct address_space *m, struct file_ra_state *ra, uint32_t index,
+                     uint32_t nr, struct page **out)
+{
+    struct page_cache *cache = m->cache;
+    struct page *page;
+    bool missed = false;
+    for (unsigned tries = 0;; tries++) {
+        if (beyond_eof(m, index))
+            return 1;
+        page = find_get_page(m, index);
+        if (page != NULL) {
+            int err = page_use(m, ra, page, index, nr);
+            if (err == 0)
+                break;
+            if (err != -EAGAIN)
+                return err;
+        } else {
+            missed = true;
+            int err = tries < LOOKUP_TRIES ? page_cache_sync_ra(m, ra, index, nr)
+                                           : filemap_create_page(m, index, &page);
+            if (err != 0)
+                return err;
+            if (page != NULL)
+                break;
+        }
+    }
+    count_add(missed ? &cache->count.misses : &cache->count.hits, 1);
+    if (beyond_eof(m, index)) { /* truncated meanwhile */
+        put_page(cache, page);
+        return 1;
+    }
+    if (ra != NULL)
+        atomic_store_explicit(&ra->prev_index, index, memory_order_relaxed);
+    *out = page;
+    return 0;
+}
+
+/* Bytes of [offset, offset+len) that are in the file. */
+static size_t clamp_to_size(struct address_space *m, uint64_t offset, size_t len)
+{
+    uint64_t size = atomic_load(&m->i_size);
+    if (offset >= size)
+        return 0;
+    return len < size - offset ? len : (size_t)(size - offset);
+}
+
+ssize_t filemap_read(struct address_space *m, struct file_ra_state *ra, uint64_t offset, void *buf,
+                     size_t len)
+{
+    char *to = buf;
+    size_t done = 0;
+    len = clamp_to_size(m, offset, len);
+    while (done < len) {
+        uint64_t pos = offset + done;
+        uint32_t index = (uint32_t)(pos >> PAGE_SHIFT), in = (uint32_t)(pos & (PAGE_SIZE - 1));
+        uint32_t nr = (uint32_t)((offset + len - 1) >> PAGE_SHIFT) - index + 1;
+        struct page *page;
+        int err = filemap_get_page(m, ra, index, nr, &page);
+        if (err < 0)
+            return done > 0 ? (ssize_t)done : err;
+        size_t n = err > 0 ? 0 : clamp_to_size(m, pos, len - done);
+        if (n == 0) {
+            if (err == 0)
+                put_page(m->cache, page);
+            break;
+        }
+        if (n > PAGE_SIZE - in)
+            n = PAGE_SIZE - in;
+        memcpy(to + done, (char *)page_address(m->cache, page) + in, n);
+        put_page(m->cache, page);
+        done += n;
+    }
+    return (ssize_t)done;
+}

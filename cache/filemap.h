@@ -1,0 +1,195 @@
+/* filemap.h: files in the cache: an address_space per inode, and reading and writing through it.
+ *
+ * usage:
+ *     page_cache_create(&cache, &options)
+ *     mapping_init(&mapping, cache, device, object, &a_ops, size)
+ *         filemap_read / filemap_get_pages / filemap_write ...
+ *         filemap_fdatawrite, truncate_pagecache ...
+ *     mapping_destroy(&mapping)       after its last user; drops what is left in it
+ *
+ * Reading, after Linux's filemap_get_pages and filemap_fault:
+ *
+ *     look up -- hit, uptodate ------------------------------------------> use
+ *        |  \--- hit, PG_readahead: start the next window, nobody waits --> use
+ *        |   \-- hit, locked: wait; not uptodate then: lock, read once more, EIO
+ *        miss: readahead from here (invalidate_lock shared: insert locked pages, submit the read),
+ *              then look up again
+ *
+ * i_size is checked before and again after the page is in hand; a page that left the tree in
+ * between is looked up again.
+ */
+#ifndef FOLIO_CACHE_FILEMAP_H
+#define FOLIO_CACHE_FILEMAP_H
+
+#include <pthread.h>
+#include <sys/types.h>
+
+#include "cache/page.h"
+#include "cache/radix_tree.h"
+#include "cache/readahead.h"
+#include "cache/wait.h"
+#include "store/device.h"
+
+struct writeback_pass {
+    uint64_t size;  /* i_size when the dirty pages were chosen */
+    void *private;  /* the owner's */
+};
+
+/* What a mapping asks of its owner (fs/ or a test). Every member may be NULL. */
+struct address_space_operations {
+    /* Promise room before pages are dirtied: nr_pages of them, nr_new without a block.
+     * Returns 0, -ENOSPC, -EDQUOT, -EROFS.   Blocks: no. */
+    int (*reserve)(struct address_space *m, uint32_t nr_pages, uint32_t nr_new);
+    /* Likewise for a page that truncation zeroes: cannot fail. */
+    void (*reserve_always)(struct address_space *m);
+    void (*unreserve)(struct address_space *m, uint32_t nr_pages, uint32_t nr_new);
+    /* Does a block exist?   1, 0, -EIO. */
+    int (*block_exists)(struct address_space *m, uint32_t index);
+    /* Around one writeback pass; begin may refuse (-errno) and then nothing is written. end gets
+     * the first error of the pass. No page is locked by the caller. */
+    int (*writeback_begin)(struct address_space *m, struct writeback_pass *pass);
+    int (*writeback_end)(struct address_space *m, struct writeback_pass *pass, int error);
+    /* The mapping enters or leaves the list of dirty mappings: keep its owner alive. */
+    void (*get)(struct address_space *m);
+    void (*put)(struct address_space *m);
+};
+
+struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_lock exclusive
+                                 (d) cache->dirty_lock  (a) atomic */
+    struct page_cache *cache;                    /* (c) */
+    struct device *dev;                          /* (c) */
+    _Atomic uint64_t object;                     /* the store's data id              (i, a) */
+    const struct address_space_operations *a_ops;/* (c) */
+    void *owner;                                 /* (c) the inode */
+    struct radix_tree pages;                     /* (t) to change, RCU to read */
+    pthread_mutex_t tree_lock;
+    struct rwsem invalidate_lock;
+    struct rwsem writeback_sem;
+    _Atomic uint64_t i_size;  /* bytes; changed under the owner's i_rwsem             (a) */
+    _Atomic uint32_t nrpages; /* (t to change, a) */
+    _Atomic uint32_t nrdirty; /* (t to change, a) */
+    _Atomic uint32_t wb_err;  /* counts failed writes; see filemap_check_errors       (a) */
+    _Atomic int32_t wb_errno; /* the latest of them: -errno                           (a) */
+    const struct ra_policy *ra_policy; /* for files opened from now on                  (a) */
+    struct list_head dirty;   /* cache->dirty_mappings                                (d) */
+    bool on_dirty;            /* (d) */
+    uint64_t dirtied_ns;      /* when it entered that list                            (d) */
+    unsigned wb_failures;     /* passes failed in a row                               (d) */
+    uint64_t wb_retry_ns;     /* not before                                           (d) */
+};
+
+struct cache_options {
+    uint64_t cache_bytes;         /* page memory; at least CACHE_MIN_PAGES pages */
+    uint64_t max_bytes;           /* address space set aside: cache_bytes may grow to it; 0: same */
+    unsigned dirty_ratio;         /* per cent of the cache: writers wait above it; 0: 20 */
+    unsigned dirty_background_ratio; /* per cent: the flusher starts; 0: 10 */
+    unsigned dirty_expire_ms;     /* age at which a dirty file is written; 0: 30,000 */
+    unsigned dirty_writeback_ms;  /* how often the flusher looks; 0: 5,000 */
+    const struct clock *clock;    /* NULL: clock_monotonic */
+    bool threads;                 /* start the flusher and the readahead worker */
+};
+#define CACHE_MIN_PAGES 16u
+
+struct cache_stats {
+    uint64_t pages, active, inactive, free, dirty, writeback; /* pages now */
+    uint64_t limit, arena_bytes, struct_bytes, tree_bytes;
+    uint64_t hits, misses, waits; /* page look-ups by readers: found, read, waited for */
+    uint64_t ra_sync, ra_async, ra_pages, ra_used, ra_wasted; /* windows, pages */
+    uint64_t read_pages, written_pages, read_errors, write_errors;
+    uint64_t reclaimed, scanned, activated, direct_reclaims, alloc_waits;
+    uint64_t throttled, throttled_ns, passes;
+};
+
+/* Errors: -ENOMEM, -EINVAL. */
+int page_cache_create(struct page_cache **out, const struct cache_options *o);
+/* Every mapping has been destroyed. Stops the threads. */
+void page_cache_destroy(struct page_cache *cache);
+void page_cache_stats(struct page_cache *cache, struct cache_stats *out);
+/* Change the limit at run time; shrinking reclaims. bytes: up to max_bytes.   -EINVAL. */
+int page_cache_resize(struct page_cache *cache, uint64_t bytes);
+void page_cache_set_dirty(struct page_cache *cache, const struct cache_options *o);
+/* Drop every clean, unused page.   Returns how many. */
+uint64_t page_cache_drop(struct page_cache *cache);
+void *page_address(const struct page_cache *cache, const struct page *page);
+
+/* ---- mappings -------------------------------------------------------------------------------- */
+
+void mapping_init(struct address_space *m, struct page_cache *cache, struct device *dev,
+                  uint64_t object, const struct address_space_operations *a_ops, uint64_t size);
+/* Nobody uses it any more; its pages are dropped, dirty ones too (the caller has written what was
+ * wanted, or the file is deleted). */
+void mapping_destroy(struct address_space *m);
+/* I1 to I6 over every page.   Returns 0, or the line of the check that failed. Quiet mapping. */
+int mapping_check(struct address_space *m);
+
+/* ---- pages (pages come back referenced: put_page) ------------------------------------------- */
+
+struct page *find_get_page(struct address_space *m, uint32_t index);  /* NULL: not there */
+struct page *find_lock_page(struct address_space *m, uint32_t index); /* locked, re-checked */
+/* Locked; made when absent (not uptodate then).   Sleeps for memory.  NULL: -ENOMEM in *error. */
+struct page *find_or_create_page(struct address_space *m, uint32_t index, int *error);
+/* Insert a fresh page, locked.   0; -EEXIST: somebody was faster; -ENOMEM. */
+int add_to_page_cache_lru(struct address_space *m, struct page *page, uint32_t index);
+void remove_from_page_cache(struct page *page, struct address_space *m); /* locked, clean */
+void mark_page_accessed(struct page *page);
+/* Up to max (at most PAGEVEC) pages of [*next, last] that are in the tree, referenced; *next moves
+ * behind what was looked at, and beyond last when nothing is left.   Returns how many, 0 too before
+ * the end. */
+#define PAGEVEC 32u
+unsigned find_get_pages(struct address_space *m, uint64_t *next, uint32_t last, struct page **pages,
+                        unsigned max);
+
+/* The page uptodate, read if need be: referenced, unlocked.
+ * ra: the open file's readahead state, or NULL for none. nr: pages the caller wants from here.
+ * Errors: -EIO, -ENOMEM; 1: beyond end of file.   Blocks: on the store. */
+int filemap_get_page(struct address_space *m, struct file_ra_state *ra, uint32_t index,
+                     uint32_t nr, struct page **out);
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+/* Copy [offset, offset+len) into buf; holes read as zeros.
+ * Returns bytes, short only at end of file; -EIO, -ENOMEM when nothing was copied. */
+ssize_t filemap_read(struct address_space *m, struct file_ra_state *ra, uint64_t offset, void *buf,
+                     size_t len);
+
+/* Copy len bytes into the cache at offset, dirtying pages and growing i_size.
+ * Context: the owner's i_rwsem held for writing.
+ * Returns bytes written, short when an error came after some; -ENOSPC, -EIO, -ENOMEM, -EFBIG.
+ * Does not throttle: call balance_dirty_pages() after dropping the locks. */
+ssize_t filemap_write(struct address_space *m, uint64_t offset, const void *buf, size_t len);
+
+/* Give every page of [first, last] a block: zero pages, dirty, where there is none (fallocate).
+ * Context: i_rwsem.   Errors: -ENOSPC, -EIO, -ENOMEM. */
+int filemap_allocate(struct address_space *m, uint32_t first, uint32_t last);
+
+enum writeback_sync { WB_SYNC_NONE, WB_SYNC_ALL };
+
+/* One pass over the pages dirty now. ALL: waits until each has been copied into the store's
+ * transaction. NONE: skips a page that somebody holds locked.
+ * Returns 0 or the first error; failed pages stay dirty.   Context: no page locked. */
+int filemap_fdatawrite(struct address_space *m, enum writeback_sync sync);
+
+/* An error newer than *since (an open file's memory of wb_err): it, once; else 0. */
+int filemap_check_errors(struct address_space *m, _Atomic uint32_t *since);
+
+/* Slow the caller while too much is dirty. Context: no page locked, no i_rwsem of other files. */
+void balance_dirty_pages(struct page_cache *cache);
+/* Start the flusher now. */
+void wakeup_flusher(struct page_cache *cache);
+/* Write every dirty mapping (WB_SYNC_ALL).   Returns the first error. */
+int page_cache_sync(struct page_cache *cache);
+/* One step of the flusher's work.   Returns milliseconds until the next. */
+unsigned flusher_step(struct page_cache *cache);
+
+/* ---- shrinking ------------------------------------------------------------------------------- */
+
+/* Remove the pages [first, last], waiting for their writeback. Dirty ones are dropped.
+ * Context: invalidate_lock held exclusively (Linux: truncate_inode_pages_range). */
+void truncate_inode_pages_range(struct address_space *m, uint32_t first, uint32_t last);
+/* Zero the bytes [from, to) of one page, on disk too by dirtying it when it has a block.
+ * Context: i_rwsem.   Errors: -EIO, -ENOMEM. */
+int truncate_partial_page(struct address_space *m, uint64_t from, uint64_t to);
+/* Drop the clean, unused pages of [first, last].   Returns how many stayed. */
+unsigned invalidate_inode_pages2_range(struct address_space *m, uint32_t first, uint32_t last);
+
+#endif

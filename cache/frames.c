@@ -1,0 +1,284 @@
+/* frames.c: the arena, and making and ending a cache.
+ *
+ * All of the cache's page memory is one mapping, set aside for the largest size the cache may be
+ * given and filled as it is used. A frame and its struct page have the same number, so neither needs
+ * a pointer to the other.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "cache/page_cache.h"
+#include "cache/rcu.h"
+
+#define ALLOC_WAIT_MS 100u /* how long page_alloc sleeps at a time */
+#define ALLOC_TRIES 50u    /* sleeps in which nothing at all moved, before it gives up */
+
+void *page_address(const struct page_cache *cache, const struct page *page)
+{
+    return cache->arena + ((uint64_t)(page - cache->pages) << PAGE_SHIFT);
+}
+
+void put_page(struct page_cache *cache, struct page *page)
+{
+    int32_t n = atomic_fetch_sub_explicit(&page->refcount, 1, memory_order_acq_rel);
+    assert(n > 0);
+    if (n == 1)
+        page_free(cache, page);
+}
+
+static struct page *frame_take(struct page_cache *cache)
+{
+    struct page *page = NULL;
+    pthread_mutex_lock(&cache->lru_lock);
+    if (cache->used < atomic_load_explicit(&cache->limit, memory_order_relaxed)) {
+        if (!list_empty(&cache->free)) {
+            page = list_entry(cache->free.next, struct page, lru);
+            list_del(&page->lru);
+        } else if (cache->fresh < cache->max_frames) {
+            page = &cache->pages[cache->fresh++];
+            list_init(&page->lru);
+        }
+        if (page != NULL)
+            cache->used++;
+    }
+    pthread_mutex_unlock(&cache->lru_lock);
+    if (page != NULL) {
+        assert(atomic_load(&page->refcount) == 0);
+        atomic_store_explicit(&page->flags, 0, memory_order_relaxed);
+        atomic_store_explicit(&page->refcount, 1, memory_order_release);
+    }
+    return page;
+}
+
+struct page *page_alloc(struct page_cache *cache, bool wait)
+{
+    struct page *page = frame_take(cache);
+    for (unsigned idle = 0; page == NULL && idle < ALLOC_TRIES;) {
+        uint32_t seen = atomic_load(&cache->progress);
+        count_add(&cache->count.direct_reclaims, 1);
+        if (shrink_lru(cache, LRU_BATCH) == 0) {
+            wakeup_flusher(cache);
+            if (!wait)
+                break;
+            count_add(&cache->count.alloc_waits, 1);
+            cache_wait_progress(cache, seen, ALLOC_WAIT_MS);
+            /* Others may have been faster to what came free: only standstill counts. */
+            idle += atomic_load(&cache->progress) == seen || cache->flusher == NULL;
+        }
+        page = frame_take(cache);
+    }
+    return page;
+}
+
+void page_free(struct page_cache *cache, struct page *page)
+{
+    assert(atomic_load(&page->mapping) == NULL);
+    assert(!page_test(page, PG_dirty | PG_writeback | PG_lru));
+    pthread_mutex_lock(&cache->lru_lock);
+    list_add(&page->lru, &cache->free);
+    cache->used--;
+    pthread_mutex_unlock(&cache->lru_lock);
+    cache_made_progress(cache);
+}
+
+void cache_made_progress(struct page_cache *cache)
+{
+    atomic_fetch_add(&cache->progress, 1);
+    if (atomic_load(&cache->progress_waiters) > 0)
+        wake_word(&cache->progress);
+}
+
+void cache_wait_progress(struct page_cache *cache, uint32_t seen, unsigned ms)
+{
+    if (cache->flusher == NULL) {
+        flusher_step(cache);
+        return;
+    }
+    atomic_fetch_add(&cache->progress_waiters, 1);
+    if (atomic_load(&cache->progress) == seen)
+        wait_on_word(&cache->progress, seen, ms);
+    atomic_fetch_sub(&cache->progress_waiters, 1);
+}
+
+static unsigned flusher_worker(void *arg)
+{
+    return flusher_step(arg);
+}
+
+/* One round of the readahead worker: send what is queued. */
+static unsigned reader_worker(void *arg)
+{
+    struct page_cache *cache = arg;
+    pthread_mutex_lock(&cache->ra_lock);
+    struct bio *bio = cache->ra_queue;
+    if (bio != NULL) {
+        cache->ra_queue = bio->next;
+        if (cache->ra_queue == NULL)
+            cache->ra_tail = &cache->ra_queue;
+    }
+    pthread_mutex_unlock(&cache->ra_lock);
+    if (bio == NULL)
+        return 1000;
+    struct address_space *m = bio->private;
+    bio->next = NULL;
+    submit_bio(m->dev, bio);
+    return 0;
+}
+
+static int cache_start_threads(struct page_cache *cache)
+{
+    int err = worker_start(&cache->reader, "folio-read", reader_worker, cache);
+    if (err == 0)
+        err = worker_start(&cache->flusher, "folio-flush", flusher_worker, cache);
+    return err;
+}
+
+static uint64_t frames_for(const struct cache_options *o)
+{
+    uint64_t bytes = o->max_bytes > o->cache_bytes ? o->max_bytes : o->cache_bytes;
+    return bytes >> PAGE_SHIFT;
+}
+
+static void *reserve_memory(uint64_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+int page_cache_create(struct page_cache **out, const struct cache_options *o)
+{
+    if (o->cache_bytes >> PAGE_SHIFT < CACHE_MIN_PAGES)
+        return -EINVAL;
+    struct page_cache *cache = calloc(1, sizeof *cache);
+    if (cache == NULL)
+        return -ENOMEM;
+    cache->clock = o->clock != NULL ? o->clock : &clock_monotonic;
+    cache->max_frames = frames_for(o);
+    atomic_store(&cache->limit, o->cache_bytes >> PAGE_SHIFT);
+    cache->arena = reserve_memory(cache->max_frames << PAGE_SHIFT);
+    cache->pages = reserve_memory(cache->max_frames * sizeof(struct page));
+    pthread_mutex_init(&cache->lru_lock, NULL);
+    pthread_mutex_init(&cache->dirty_lock, NULL);
+    pthread_mutex_init(&cache->ra_lock, NULL);
+    list_init(&cache->free);
+    list_init(&cache->active);
+    list_init(&cache->inactive);
+    list_init(&cache->dirty_mappings);
+    cache->ra_tail = &cache->ra_queue;
+    page_cache_set_dirty(cache, o);
+    int err = cache->arena == NULL || cache->pages == NULL ? -ENOMEM : 0;
+    if (err == 0 && o->threads)
+        err = cache_start_threads(cache);
+    if (err != 0) {
+        page_cache_destroy(cache);
+        return err;
+    }
+    *out = cache;
+    return 0;
+}
+
+void page_cache_destroy(struct page_cache *cache)
+{
+    worker_stop(cache->flusher);
+    cache->flusher = NULL;
+    worker_stop(cache->reader);
+    cache->reader = NULL;
+    assert(cache->used == 0);
+    cache_rcu_barrier();
+    if (cache->arena != NULL)
+        munmap(cache->arena, cache->max_frames << PAGE_SHIFT);
+    if (cache->pages != NULL)
+        munmap(cache->pages, cache->max_frames * sizeof(struct page));
+    pthread_mutex_destroy(&cache->lru_lock);
+    pthread_mutex_destroy(&cache->dirty_lock);
+    pthread_mutex_destroy(&cache->ra_lock);
+    free(cache);
+}
+
+void page_cache_set_dirty(struct page_cache *cache, const struct cache_options *o)
+{
+    atomic_store(&cache->dirty_ratio, o->dirty_ratio != 0 ? o->dirty_ratio : 20);
+    atomic_store(&cache->dirty_background_ratio,
+                 o->dirty_background_ratio != 0 ? o->dirty_background_ratio : 10);
+    atomic_store(&cache->dirty_expire_ms, o->dirty_expire_ms != 0 ? o->dirty_expire_ms : 30000);
+    atomic_store(&cache->dirty_writeback_ms,
+                 o->dirty_writeback_ms != 0 ? o->dirty_writeback_ms : 5000);
+}
+
+/* Give the memory of empty frames back to the system. */
+static void release_free_frames(struct page_cache *cache)
+{
+    pthread_mutex_lock(&cache->lru_lock);
+    for (struct list_head *n = cache->free.next; n != &cache->free; n = n->next)
+        madvise(page_address(cache, list_entry(n, struct page, lru)), PAGE_SIZE, MADV_DONTNEED);
+    pthread_mutex_unlock(&cache->lru_lock);
+}
+
+int page_cache_resize(struct page_cache *cache, uint64_t bytes)
+{
+    uint64_t frames = bytes >> PAGE_SHIFT;
+    if (frames < CACHE_MIN_PAGES || frames > cache->max_frames)
+        return -EINVAL;
+    uint64_t before = atomic_exchange(&cache->limit, frames);
+    if (frames >= before)
+        return 0;
+    for (;;) {
+        pthread_mutex_lock(&cache->lru_lock);
+        uint64_t over = cache->used > frames ? cache->used - frames : 0;
+        pthread_mutex_unlock(&cache->lru_lock);
+        if (over == 0 || shrink_lru(cache, over) == 0)
+            break;
+    }
+    wakeup_flusher(cache); /* what is dirty now leaves as allocation asks for it */
+    release_free_frames(cache);
+    return 0;
+}
+
+uint64_t page_cache_drop(struct page_cache *cache)
+{
+    uint64_t freed = 0;
+    for (unsigned idle = 0; idle < 3;) { /* referenced and active pages take a second look */
+        uint64_t n = shrink_lru(cache, UINT64_MAX);
+        freed += n;
+        idle = n == 0 ? idle + 1 : 0;
+    }
+    release_free_frames(cache);
+    return freed;
+}
+
+static uint64_t get(const _Atomic uint64_t *counter)
+{
+    return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+void page_cache_stats(struct page_cache *cache, struct cache_stats *out)
+{
+    const struct cache_counters *n = &cache->count;
+    *out = (struct cache_stats){
+        .dirty = get(&cache->nr_dirty), .writeback = get(&cache->nr_writeback),
+        .limit = get(&cache->limit),
+        .tree_bytes = atomic_load(&cache->node_bytes),
+        .hits = get(&n->hits), .misses = get(&n->misses), .waits = get(&n->waits),
+        .ra_sync = get(&n->ra_sync), .ra_async = get(&n->ra_async),
+        .ra_pages = get(&n->ra_pages), .ra_used = get(&n->ra_used),
+        .ra_wasted = get(&n->ra_wasted),
+        .read_pages = get(&n->read_pages), .written_pages = get(&n->written_pages),
+        .read_errors = get(&n->read_errors), .write_errors = get(&n->write_errors),
+        .reclaimed = get(&n->reclaimed), .scanned = get(&n->scanned),
+        .activated = get(&n->activated), .direct_reclaims = get(&n->direct_reclaims),
+        .alloc_waits = get(&n->alloc_waits), .throttled = get(&n->throttled),
+        .throttled_ns = get(&n->throttled_ns), .passes = get(&n->passes),
+    };
+    pthread_mutex_lock(&cache->lru_lock);
+    out->pages = cache->used;
+    out->active = cache->nr_active;
+    out->inactive = cache->nr_inactive;
+    out->free = out->limit > cache->used ? out->limit - cache->used : 0;
+    out->arena_bytes = cache->fresh << PAGE_SHIFT;
+    out->struct_bytes = cache->fresh * sizeof(struct page);
+    pthread_mutex_unlock(&cache->lru_lock);
+}

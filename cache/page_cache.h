@@ -1,0 +1,113 @@
+/* page_cache.h: the cache itself, for the files of cache/ only.
+ *
+ *     frames.c      arena and free frames          reclaim.c    lists, what to evict
+ *     filemap.c     find, insert, read             writeback.c  dirty pages to the store
+ *     write.c       writing into pages             truncate.c   removing them
+ */
+#ifndef FOLIO_CACHE_PAGE_CACHE_H
+#define FOLIO_CACHE_PAGE_CACHE_H
+
+#include "cache/clock.h"
+#include "cache/filemap.h"
+#include "cache/worker.h"
+
+struct cache_counters { /* all atomic, relaxed: for people, never for decisions */
+    _Atomic uint64_t hits, misses, waits;
+    _Atomic uint64_t ra_sync, ra_async, ra_pages, ra_used, ra_wasted;
+    _Atomic uint64_t read_pages, written_pages, read_errors, write_errors;
+    _Atomic uint64_t reclaimed, scanned, activated, direct_reclaims, alloc_waits;
+    _Atomic uint64_t throttled, throttled_ns, passes;
+};
+
+#define LRU_BATCH 32u /* pages a reclaim step isolates at a time */
+
+struct page_cache {           /* (c) constant  (r) lru_lock  (d) dirty_lock  (a) atomic */
+    const struct clock *clock; /* (c) */
+    char *arena;               /* (c) max_frames frames, side by side */
+    struct page *pages;        /* (c) their structs */
+    uint64_t max_frames;       /* (c) */
+
+    pthread_mutex_t lru_lock;
+    _Atomic uint64_t limit;    /* frames that may be in use                     (r to change, a) */
+    uint64_t fresh;            /* frames from here on were never used                     (r) */
+    uint64_t used;             /* frames with a page in them                              (r) */
+    struct list_head free;     /* used once, empty now                                    (r) */
+    struct list_head active, inactive;  /* most recent at the front                       (r) */
+    uint64_t nr_active, nr_inactive;    /*                                                (r) */
+
+    pthread_mutex_t dirty_lock;
+    struct list_head dirty_mappings; /* oldest at the back                                (d) */
+    _Atomic uint64_t nr_dirty, nr_writeback; /* pages                                     (a) */
+    _Atomic unsigned dirty_ratio, dirty_background_ratio;          /* per cent of limit   (a) */
+    _Atomic unsigned dirty_expire_ms, dirty_writeback_ms;          /*                     (a) */
+    _Atomic bool want_writeback; /* reclaim met dirty pages, or somebody asked            (a) */
+    _Atomic bool writeback_failing; /* the flusher's last round got nowhere               (a) */
+
+    /* Counts frames freed and pages written: who waits for memory or for fewer dirty pages sleeps
+     * on it. */
+    _Atomic uint32_t progress;
+    _Atomic uint32_t progress_waiters;
+
+    pthread_mutex_t ra_lock;
+    struct bio *ra_queue, **ra_tail; /* reads nobody waits for                        (ra_lock) */
+
+    struct worker *flusher, *reader; /* (c) NULL without threads */
+    _Atomic size_t node_bytes;       /* memory of all tree nodes */
+    struct cache_counters count;
+};
+
+static inline void count_add(_Atomic uint64_t *counter, uint64_t n)
+{
+    atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+/* ---- frames.c -------------------------------------------------------------------------------- */
+
+/* A page with one reference and no flag, its bytes undefined. wait: reclaim and sleep until there is
+ * one (no PG_locked may be held); otherwise reclaim only.   NULL: none. */
+struct page *page_alloc(struct page_cache *cache, bool wait);
+/* The reference count is 0 and nobody can find it. */
+void page_free(struct page_cache *cache, struct page *page);
+void cache_made_progress(struct page_cache *cache);
+/* Sleep until progress, at most ms; without threads: one step of the flusher instead. */
+void cache_wait_progress(struct page_cache *cache, uint32_t seen, unsigned ms);
+
+/* ---- reclaim.c ------------------------------------------------------------------------------- */
+
+void lru_add(struct page_cache *cache, struct page *page);
+void lru_remove(struct page_cache *cache, struct page *page);
+/* Try to free up to want pages.   Returns how many were. Context: any PG_locked may be held. */
+uint64_t shrink_lru(struct page_cache *cache, uint64_t want);
+
+/* ---- filemap.c ------------------------------------------------------------------------------- */
+
+/* As find_get_pages, for pages with a tag only. */
+unsigned find_get_pages_tag(struct address_space *m, uint64_t *next, uint32_t last,
+                            struct page **pages, unsigned max, enum radix_tag tag);
+/* Take the page out of the tree. Context: locked; tree_lock held; not dirty, not under writeback. */
+void page_delete_locked(struct address_space *m, struct page *page);
+/* Read one locked page; it stays locked.   Returns 0 or -EIO, -ENOMEM. */
+int read_page_locked(struct address_space *m, struct page *page);
+/* Look for a block on disk where PG_mappedtodisk is not known, and remember it. Page locked. */
+int page_map_block(struct address_space *m, struct page *page);
+void read_end_io(struct bio *bio);
+
+/* ---- writeback.c ----------------------------------------------------------------------------- */
+
+/* Make a locked, uptodate page dirty; its promise was made (a_ops->reserve). */
+void set_page_dirty(struct address_space *m, struct page *page);
+/* Forget that it is dirty, and give its promise back. Context: locked. */
+void cancel_dirty_page(struct address_space *m, struct page *page);
+/* Promise room for a locked page about to become dirty, unless it is.   0 or the owner's error. */
+int dirty_page_reserve(struct address_space *m, struct page *page);
+/* Leave the list of dirty mappings if nothing is dirty any more. The owner's reference may be the
+ * last: the caller holds one of its own, or does not touch the mapping afterwards. */
+void dirty_list_del_if_clean(struct address_space *m);
+
+static inline uint64_t dirty_limit(const struct page_cache *c, unsigned ratio)
+{
+    uint64_t pages = atomic_load_explicit(&c->limit, memory_order_relaxed) * ratio / 100;
+    return pages > 0 ? pages : 1;
+}
+
+#endif

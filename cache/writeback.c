@@ -1,0 +1,418 @@
+/* writeback.c: from dirty to written.
+ *
+ * A pass over a mapping writes what was dirty when it began, in index order: i_size is read, then
+ * every dirty page gets the to-write tag, then the tagged pages go out in bios. Pages dirtied later
+ * are the next pass's business, so a pass ends however fast others write (Linux:
+ * tag_pages_for_writeback). When it ended without error, every byte below that i_size which was
+ * there when it began is in the store's transaction: that is what lets the owner raise the size in
+ * the inode's record (a_ops->writeback_end).
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/page_cache.h"
+
+#define TAG_BATCH 4096u       /* pages tagged under one hold of the tree lock */
+#define RETRY_FIRST_MS 100u   /* back-off after a failed pass: doubles */
+#define RETRY_MOST_MS 10000u
+
+/* ---- dirtying -------------------------------------------------------------------------------- */
+
+int dirty_page_reserve(struct address_space *m, struct page *page)
+{
+    assert(page_test(page, PG_locked));
+    if (page_test(page, PG_dirty) || m->a_ops == NULL || m->a_ops->reserve == NULL)
+        return 0;
+    return m->a_ops->reserve(m, 1, page_test(page, PG_mappedtodisk) ? 0 : 1);
+}
+
+static void dirty_list_add(struct address_space *m)
+{
+    struct page_cache *cache = m->cache;
+    bool added = false;
+    pthread_mutex_lock(&cache->dirty_lock);
+    if (!m->on_dirty) {
+        m->on_dirty = added = true;
+        m->dirtied_ns = clock_now(cache->clock);
+        list_add(&m->dirty, &cache->dirty_mappings);
+    }
+    pthread_mutex_unlock(&cache->dirty_lock);
+    if (added && m->a_ops != NULL && m->a_ops->get != NULL)
+        m->a_ops->get(m);
+}
+
+void dirty_list_del_if_clean(struct address_space *m)
+{
+    struct page_cache *cache = m->cache;
+    bool removed = false;
+    pthread_mutex_lock(&cache->dirty_lock);
+    if (m->on_dirty && atomic_load(&m->nrdirty) == 0) {
+        m->on_dirty = false;
+        removed = true;
+        list_del(&m->dirty);
+    }
+    pthread_mutex_unlock(&cache->dirty_lock);
+    if (removed && m->a_ops != NULL && m->a_ops->put != NULL)
+        m->a_ops->put(m);
+}
+
+/* Context: tree_lock held, or no other way to the page (writeback). */
+static void set_dirty_tagged(struct address_space *m, struct page *page)
+{
+    if (page_set(page, PG_dirty) & PG_dirty)
+        return;
+    radix_tree_tag_set(&m->pages, atomic_load(&page->index), RADIX_TAG_DIRTY);
+    atomic_fetch_add(&m->nrdirty, 1);
+    atomic_fetch_add(&m->cache->nr_dirty, 1);
+}
+
+static void clear_dirty_tagged(struct address_space *m, struct page *page)
+{
+    page_clear(page, PG_dirty);
+    radix_tree_tag_clear(&m->pages, atomic_load(&page->index), RADIX_TAG_DIRTY);
+    radix_tree_tag_clear(&m->pages, atomic_load(&page->index), RADIX_TAG_TOWRITE);
+    atomic_fetch_sub(&m->nrdirty, 1);
+    atomic_fetch_sub(&m->cache->nr_dirty, 1);
+}
+
+void set_page_dirty(struct address_space *m, struct page *page)
+{
+    assert(page_test(page, PG_locked) && page_test(page, PG_uptodate));
+    if (page_test(page, PG_dirty))
+        return;
+    pthread_mutex_lock(&m->tree_lock);
+    set_dirty_tagged(m, page);
+    pthread_mutex_unlock(&m->tree_lock);
+    dirty_list_add(m);
+}
+
+void cancel_dirty_page(struct address_space *m, struct page *page)
+{
+    assert(page_test(page, PG_locked));
+    pthread_mutex_lock(&m->tree_lock);
+    bool was = page_test(page, PG_dirty);
+    if (was)
+        clear_dirty_tagged(m, page);
+    pthread_mutex_unlock(&m->tree_lock);
+    if (was && m->a_ops != NULL && m->a_ops->unreserve != NULL)
+        m->a_ops->unreserve(m, 1, page_test(page, PG_mappedtodisk) ? 0 : 1);
+    if (was)
+        cache_made_progress(m->cache);
+}
+
+/* ---- one pass -------------------------------------------------------------------------------- */
+
+struct pass {
+    struct address_space *m;
+    struct bio *bio;            /* being filled */
+    _Atomic uint32_t inflight;  /* bios submitted and not ended */
+    _Atomic int error;          /* the first */
+    bool skipped;               /* a page was left out (WB_SYNC_NONE) */
+};
+
+/* The write's outcome. Dirty again comes before the end of writeback: in between the page would look
+ * clean with its bytes nowhere. */
+static void end_page_writeback(struct address_space *m, struct page *page, int error)
+{
+    pthread_mutex_lock(&m->tree_lock);
+    if (error != 0)
+        set_dirty_tagged(m, page);
+    else
+        page_set(page, PG_mappedtodisk);
+    radix_tree_tag_clear(&m->pages, atomic_load(&page->index), RADIX_TAG_WRITEBACK);
+    page_clear_and_wake(page, PG_writeback);
+    pthread_mutex_unlock(&m->tree_lock);
+    atomic_fetch_sub(&m->cache->nr_writeback, 1);
+}
+
+static void write_end_io(struct bio *bio)
+{
+    struct pass *p = bio->private;
+    struct page_cache *cache = p->m->cache;
+    for (uint32_t i = 0; i < bio->nr_vecs; i++) {
+        end_page_writeback(p->m, bio->vecs[i].owner, bio->vecs[i].error);
+        put_page(cache, bio->vecs[i].owner);
+    }
+    count_add(&cache->count.written_pages, bio->nr_vecs);
+    if (bio->error != 0) {
+        int none = 0;
+        count_add(&cache->count.write_errors, 1);
+        atomic_compare_exchange_strong(&p->error, &none, bio->error);
+        dirty_list_add(p->m);
+    }
+    bio_free(bio);
+    cache_made_progress(cache);
+    if (atomic_fetch_sub(&p->inflight, 1) == 1)
+        wake_word(&p->inflight);
+}
+
+static void pass_submit(struct pass *p)
+{
+    struct bio *bio = p->bio;
+    p->bio = NULL;
+    if (bio == NULL)
+        return;
+    atomic_fetch_add(&p->inflight, 1);
+    bio->private = p;
+    bio->end_io = write_end_io;
+    submit_bio(p->m->dev, bio);
+}
+
+/* Bytes beyond the end of file reach the disk as zeros. */
+static void zero_beyond_eof(struct address_space *m, struct page *page)
+{
+    uint64_t pos = (uint64_t)atomic_load(&page->index) << PAGE_SHIFT;
+    uint64_t size = atomic_load(&m->i_size);
+    if (size > pos && size - pos < PAGE_SIZE)
+        memset((char *)page_address(m->cache, page) + (size - pos), 0,
+               PAGE_SIZE - (size_t)(size - pos));
+}
+
+/* Clean a locked page for its write: rule 4's order. (Write-protecting it in every mapping comes
+ * first, here, once there are mappings.) */
+static void clear_page_dirty_for_io(struct address_space *m, struct page *page)
+{
+    zero_beyond_eof(m, page);
+    pthread_mutex_lock(&m->tree_lock);
+    clear_dirty_tagged(m, page);
+    page_set(page, PG_writeback);
+    radix_tree_tag_set(&m->pages, atomic_load(&page->index), RADIX_TAG_WRITEBACK);
+    pthread_mutex_unlock(&m->tree_lock);
+    atomic_fetch_add(&m->cache->nr_writeback, 1);
+}
+
+static void clear_towrite(struct address_space *m, struct page *page)
+{
+    pthread_mutex_lock(&m->tree_lock);
+    radix_tree_tag_clear(&m->pages, atomic_load(&page->index), RADIX_TAG_TOWRITE);
+    pthread_mutex_unlock(&m->tree_lock);
+}
+
+/* Add one page to the pass's bio; consumes the reference.   Returns 0 or -ENOMEM. */
+static int pass_add_page(struct pass *p, struct page *page, enum writeback_sync sync)
+{
+    struct address_space *m = p->m;
+    int err = 0;
+    if (p->bio == NULL && (p->bio = bio_alloc(BIO_WRITE, atomic_load(&m->object), BIO_MAX_VECS)) == NULL)
+        err = -ENOMEM;
+    if (err == 0 && sync == WB_SYNC_NONE && !trylock_page(page)) {
+        p->skipped = true;
+        put_page(m->cache, page);
+        return 0;
+    }
+    if (err == 0 && sync == WB_SYNC_ALL)
+        lock_page(page);
+    if (err != 0) {
+        put_page(m->cache, page);
+        return err;
+    }
+    bool ours = atomic_load(&page->mapping) == m && page_test(page, PG_dirty);
+    if (ours) {
+        wait_on_page_writeback(page);
+        struct bio_vec *v = bio_add(p->bio, atomic_load(&page->index),
+                                    page_address(m->cache, page), page);
+        v->flags = page_test(page, PG_mappedtodisk) ? 0 : BV_NEW;
+        clear_page_dirty_for_io(m, page);
+    } else if (atomic_load(&page->mapping) == m) {
+        clear_towrite(m, page);
+    }
+    unlock_page(page);
+    if (!ours)
+        put_page(m->cache, page);
+    else if (p->bio->nr_vecs == BIO_MAX_VECS)
+        pass_submit(p);
+    return 0;
+}
+
+static void tag_pages_for_writeback(struct address_space *m)
+{
+    uint64_t next = 0;
+    do {
+        pthread_mutex_lock(&m->tree_lock);
+        radix_tree_range_tag_if_tagged(&m->pages, next, UINT32_MAX, TAG_BATCH, RADIX_TAG_DIRTY,
+                                       RADIX_TAG_TOWRITE, &next);
+        pthread_mutex_unlock(&m->tree_lock);
+    } while (next != 0 && next <= UINT32_MAX);
+}
+
+static int write_cache_pages(struct pass *p, enum writeback_sync sync)
+{
+    struct page *pages[PAGEVEC];
+    uint64_t next = 0;
+    int err = 0;
+    tag_pages_for_writeback(p->m);
+    while (err == 0 && next <= UINT32_MAX) {
+        unsigned n = find_get_pages_tag(p->m, &next, UINT32_MAX, pages, PAGEVEC, RADIX_TAG_TOWRITE);
+        for (unsigned i = 0; i < n; i++) {
+            if (err == 0)
+                err = pass_add_page(p, pages[i], sync);
+            else
+                put_page(p->m->cache, pages[i]);
+        }
+    }
+    if (p->bio != NULL && p->bio->nr_vecs == 0) {
+        bio_free(p->bio);
+        p->bio = NULL;
+    }
+    pass_submit(p);
+    uint32_t left;
+    while ((left = atomic_load(&p->inflight)) != 0)
+        wait_on_word(&p->inflight, left, 0);
+    return err != 0 ? err : atomic_load(&p->error);
+}
+
+static void record_error(struct address_space *m, int err)
+{
+    atomic_store(&m->wb_errno, err);
+    atomic_fetch_add(&m->wb_err, 1);
+}
+
+int filemap_fdatawrite(struct address_space *m, enum writeback_sync sync)
+{
+    struct pass p = {.m = m};
+    struct writeback_pass wp = {0};
+    down_write(&m->writeback_sem);
+    wp.size = atomic_load(&m->i_size); /* before the tags: see above */
+    int err = m->a_ops != NULL && m->a_ops->writeback_begin != NULL
+                  ? m->a_ops->writeback_begin(m, &wp) : 0;
+    if (err == 0) {
+        err = write_cache_pages(&p, sync);
+        int incomplete = err == 0 && p.skipped ? -EAGAIN : err;
+        int end = m->a_ops != NULL && m->a_ops->writeback_end != NULL
+                      ? m->a_ops->writeback_end(m, &wp, incomplete) : 0;
+        if (err == 0)
+            err = end;
+    }
+    count_add(&m->cache->count.passes, 1);
+    if (err != 0)
+        record_error(m, err);
+    up_write(&m->writeback_sem);
+    dirty_list_del_if_clean(m);
+    return err;
+}
+
+int filemap_check_errors(struct address_space *m, _Atomic uint32_t *since)
+{
+    uint32_t now = atomic_load(&m->wb_err);
+    return atomic_exchange(since, now) != now ? atomic_load(&m->wb_errno) : 0;
+}
+
+/* ---- the flusher ----------------------------------------------------------------------------- */
+
+void wakeup_flusher(struct page_cache *cache)
+{
+    atomic_store_explicit(&cache->want_writeback, true, memory_order_relaxed);
+    if (cache->flusher != NULL)
+        worker_wake(cache->flusher);
+}
+
+/* The oldest dirty mapping that may be tried now, with a reference on its owner; it moves to the
+ * front, so that the next call gives another.   NULL: none (that is old enough). */
+static struct address_space *oldest_dirty(struct page_cache *cache, uint64_t now, uint64_t older_than)
+{
+    struct address_space *m = NULL;
+    pthread_mutex_lock(&cache->dirty_lock);
+    for (struct list_head *n = cache->dirty_mappings.prev; n != &cache->dirty_mappings; n = n->prev) {
+        struct address_space *c = list_entry(n, struct address_space, dirty);
+        if (c->wb_retry_ns > now || c->dirtied_ns > older_than)
+            continue;
+        m = c;
+        c->dirtied_ns = now;
+        list_move(n, &cache->dirty_mappings);
+        if (c->a_ops != NULL && c->a_ops->get != NULL)
+            c->a_ops->get(c);
+        break;
+    }
+    pthread_mutex_unlock(&cache->dirty_lock);
+    return m;
+}
+
+static void note_outcome(struct address_space *m, int err)
+{
+    struct page_cache *cache = m->cache;
+    pthread_mutex_lock(&cache->dirty_lock);
+    if (err == 0) {
+        m->wb_failures = 0;
+        m->wb_retry_ns = 0;
+    } else {
+        uint64_t ms = (uint64_t)RETRY_FIRST_MS << (m->wb_failures < 10 ? m->wb_failures : 10);
+        m->wb_failures++;
+        m->wb_retry_ns = clock_now(cache->clock) +
+                         (ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS) * 1000000u;
+    }
+    pthread_mutex_unlock(&cache->dirty_lock);
+    atomic_store_explicit(&cache->writeback_failing, err != 0, memory_order_relaxed);
+}
+
+static int write_one_mapping(struct address_space *m, enum writeback_sync sync)
+{
+    int err = filemap_fdatawrite(m, sync);
+    note_outcome(m, err);
+    if (m->a_ops != NULL && m->a_ops->put != NULL)
+        m->a_ops->put(m);
+    return err;
+}
+
+static bool over_background(struct page_cache *cache)
+{
+    return atomic_load(&cache->nr_dirty) >
+           dirty_limit(cache, atomic_load(&cache->dirty_background_ratio));
+}
+
+unsigned flusher_step(struct page_cache *cache)
+{
+    uint64_t now = clock_now(cache->clock);
+    uint64_t expire = (uint64_t)atomic_load(&cache->dirty_expire_ms) * 1000000u;
+    bool wanted = atomic_exchange(&cache->want_writeback, false);
+    struct address_space *m = NULL;
+    bool worked = false;
+    if (wanted || over_background(cache))
+        m = oldest_dirty(cache, now, UINT64_MAX);
+    if (m != NULL)
+        worked = write_one_mapping(m, WB_SYNC_NONE) == 0;
+    while ((m = oldest_dirty(cache, now, now > expire ? now - expire : 0)) != NULL)
+        write_one_mapping(m, WB_SYNC_ALL);
+    if (over_background(cache))
+        return worked ? 0 : RETRY_FIRST_MS;
+    return atomic_load(&cache->dirty_writeback_ms);
+}
+
+int page_cache_sync(struct page_cache *cache)
+{
+    uint64_t now = clock_now(cache->clock);
+    int first = 0;
+    struct address_space *m;
+    /* Every mapping that is dirty now: each moves to the front with a newer time. */
+    while ((m = oldest_dirty(cache, UINT64_MAX, now)) != NULL) {
+        pthread_mutex_lock(&cache->dirty_lock);
+        m->dirtied_ns = now + 1;
+        pthread_mutex_unlock(&cache->dirty_lock);
+        int err = write_one_mapping(m, WB_SYNC_ALL);
+        if (first == 0)
+            first = err;
+    }
+    return first;
+}
+
+void balance_dirty_pages(struct page_cache *cache)
+{
+    uint64_t background = dirty_limit(cache, atomic_load(&cache->dirty_background_ratio));
+    uint64_t limit = dirty_limit(cache, atomic_load(&cache->dirty_ratio));
+    if (atomic_load_explicit(&cache->nr_dirty, memory_order_relaxed) <= background)
+        return;
+    wakeup_flusher(cache);
+    if (atomic_load(&cache->nr_dirty) <= limit)
+        return;
+    uint64_t start = clock_now(cache->clock);
+    count_add(&cache->count.throttled, 1);
+    for (;;) {
+        uint32_t seen = atomic_load(&cache->progress);
+        if (atomic_load(&cache->nr_dirty) <= limit || atomic_load(&cache->writeback_failing))
+            break;
+        wakeup_flusher(cache);
+        cache_wait_progress(cache, seen, 100);
+    }
+    count_add(&cache->count.throttled_ns, clock_now(cache->clock) - start);
+}

@@ -1,0 +1,503 @@
+#include "fs/control_json.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fs/control.h"
+#include "fs/inode.h"
+#include "fs/size.h"
+
+#ifndef FOLIO_VERSION
+#define FOLIO_VERSION "0.1"
+#endif
+
+#define PAGES_PER_REPLY  65536u /* visited in one reply to "pages" */
+#define RANGES_PER_REPLY 1024u  /* told in one */
+
+__attribute__((format(printf, 1, 2))) static json_t *refuse(const char *format, ...)
+{
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    return json_pack("{s:b, s:i, s:s}", "ok", 0, "protocol", CONTROL_PROTOCOL, "error", text);
+}
+
+static json_t *number(uint64_t n)
+{
+    return json_integer((json_int_t)(n <= INT64_MAX ? n : INT64_MAX));
+}
+
+static void put(json_t *object, const char *name, uint64_t n)
+{
+    (void)json_object_set_new(object, name, number(n));
+}
+
+static json_t *accepted(void)
+{
+    return json_pack("{s:b, s:i}", "ok", 1, "protocol", CONTROL_PROTOCOL);
+}
+
+/* ---- version, sync, drop --------------------------------------------------------------------- */
+
+static json_t *answer_version(struct control_commands *c, const json_t *args)
+{
+    (void)args;
+    const struct super_record *super = store_super(c->fs->store);
+    char uuid[37];
+    char *to = uuid;
+    for (unsigned i = 0; i < 16; i++) {
+        if (i == 4 || i == 6 || i == 8 || i == 10)
+            *to++ = '-';
+        to += snprintf(to, 3, "%02x", super->uuid[i]);
+    }
+    json_t *reply = accepted();
+    (void)json_object_set_new(reply, "version", json_string(FOLIO_VERSION));
+    put(reply, "pid", (uint64_t)getpid());
+    /* A label may be any bytes; JSON wants UTF-8. */
+    json_t *label = json_string(super->label);
+    (void)json_object_set_new(reply, "label", label != NULL ? label : json_null());
+    (void)json_object_set_new(reply, "uuid", json_string(uuid));
+    put(reply, "format", super->format_version);
+    put(reply, "capacity_bytes", super->capacity);
+    return reply;
+}
+
+static json_t *answer_sync(struct control_commands *c, const json_t *args)
+{
+    (void)args;
+    int err = fs_sync(c->fs);
+    return err == 0 ? accepted() : refuse("sync failed: %s", strerror(-err));
+}
+
+static json_t *answer_drop(struct control_commands *c, const json_t *args)
+{
+    (void)args;
+    struct inode_table_stats before, after;
+    inode_table_stats(c->fs, &before);
+    uint64_t pages = page_cache_drop(c->fs->cache);
+    inode_shrink(c->fs, 0);
+    inode_table_stats(c->fs, &after);
+    json_t *reply = accepted();
+    put(reply, "pages", pages);
+    put(reply, "inodes", before.inodes > after.inodes ? before.inodes - after.inodes : 0);
+    return reply;
+}
+
+/* ---- stats ----------------------------------------------------------------------------------- */
+
+static json_t *cache_part(const struct cache_stats *s)
+{
+    json_t *o = json_object();
+    put(o, "pages", s->pages);
+    put(o, "limit", s->limit);
+    put(o, "active", s->active);
+    put(o, "inactive", s->inactive);
+    put(o, "free", s->free);
+    put(o, "dirty", s->dirty);
+    put(o, "writeback", s->writeback);
+    put(o, "hits", s->hits);
+    put(o, "misses", s->misses);
+    put(o, "waits", s->waits);
+    put(o, "read_pages", s->read_pages);
+    put(o, "written_pages", s->written_pages);
+    put(o, "read_errors", s->read_errors);
+    put(o, "write_errors", s->write_errors);
+    return o;
+}
+
+static json_t *readahead_part(const struct cache_stats *s)
+{
+    json_t *o = json_object();
+    put(o, "sync_windows", s->ra_sync);
+    put(o, "async_windows", s->ra_async);
+    put(o, "pages", s->ra_pages);
+    put(o, "used", s->ra_used);
+    put(o, "wasted", s->ra_wasted);
+    return o;
+}
+
+static json_t *reclaim_part(const struct cache_stats *s)
+{
+    json_t *o = json_object();
+    put(o, "reclaimed", s->reclaimed);
+    put(o, "scanned", s->scanned);
+    put(o, "activated", s->activated);
+    put(o, "direct_reclaims", s->direct_reclaims);
+    put(o, "alloc_waits", s->alloc_waits);
+    return o;
+}
+
+static json_t *writeback_part(const struct cache_stats *s)
+{
+    json_t *o = json_object();
+    put(o, "passes", s->passes);
+    put(o, "throttled", s->throttled);
+    put(o, "throttled_ns", s->throttled_ns);
+    return o;
+}
+
+static json_t *store_part(const struct store_stats *s, const struct store_space *space)
+{
+    json_t *o = json_object();
+    put(o, "commits", s->commits);
+    put(o, "commit_errors", s->commit_errors);
+    put(o, "commit_ns", s->commit_ns);
+    put(o, "records_written", s->records_written);
+    put(o, "blocks_written", s->blocks_written);
+    put(o, "blocks_deleted", s->blocks_deleted);
+    put(o, "block_reads", s->block_reads);
+    put(o, "hole_reads", s->hole_reads);
+    put(o, "crc_errors", s->crc_errors);
+    put(o, "pending_trims", s->pending_trims);
+    put(o, "read_only", s->read_only ? 1 : 0);
+    put(o, "file_bytes", s->file_bytes);
+    put(o, "capacity_bytes", space->capacity);
+    put(o, "used_bytes", space->used);
+    put(o, "available_bytes", space->available);
+    return o;
+}
+
+static json_t *operations_part(struct fs *fs)
+{
+    static const char *const names[] = {
+        [FS_LOOKUPS] = "lookups", [FS_CREATES] = "creates", [FS_UNLINKS] = "unlinks",
+        [FS_READS] = "reads",     [FS_WRITES] = "writes",   [FS_FSYNCS] = "fsyncs",
+    };
+    json_t *o = json_object();
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        put(o, names[i], atomic_load_explicit(&fs->ops[i], memory_order_relaxed));
+    return o;
+}
+
+/* What the daemon's memory goes to, by name; LMDB's mapped file is not ours to count. */
+static json_t *memory_part(const struct cache_stats *cache, const struct store_stats *store,
+                           const struct inode_table_stats *inodes)
+{
+    const struct {
+        const char *name;
+        uint64_t bytes;
+    } parts[] = {
+        { "pages_bytes", cache->pages * PAGE_SIZE },
+        { "page_structs_bytes", cache->struct_bytes },
+        { "tree_nodes_bytes", cache->tree_bytes },
+        { "transactions_bytes", store->running_bytes + store->committing_bytes },
+        { "inodes_bytes", inodes->bytes },
+    };
+    json_t *o = json_object();
+    uint64_t total = 0;
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        put(o, parts[i].name, parts[i].bytes);
+        total += parts[i].bytes;
+    }
+    put(o, "total_bytes", total);
+    put(o, "arena_limit_bytes", cache->arena_bytes);
+    put(o, "transactions_limit_bytes", store->txn_limit_bytes);
+    return o;
+}
+
+static json_t *answer_stats(struct control_commands *c, const json_t *args)
+{
+    (void)args;
+    struct cache_stats cache;
+    struct store_stats store;
+    struct store_space space;
+    struct inode_table_stats inodes;
+    page_cache_stats(c->fs->cache, &cache);
+    store_stats(c->fs->store, &store);
+    store_space(c->fs->store, &space);
+    inode_table_stats(c->fs, &inodes);
+
+    json_t *inode_part = json_object();
+    put(inode_part, "inodes", inodes.inodes);
+    put(inode_part, "unused", inodes.unused);
+    json_t *parts =
+        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "cache", cache_part(&cache),
+                  "readahead", readahead_part(&cache), "writeback", writeback_part(&cache),
+                  "reclaim", reclaim_part(&cache), "store", store_part(&store, &space), "inodes",
+                  inode_part, "operations", operations_part(c->fs), "memory",
+                  memory_part(&cache, &store, &inodes));
+    json_t *reply = accepted();
+    (void)json_object_set_new(reply, "stats", parts);
+    return reply;
+}
+
+/* ---- pages ----------------------------------------------------------------------------------- */
+
+#define SHOWN_FLAGS                                                                                \
+    (PG_locked | PG_uptodate | PG_dirty | PG_writeback | PG_error | PG_referenced | PG_active |    \
+     PG_readahead)
+
+static json_t *flag_names(uint32_t flags)
+{
+    static const struct {
+        uint32_t flag;
+        const char *name;
+    } all[] = {
+        { PG_uptodate, "uptodate" },     { PG_dirty, "dirty" },         { PG_writeback, "writeback" },
+        { PG_locked, "locked" },         { PG_error, "error" },         { PG_active, "active" },
+        { PG_referenced, "referenced" }, { PG_readahead, "readahead" },
+    };
+    json_t *names = json_array();
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        if (flags & all[i].flag)
+            (void)json_array_append_new(names, json_string(all[i].name));
+    }
+    return names;
+}
+
+/* The run of neighbours with the same flags that is being collected; count 0: none yet. */
+struct page_run {
+    uint64_t index, count;
+    uint32_t flags;
+};
+
+static void end_run(json_t *ranges, struct page_run *run)
+{
+    if (run->count > 0)
+        (void)json_array_append_new(ranges, json_pack("{s:o, s:o, s:o}", "index",
+                                                      number(run->index), "count",
+                                                      number(run->count), "flags",
+                                                      flag_names(run->flags)));
+    run->count = 0;
+}
+
+static void add_page(json_t *ranges, struct page_run *run, uint32_t index, uint32_t flags)
+{
+    if (run->count > 0 && (run->index + run->count != index || run->flags != flags))
+        end_run(ranges, run);
+    if (run->count == 0)
+        *run = (struct page_run){ .index = index, .flags = flags };
+    run->count++;
+}
+
+/* Collect from *next on; *next becomes where to go on, beyond UINT32_MAX at the end. A page that
+ * leaves the cache meanwhile is told or not: this is a look at a moving thing. */
+static void collect_ranges(struct address_space *m, json_t *ranges, uint64_t *next)
+{
+    struct page *pages[PAGEVEC];
+    struct page_run run = { 0 };
+    unsigned visited = 0;
+    while (*next <= UINT32_MAX && visited < PAGES_PER_REPLY &&
+           json_array_size(ranges) + PAGEVEC < RANGES_PER_REPLY) {
+        unsigned n = find_get_pages(m, next, UINT32_MAX, pages, PAGEVEC);
+        for (unsigned i = 0; i < n; i++) {
+            uint32_t index = atomic_load(&pages[i]->index);
+            if (atomic_load(&pages[i]->mapping) == m)
+                add_page(ranges, &run, index, atomic_load(&pages[i]->flags) & SHOWN_FLAGS);
+            put_page(m->cache, pages[i]);
+        }
+        visited += n;
+    }
+    end_run(ranges, &run);
+}
+
+static json_t *answer_pages(struct control_commands *c, const json_t *args)
+{
+    json_int_t ino = 0, index = 0;
+    if (json_unpack((json_t *)args, "{s:I, s?I}", "ino", &ino, "index", &index) != 0 || ino <= 0 ||
+        index < 0)
+        return refuse("pages wants args {\"ino\": N} and may have \"index\": I");
+    struct inode *inode;
+    int err = inode_get(c->fs, (uint64_t)ino, &inode);
+    if (err != 0)
+        return refuse("inode %lld: %s", (long long)ino, strerror(-err));
+    if (!S_ISREG(inode->mode)) {
+        inode_put(inode, 1);
+        return refuse("inode %lld is not a regular file: it has no pages", (long long)ino);
+    }
+    json_t *ranges = json_array();
+    uint64_t next = (uint64_t)index;
+    collect_ranges(&inode->mapping, ranges, &next);
+    json_t *reply = accepted();
+    put(reply, "size_bytes", atomic_load(&inode->mapping.i_size));
+    put(reply, "cached", atomic_load(&inode->mapping.nrpages));
+    put(reply, "dirty", atomic_load(&inode->mapping.nrdirty));
+    inode_put(inode, 1);
+    (void)json_object_set_new(reply, "ranges", ranges);
+    (void)json_object_set_new(reply, "next", next <= UINT32_MAX ? number(next) : json_null());
+    return reply;
+}
+
+/* ---- set ------------------------------------------------------------------------------------- */
+
+/* Seconds, fractions allowed, as milliseconds.   False: not such a number, or not 1 ms to a day. */
+static bool parse_seconds(const char *text, unsigned *out_ms)
+{
+    char *end;
+    double seconds = strtod(text, &end);
+    if (end == text || *end != '\0' || !(seconds >= 0.001 && seconds <= 86400))
+        return false;
+    *out_ms = (unsigned)(seconds * 1000 + 0.5);
+    return true;
+}
+
+static bool parse_percent(const char *text, unsigned *out)
+{
+    uint64_t n;
+    if (parse_size(text, &n) != 0 || n < 1 || n > 100)
+        return false;
+    *out = (unsigned)n;
+    return true;
+}
+
+static const char *set_cache_size(struct fs *fs, const char *value)
+{
+    uint64_t bytes;
+    if (parse_size(value, &bytes) != 0)
+        return "wants bytes, such as 64M";
+    if (page_cache_resize(fs->cache, bytes) != 0)
+        return "is not possible on this mount: too small, or above what was set aside at start";
+    return NULL;
+}
+
+static const char *set_dirty(struct fs *fs, const struct cache_options *o)
+{
+    if (o->dirty_background_ratio > o->dirty_ratio)
+        return "does not fit: dirty_background_ratio must not be above dirty_ratio";
+    fs->options.cache = *o;
+    page_cache_set_dirty(fs->cache, o);
+    wakeup_flusher(fs->cache);
+    return NULL;
+}
+
+static const char *set_dirty_ratio(struct fs *fs, const char *value)
+{
+    struct cache_options o = fs->options.cache;
+    if (!parse_percent(value, &o.dirty_ratio))
+        return "wants per cent of the cache, 1 to 100";
+    return set_dirty(fs, &o);
+}
+
+static const char *set_dirty_background_ratio(struct fs *fs, const char *value)
+{
+    struct cache_options o = fs->options.cache;
+    if (!parse_percent(value, &o.dirty_background_ratio))
+        return "wants per cent of the cache, 1 to 100";
+    return set_dirty(fs, &o);
+}
+
+static const char *set_dirty_expire(struct fs *fs, const char *value)
+{
+    struct cache_options o = fs->options.cache;
+    if (!parse_seconds(value, &o.dirty_expire_ms))
+        return "wants seconds, 0.001 to 86400";
+    return set_dirty(fs, &o);
+}
+
+static const char *set_dirty_writeback(struct fs *fs, const char *value)
+{
+    struct cache_options o = fs->options.cache;
+    if (!parse_seconds(value, &o.dirty_writeback_ms))
+        return "wants seconds, 0.001 to 86400";
+    return set_dirty(fs, &o);
+}
+
+static const char *set_commit(struct fs *fs, const char *value)
+{
+    unsigned ms;
+    if (!parse_seconds(value, &ms))
+        return "wants seconds, 0.001 to 86400";
+    __atomic_store_n(&fs->options.commit_ms, ms, __ATOMIC_RELAXED);
+    store_wake(fs->store);
+    return NULL;
+}
+
+static const char *set_readahead(struct fs *fs, const char *value)
+{
+    const struct ra_policy *policy = ra_policy_find(value);
+    if (policy == NULL)
+        return "wants the name of a policy: none or linux";
+    __atomic_store_n(&fs->options.readahead, policy, __ATOMIC_RELAXED);
+    return NULL;
+}
+
+/* A setter returns NULL, or what is wrong with the value. Under set_lock. */
+static const struct {
+    const char *name;
+    const char *(*set)(struct fs *fs, const char *value);
+} settings[] = {
+    { "cache_size", set_cache_size },
+    { "dirty_ratio", set_dirty_ratio },
+    { "dirty_background_ratio", set_dirty_background_ratio },
+    { "dirty_expire", set_dirty_expire },
+    { "dirty_writeback", set_dirty_writeback },
+    { "commit", set_commit },
+    { "readahead", set_readahead },
+};
+
+static json_t *unknown_setting(const char *name)
+{
+    char names[256] = "";
+    for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++) {
+        strncat(names, i > 0 ? ", " : "", sizeof names - strlen(names) - 1);
+        strncat(names, settings[i].name, sizeof names - strlen(names) - 1);
+    }
+    return refuse("unknown setting \"%.64s\"; there are: %s", name, names);
+}
+
+static json_t *answer_set(struct control_commands *c, const json_t *args)
+{
+    const char *name, *value;
+    if (json_unpack((json_t *)args, "{s:s, s:s}", "name", &name, "value", &value) != 0)
+        return refuse("set wants args {\"name\": TEXT, \"value\": TEXT}");
+    for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++) {
+        if (strcmp(settings[i].name, name) != 0)
+            continue;
+        pthread_mutex_lock(&c->set_lock);
+        const char *wrong = settings[i].set(c->fs, value);
+        pthread_mutex_unlock(&c->set_lock);
+        if (wrong != NULL)
+            return refuse("%s=%.64s: %s %s", name, value, name, wrong);
+        json_t *reply = accepted();
+        (void)json_object_set_new(reply, "name", json_string(name));
+        (void)json_object_set_new(reply, "value", json_string(value));
+        return reply;
+    }
+    return unknown_setting(name);
+}
+
+/* ---- requests -------------------------------------------------------------------------------- */
+
+static const struct {
+    const char *name;
+    json_t *(*answer)(struct control_commands *c, const json_t *args);
+} commands[] = {
+    { "stats", answer_stats }, { "pages", answer_pages }, { "sync", answer_sync },
+    { "drop", answer_drop },   { "set", answer_set },     { "version", answer_version },
+};
+
+static json_t *answer_object(struct control_commands *c, const json_t *request)
+{
+    int protocol = CONTROL_PROTOCOL;
+    const char *name;
+    json_t *args = NULL;
+    if (json_unpack((json_t *)request, "{s?i, s:s, s?o}", "protocol", &protocol, "cmd", &name,
+                    "args", &args) != 0)
+        return refuse("a request is {\"protocol\": %d, \"cmd\": TEXT, \"args\": {...}}",
+                      CONTROL_PROTOCOL);
+    if (protocol != CONTROL_PROTOCOL)
+        return refuse("the client speaks protocol %d, the daemon protocol %d: use the foliofsctl "
+                      "that came with the running foliofs (version " FOLIO_VERSION ")",
+                      protocol, CONTROL_PROTOCOL);
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        if (strcmp(commands[i].name, name) == 0)
+            return commands[i].answer(c, args);
+    }
+    return refuse("unknown command \"%.64s\"", name);
+}
+
+json_t *control_answer(struct control_commands *c, const char *line, size_t len)
+{
+    json_error_t error;
+    json_t *request = json_loadb(line, len, JSON_REJECT_DUPLICATES, &error);
+    if (request == NULL)
+        return refuse("not a JSON object: %s", error.text);
+    json_t *reply = answer_object(c, request);
+    json_decref(request);
+    return reply;
+}

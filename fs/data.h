@@ -1,0 +1,57 @@
+/* data.h: what is in a file: reading, writing, sizes, holes, durability. */
+#ifndef FOLIO_FS_DATA_H
+#define FOLIO_FS_DATA_H
+
+#include "fs/inode.h"
+
+extern const struct address_space_operations inode_a_ops;
+
+/* One open file description. */
+struct open_file {
+    struct inode *inode; /* one reference */
+    int flags;           /* O_* */
+    struct file_ra_state ra;
+    _Atomic uint32_t wb_err;    /* errors seen, of the file and of the store's commits */
+    _Atomic uint32_t store_err;
+};
+
+/* Opens a regular file; O_TRUNC truncates in one step with the open. Takes a reference.
+ * -ENOMEM, -EROFS, -EIO, -ENOSPC. */
+int file_open(struct inode *inode, int flags, struct open_file **out);
+/* fsyncs nothing; drops the reference, and deletes the file if it was its last. */
+void file_release(struct open_file *file);
+
+ssize_t file_read(struct open_file *file, uint64_t offset, void *buf, size_t len);
+/* append: write at end of file. kill_priv: clear suid and sgid first. cached: the kernel writes
+ * back what it cached: times are the kernel's business.
+ * -EFBIG, -ENOSPC, -EIO, -ENOMEM, -EROFS; bytes written, short when an error came after some. */
+enum write_flags { WRITE_APPEND = 1, WRITE_KILL_PRIV = 2, WRITE_CACHED = 4 };
+ssize_t file_write(struct open_file *file, uint64_t offset, const void *buf, size_t len,
+                   unsigned flags);
+
+/* Pages for a reply without a copy: up to max referenced pages covering [offset, offset+*len),
+ * *len cut at end of file. Release each with put_page.   Returns how many; -EIO, -ENOMEM. */
+ssize_t file_get_pages(struct open_file *file, uint64_t offset, size_t *len, struct page **pages,
+                       size_t max);
+
+/* Set the size. Times are set unless the caller does. -EFBIG, -ENOSPC, -EIO, -ENOMEM. */
+int inode_truncate(struct inode *inode, uint64_t size);
+/* After a crash: blocks beyond the size go, the tail of the last block is zeroed. */
+int inode_trim_tail(struct inode *inode);
+/* Put the file's dirty pages and size into the running transaction (no sync). */
+int inode_write_back(struct inode *inode);
+/* Drop all data: a deleted inode's last step; adds the trim to u. */
+void inode_delete_data(struct inode *inode, struct update *u);
+
+/* mode: FALLOC_FL_KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE as fallocate(2); others -EOPNOTSUPP. */
+int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t len);
+/* whence: SEEK_DATA, SEEK_HOLE. -ENXIO. */
+int file_lseek(struct open_file *file, uint64_t offset, int whence, uint64_t *out);
+ssize_t file_copy_range(struct open_file *in, uint64_t in_off, struct open_file *out,
+                        uint64_t out_off, size_t len);
+/* Durable on return; reports an error this open file has not seen. datasync: as fdatasync. */
+int file_fsync(struct open_file *file, bool datasync);
+int inode_fsync(struct inode *inode); /* directories */
+int file_flush(struct open_file *file); /* close(2): reports errors, waits for nothing */
+
+#endif

@@ -1,0 +1,206 @@
+/* durable.c: how data, size and mtime reach the store: the owner's half of a writeback pass.
+ *
+ *   writeback_begin   blocks beyond disk_size are about to exist: the record says so first
+ *                     (INODE_EXTENDING), so that a crash in between leaves them to be trimmed
+ *   (blocks)          go into the running transaction
+ *   writeback_end     every byte that was there when the pass began is in it: the record may carry
+ *                     that size and that mtime now
+ *
+ * A truncation in the middle of a pass makes its size worthless: the bytes it stood for are gone, and
+ * new ones below it may be dirty. Such a pass raises nothing; the next one does.
+ */
+#include <errno.h>
+
+#include "fs/data.h"
+#include "fs/names.h"
+
+static struct inode *inode_of(struct address_space *m)
+{
+    return m->owner;
+}
+
+/* ---- promises of room ------------------------------------------------------------------------ */
+
+static int data_reserve(struct address_space *m, uint32_t nr_pages, uint32_t nr_new)
+{
+    return store_reserve(inode_of(m)->fs->store, nr_pages, nr_new);
+}
+
+static void data_reserve_always(struct address_space *m)
+{
+    store_reserve_always(inode_of(m)->fs->store);
+}
+
+static void data_unreserve(struct address_space *m, uint32_t nr_pages, uint32_t nr_new)
+{
+    store_unreserve(inode_of(m)->fs->store, nr_pages, nr_new);
+}
+
+/* Called before a page is dirtied: from then on a block may exist there. */
+static int data_block_exists(struct address_space *m, uint32_t index)
+{
+    struct inode *inode = inode_of(m);
+    if (inode->fresh) {
+        uint64_t end = atomic_load(&inode->alloc_end);
+        while (end <= index && !atomic_compare_exchange_weak(&inode->alloc_end, &end,
+                                                             (uint64_t)index + 1))
+            ;
+        if (end <= index)
+            return 0;
+    }
+    return store_block_exists(inode->fs->store, atomic_load(&m->object), index);
+}
+
+/* ---- a pass ---------------------------------------------------------------------------------- */
+
+static int put_record(struct inode *inode, const struct inode_record *r, unsigned flags)
+{
+    struct update u;
+    uint64_t tid;
+    update_init(&u, inode->fs->store);
+    inode_put_record(&u, inode->ino, r);
+    int err = update_apply(&u, flags, &tid);
+    if (err == 0)
+        inode_raise_tid(inode, tid);
+    return err;
+}
+
+/* Blocks beyond the record's size are about to exist: say so in the record, before they do. */
+static int announce_blocks(struct inode *inode, uint64_t size)
+{
+    struct inode_record r;
+    inode_record(inode, &r);
+    if (size <= r.size || (r.flags & INODE_EXTENDING))
+        return 0;
+    r.flags |= INODE_EXTENDING;
+    int err = put_record(inode, &r, UPDATE_FREES);
+    if (err == 0) {
+        pthread_mutex_lock(&inode->i_lock);
+        inode->flags |= INODE_EXTENDING;
+        pthread_mutex_unlock(&inode->i_lock);
+    }
+    return err;
+}
+
+static int data_writeback_begin(struct address_space *m, struct writeback_pass *pass)
+{
+    struct inode *inode = inode_of(m);
+    pthread_mutex_lock(&inode->i_lock);
+    inode->pass_mtime = inode->mtime;
+    inode->pass_truncations = inode->truncations;
+    bool gone = inode->nlink == 0;
+    pthread_mutex_unlock(&inode->i_lock);
+    if (gone) /* an orphan: a crash deletes it as a whole */
+        return 0;
+    return announce_blocks(inode, pass->size);
+}
+
+static bool same_time(struct timespec a, struct timespec b)
+{
+    return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
+}
+
+/* What the record may say after a pass. Context: i_lock. */
+static void catch_up(struct inode *inode, uint64_t pass_size, uint64_t *size,
+                     struct timespec *mtime, uint32_t *flags)
+{
+    uint64_t now = atomic_load(&inode->mapping.i_size);
+    struct timespec now_mtime = inode->mtime;
+    bool clean = atomic_load(&inode->mapping.nrdirty) == 0; /* after i_size: a page is dirtied first */
+    *size = inode->disk_size;
+    *mtime = inode->disk_mtime;
+    *flags = inode->flags;
+    if (clean) {
+        *size = now;
+        *mtime = now_mtime;
+        *flags &= ~(uint32_t)INODE_EXTENDING;
+    } else if (inode->truncations == inode->pass_truncations) {
+        *size = pass_size < now ? pass_size : now;
+        *mtime = inode->pass_mtime;
+    }
+}
+
+static int data_writeback_end(struct address_space *m, struct writeback_pass *pass, int error)
+{
+    struct inode *inode = inode_of(m);
+    struct inode_record r;
+    if (error != 0)
+        return error == -EAGAIN ? 0 : error; /* pages were left out: nothing to promise */
+    inode_record(inode, &r);
+    pthread_mutex_lock(&inode->i_lock);
+    uint64_t size;
+    struct timespec mtime;
+    uint32_t flags;
+    catch_up(inode, pass->size, &size, &mtime, &flags);
+    bool same = size == inode->disk_size && same_time(mtime, inode->disk_mtime) &&
+                flags == inode->flags;
+    inode->disk_size = size;
+    inode->disk_mtime = mtime;
+    inode->flags = flags;
+    bool gone = inode->nlink == 0;
+    pthread_mutex_unlock(&inode->i_lock);
+    inode_raise_tid(inode, store_tid(inode->fs->store)); /* the blocks are at most there */
+    if (same || gone)
+        return 0;
+    inode_record(inode, &r);
+    return put_record(inode, &r, UPDATE_FREES);
+}
+
+static void data_get(struct address_space *m)
+{
+    inode_ref(inode_of(m), 1);
+}
+
+static void data_put(struct address_space *m)
+{
+    inode_put(inode_of(m), 1);
+}
+
+const struct address_space_operations inode_a_ops = {
+    .reserve = data_reserve,
+    .reserve_always = data_reserve_always,
+    .unreserve = data_unreserve,
+    .block_exists = data_block_exists,
+    .writeback_begin = data_writeback_begin,
+    .writeback_end = data_writeback_end,
+    .get = data_get,
+    .put = data_put,
+};
+
+/* ---- writing back ---------------------------------------------------------------------------- */
+
+int inode_write_back(struct inode *inode)
+{
+    if (atomic_load(&inode->mapping.nrdirty) == 0 && atomic_load(&inode->mapping.nrpages) == 0 &&
+        !inode_lags(inode))
+        return 0;
+    return filemap_fdatawrite(&inode->mapping, WB_SYNC_ALL);
+}
+
+int inode_fsync(struct inode *inode)
+{
+    fs_count(inode->fs, FS_FSYNCS);
+    return store_commit(inode->fs->store, atomic_load(&inode->tid));
+}
+
+int file_fsync(struct open_file *file, bool datasync)
+{
+    struct inode *inode = file->inode;
+    struct fs *fs = inode->fs;
+    (void)datasync; /* one record carries size and times: there is nothing to leave out */
+    int err = inode_write_back(inode);
+    if (err == 0)
+        err = inode_fsync(inode);
+    int seen = filemap_check_errors(&inode->mapping, &file->wb_err);
+    uint32_t seq = store_error_seq(fs->store);
+    bool failed_commit = atomic_exchange(&file->store_err, seq) != seq;
+    if (err == 0)
+        err = seen;
+    return err == 0 && failed_commit ? -EIO : err;
+}
+
+int file_flush(struct open_file *file)
+{
+    (void)file;
+    return 0; /* as a local filesystem: errors are fsync's to report, once */
+}

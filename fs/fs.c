@@ -1,0 +1,207 @@
+#include "fs/fs.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fs/data.h"
+#include "fs/names.h"
+#include "store/error.h"
+
+#define DEFAULT_COMMIT_MS   5000u
+#define DEFAULT_MAX_INODES  16384u
+#define DEFAULT_CACHE_BYTES ((uint64_t)64 << 20)
+
+/* What others need not see of a mounted volume. */
+struct mounted {
+    struct fs fs;          /* first: what others have is this */
+    _Atomic bool stopping; /* the committer is to come to an end */
+};
+
+/* ---- the committer ---------------------------------------------------------------------------- */
+
+/* The store wakes its own sleepers when a transaction is full or there is something to delete, so
+ * the waiting is done here. */
+static unsigned committer_step(void *arg)
+{
+    struct mounted *m = arg;
+    unsigned ms = store_step(m->fs.store, m->fs.options.commit_ms);
+    inode_reap(&m->fs);
+    if (ms > 0 && !atomic_load(&m->stopping))
+        store_wait(m->fs.store, ms);
+    return 0;
+}
+
+static int start_committer(struct mounted *m)
+{
+    if (!m->fs.options.threads)
+        return 0;
+    int err = worker_start(&m->fs.committer, "folio-commit", committer_step, m);
+    inode_table_defer(&m->fs, err == 0);
+    return err;
+}
+
+static void stop_committer(struct mounted *m)
+{
+    if (m->fs.committer == NULL)
+        return;
+    inode_table_defer(&m->fs, false);
+    atomic_store(&m->stopping, true);
+    store_wake(m->fs.store);
+    worker_stop(m->fs.committer);
+    m->fs.committer = NULL;
+}
+
+/* ---- mounting --------------------------------------------------------------------------------- */
+
+static void set_options(struct fs *fs, const struct fs_options *o)
+{
+    fs->options = *o;
+    if (fs->options.commit_ms == 0)
+        fs->options.commit_ms = DEFAULT_COMMIT_MS;
+    if (fs->options.max_inodes == 0)
+        fs->options.max_inodes = DEFAULT_MAX_INODES;
+    if (fs->options.readahead == NULL)
+        fs->options.readahead = &ra_linux;
+    if (fs->options.cache.cache_bytes == 0)
+        fs->options.cache.cache_bytes = DEFAULT_CACHE_BYTES;
+    fs->options.cache.threads = o->threads;
+}
+
+/* A volume whose root cannot be read is of no use, so it is no mount. */
+static int check_root(struct fs *fs)
+{
+    struct inode *root;
+    int err = inode_get(fs, ROOT_INO, &root);
+    if (err != 0)
+        return err == -ENOENT ? -EIO : err;
+    err = inode_is_dir(root) ? 0 : -EIO;
+    inode_put(root, 1);
+    return err;
+}
+
+/* Everything above the store. */
+static int set_up(struct mounted *m, const char *volume, struct store_error *error)
+{
+    struct fs *fs = &m->fs;
+    int err = page_cache_create(&fs->cache, &fs->options.cache);
+    if (err != 0)
+        return store_fail(error, err, "a page cache of %llu bytes cannot be made: %s",
+                          (unsigned long long)fs->options.cache.cache_bytes, strerror(-err));
+    fs->dev = store_device(fs->store);
+    err = inode_table_create(fs, fs->options.max_inodes);
+    if (err != 0) {
+        page_cache_destroy(fs->cache);
+        return store_fail(error, err, "not enough memory");
+    }
+    err = check_root(fs);
+    if (err != 0)
+        store_fail(error, err, "%s: the root directory cannot be read (%s); run fsck.foliofs %s",
+                   volume, strerror(-err), volume);
+    else if ((err = start_committer(m)) != 0)
+        store_fail(error, err, "no thread could be started: %s", strerror(-err));
+    if (err != 0) {
+        inode_table_destroy(fs);
+        page_cache_destroy(fs->cache);
+    }
+    return err;
+}
+
+int fs_mount(const char *volume, const struct fs_options *o, struct fs **out,
+             struct store_error *error)
+{
+    struct mounted *m = calloc(1, sizeof(*m));
+    if (m == NULL)
+        return store_fail(error, -ENOMEM, "not enough memory");
+    set_options(&m->fs, o);
+    const struct store_options so = { .read_only = o->read_only, .txn_bytes = o->txn_bytes };
+    int err = store_open(volume, &so, &m->fs.store, error);
+    if (err == 0 && (err = set_up(m, volume, error)) != 0)
+        store_close(m->fs.store);
+    if (err != 0) {
+        free(m);
+        return err;
+    }
+    /* One that cannot be deleted stays an orphan, in nobody's way: fsck tells about it. */
+    inode_delete_orphans(&m->fs);
+    *out = &m->fs;
+    return 0;
+}
+
+/* ---- writing back ----------------------------------------------------------------------------- */
+
+/* Sizes and times that are ahead of their records although no page is dirty. (An inode that nobody
+ * uses was written when its last user left.) */
+static int write_lagging(struct fs *fs)
+{
+    struct inode **inodes;
+    int first_error = 0;
+    ssize_t nr = inode_list_used(fs, &inodes);
+    if (nr < 0)
+        return (int)nr;
+    for (ssize_t i = 0; i < nr; i++) {
+        int err = inode_lags(inodes[i]) ? inode_write_back(inodes[i]) : 0;
+        if (first_error == 0)
+            first_error = err;
+        inode_put(inodes[i], 1);
+    }
+    free(inodes);
+    return first_error;
+}
+
+/* Put everything into the running transaction. */
+static int write_everything(struct fs *fs)
+{
+    if (fs->options.read_only)
+        return 0;
+    int err = page_cache_sync(fs->cache);
+    int lagging = write_lagging(fs);
+    return err != 0 ? err : lagging;
+}
+
+int fs_sync(struct fs *fs)
+{
+    int err = write_everything(fs);
+    int commit = fs->options.read_only ? 0 : store_commit(fs->store, store_tid(fs->store));
+    fs_count(fs, FS_FSYNCS);
+    return err != 0 ? err : commit;
+}
+
+/* ---- unmounting ------------------------------------------------------------------------------- */
+
+/* What is deleted but was still in use needs no writing. */
+static void discard_deleted(struct fs *fs)
+{
+    struct inode **inodes;
+    ssize_t nr = inode_list_used(fs, &inodes);
+    for (ssize_t i = 0; i < nr; i++) {
+        struct inode *inode = inodes[i];
+        if (inode->nlink == 0 && atomic_load(&inode->mapping.nrdirty) > 0) {
+            down_write(&inode->mapping.invalidate_lock);
+            truncate_inode_pages_range(&inode->mapping, 0, UINT32_MAX);
+            up_write(&inode->mapping.invalidate_lock);
+        }
+        inode_put(inode, 1);
+    }
+    if (nr >= 0)
+        free(inodes);
+}
+
+/* The order: the committer would only take inodes away; pages before inodes, as they belong to them;
+ * and what the kernel still knew of deleted files is gone with it, so the orphans are deleted by
+ * their records. */
+int fs_unmount(struct fs *fs)
+{
+    struct mounted *m = (struct mounted *)fs;
+    stop_committer(m);
+    discard_deleted(fs);
+    int err = write_everything(fs);
+    inode_table_destroy(fs);
+    page_cache_destroy(fs->cache);
+    int orphans = inode_delete_orphans(fs);
+    int closed = store_close(fs->store);
+    free(m);
+    if (err != 0)
+        return err;
+    return closed != 0 ? closed : orphans;
+}

@@ -1,0 +1,64 @@
+/* fs.h: one mounted volume: a POSIX tree by inode number, with no FUSE type in it.
+ *
+ * fs_mount() puts store, cache and the inode table together; the fuse_*.c files and tests call the
+ * functions of inode.h, dir.h, xattr.h and data.h; fs_unmount() writes everything back.
+ */
+#ifndef FOLIO_FS_FS_H
+#define FOLIO_FS_FS_H
+
+#include "cache/filemap.h"
+#include "cache/worker.h"
+#include "store/store.h"
+
+struct inode;
+struct inode_table;
+
+struct fs_options {
+    bool read_only;
+    unsigned commit_ms;       /* age at which the running transaction is committed; 0: 5,000 */
+    uint64_t txn_bytes;       /* 0: the store's default */
+    uint64_t max_inodes;      /* inodes kept in memory that nobody uses; 0: 16,384 */
+    struct cache_options cache;
+    const struct ra_policy *readahead; /* NULL: ra_linux */
+    uint32_t ra_pages;        /* largest readahead window, pages; 0: RA_DEFAULT_PAGES */
+    bool threads;             /* background work on worker threads */
+    /* Have the kernel write back and forget what it caches of an inode; NULL when nothing is in
+     * front of us. Called with no lock held, never from a thread that serves requests. */
+    int (*flush_front)(void *arg, uint64_t ino);
+    void *front;
+};
+
+struct fs {
+    struct store *store;
+    struct page_cache *cache;
+    struct device *dev;         /* top of the device stack */
+    struct fs_options options;
+    struct rwsem rename_lock;   /* every change of the tree of names takes it exclusively */
+    struct inode_table *inodes;
+    struct worker *committer;   /* store_step */
+    _Atomic uint64_t ops[8];    /* counters shown by stats; see enum fs_counter */
+};
+
+enum fs_counter { FS_LOOKUPS, FS_CREATES, FS_UNLINKS, FS_READS, FS_WRITES, FS_FSYNCS };
+
+/* Who asks: new objects belong to it. */
+struct cred {
+    uint32_t uid, gid;
+};
+
+/* Open the volume and start working. Finishes what a crash left (orphans).
+ * Errors: as store_open, error says it in words. */
+int fs_mount(const char *volume, const struct fs_options *o, struct fs **out,
+             struct store_error *error);
+/* Write everything back and close.   Returns 0 or the first error: then something acknowledged but
+ * not fsynced is lost, which the caller says aloud. */
+int fs_unmount(struct fs *fs);
+/* Everything written so far, durable on return. */
+int fs_sync(struct fs *fs);
+
+static inline void fs_count(struct fs *fs, enum fs_counter c)
+{
+    atomic_fetch_add_explicit(&fs->ops[c], 1, memory_order_relaxed);
+}
+
+#endif

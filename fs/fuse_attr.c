@@ -1,0 +1,173 @@
+#include "fs/fuse_ops.h"
+#include "fs/xattr.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/statvfs.h>
+
+#define CAPABILITY_BYTES 64 /* Linux's are 24 at most; a longer one is none the less one */
+
+/* ---- answering ------------------------------------------------------------------------------- */
+
+void reply_status(fuse_req_t req, int err)
+{
+    fuse_reply_err(req, -err);
+}
+
+void reply_attr(fuse_req_t req, struct inode *inode)
+{
+    struct stat st;
+    int err = inode_getattr(inode, &st);
+    if (err != 0)
+        reply_status(req, err);
+    else
+        fuse_reply_attr(req, &st, CACHE_SECONDS);
+}
+
+int fill_entry(struct inode *inode, struct fuse_entry_param *e)
+{
+    memset(e, 0, sizeof *e);
+    e->ino = inode->ino;
+    e->attr_timeout = CACHE_SECONDS;
+    e->entry_timeout = CACHE_SECONDS;
+    return inode_getattr(inode, &e->attr);
+}
+
+void reply_entry(fuse_req_t req, struct inode *inode)
+{
+    struct fuse_entry_param e;
+    int err = fill_entry(inode, &e);
+    if (err != 0)
+        reply_status(req, err);
+    else
+        err = fuse_reply_entry(req, &e);
+    if (err != 0)
+        inode_put(inode, 1);
+}
+
+/* ---- suid and sgid --------------------------------------------------------------------------- */
+
+bool mode_has_privilege(struct inode *inode)
+{
+    pthread_mutex_lock(&inode->i_lock);
+    uint32_t mode = inode->mode;
+    pthread_mutex_unlock(&inode->i_lock);
+    return S_ISREG(mode) &&
+           ((mode & S_ISUID) != 0 || (mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP));
+}
+
+void forget_attributes(fuse_req_t req, struct inode *inode)
+{
+    fuse_lowlevel_notify_inval_inode(front_of(req)->se, inode->ino, -1, 0);
+}
+
+int drop_privilege(fuse_req_t req, struct inode *inode)
+{
+    if (!mode_has_privilege(inode))
+        return 0;
+    struct stat nothing = { 0 };
+    int err = inode_setattr(inode, &nothing, SETATTR_KILL_PRIV);
+    if (err == 0)
+        forget_attributes(req, inode);
+    return err;
+}
+
+int drop_capability(fuse_req_t req, struct inode *inode)
+{
+    static const char name[] = "security.capability";
+    char value[CAPABILITY_BYTES];
+    if (front_of(req)->options.kernel_cache)
+        return 0;
+    ssize_t n = xattr_get(inode, name, value, sizeof value);
+    int err = n >= 0 || n == -ERANGE ? xattr_remove(inode, name) : (int)n;
+    return err == -ENODATA ? 0 : err;
+}
+
+/* Without the kernel's word, every user but root counts as one without CAP_FSETID. */
+bool caller_is_unprivileged(fuse_req_t req)
+{
+    return fuse_req_ctx(req)->uid != 0;
+}
+
+bool write_kills_privilege(fuse_req_t req, const struct fuse_file_info *fi)
+{
+    if (fi->writepage)
+        return false;
+    if (wire_agreed(&front_of(req)->wire, WIRE_KILLPRIV_V2))
+        return (fi->flags & WIRE_KILL_PRIV) != 0;
+    return caller_is_unprivileged(req);
+}
+
+/* ---- operations ------------------------------------------------------------------------------ */
+
+void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    (void)fi;
+    struct inode *inode;
+    int err = inode_get(front_of(req)->fs, ino, &inode);
+    if (err != 0) {
+        reply_status(req, err);
+        return;
+    }
+    reply_attr(req, inode);
+    inode_put(inode, 1);
+}
+
+static unsigned decode_valid(int to_set)
+{
+    static const struct {
+        int fuse;
+        unsigned ours;
+    } map[] = {
+        { FUSE_SET_ATTR_MODE, SETATTR_MODE },
+        { FUSE_SET_ATTR_UID, SETATTR_UID },
+        { FUSE_SET_ATTR_GID, SETATTR_GID },
+        { FUSE_SET_ATTR_SIZE, SETATTR_SIZE },
+        { FUSE_SET_ATTR_ATIME, SETATTR_ATIME },
+        { FUSE_SET_ATTR_MTIME, SETATTR_MTIME },
+        { FUSE_SET_ATTR_CTIME, SETATTR_CTIME },
+        { FUSE_SET_ATTR_ATIME_NOW, SETATTR_ATIME_NOW },
+        { FUSE_SET_ATTR_MTIME_NOW, SETATTR_MTIME_NOW },
+        { FUSE_SET_ATTR_KILL_SUID, SETATTR_KILL_PRIV }, /* the kernel's FATTR_KILL_SUIDGID */
+    };
+    unsigned valid = 0;
+    for (size_t i = 0; i < sizeof map / sizeof map[0]; i++)
+        valid |= (to_set & map[i].fuse) != 0 ? map[i].ours : 0;
+    return valid;
+}
+
+void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
+                struct fuse_file_info *fi)
+{
+    (void)fi;
+    struct inode *inode;
+    int err = inode_get(front_of(req)->fs, ino, &inode);
+    if (err != 0) {
+        reply_status(req, err);
+        return;
+    }
+    err = inode_setattr(inode, attr, decode_valid(to_set));
+    if (err != 0)
+        reply_status(req, err);
+    else
+        reply_attr(req, inode);
+    inode_put(inode, 1);
+}
+
+/* No count of inodes: there is no table that could run out, as on Btrfs. */
+void op_statfs(fuse_req_t req, fuse_ino_t ino)
+{
+    (void)ino;
+    struct store_space space;
+    store_space(front_of(req)->fs->store, &space);
+    uint64_t used = space.used < space.capacity ? space.used : space.capacity;
+    struct statvfs st = {
+        .f_bsize = PAGE_SIZE,
+        .f_frsize = PAGE_SIZE,
+        .f_blocks = space.capacity / PAGE_SIZE,
+        .f_bfree = (space.capacity - used) / PAGE_SIZE,
+        .f_bavail = space.available / PAGE_SIZE,
+        .f_namemax = NAME_MAX_BYTES,
+    };
+    fuse_reply_statfs(req, &st);
+}

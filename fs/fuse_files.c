@@ -1,0 +1,262 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+
+#include "fs/data.h"
+#include "fs/fuse_ops.h"
+
+#define READ_MAX_PAGES (FRONT_MAX_IO / PAGE_SIZE + 1) /* one more when the offset is odd */
+
+static struct open_file *open_file_of(const struct fuse_file_info *fi)
+{
+    return (struct open_file *)(uintptr_t)fi->fh;
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+/* When the kernel caches writes it reads around them, through descriptors opened for writing only,
+ * and it has put an appending write at the end of file before we see it. */
+static int open_flags(const struct front *front, int flags)
+{
+    flags &= ~WIRE_KILL_PRIV;
+    if (!front->kernel_cache)
+        return flags;
+    if ((flags & O_ACCMODE) == O_WRONLY)
+        flags = (flags & ~O_ACCMODE) | O_RDWR;
+    return flags & ~O_APPEND;
+}
+
+/* Open for fi->flags and fill what the reply says: data never changes behind the kernel's back, so
+ * what it has cached stays good. */
+static int open_inode(fuse_req_t req, struct inode *inode, struct fuse_file_info *fi)
+{
+    struct front *front = front_of(req);
+    struct open_file *file;
+    if ((fi->flags & O_TRUNC) != 0 && write_kills_privilege(req, fi)) {
+        int err = drop_privilege(req, inode);
+        if (err != 0)
+            return err;
+    }
+    int err = file_open(inode, open_flags(front, fi->flags), &file);
+    if (err != 0)
+        return err;
+    fi->fh = (uint64_t)(uintptr_t)file;
+    fi->keep_cache = 1;
+    fi->direct_io = !front->options.kernel_cache;
+    fi->noflush = (fi->flags & O_ACCMODE) == O_RDONLY;
+    return 0;
+}
+
+void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    struct inode *inode;
+    int err = inode_get(front_of(req)->fs, ino, &inode);
+    if (err == 0) {
+        err = open_inode(req, inode, fi);
+        inode_put(inode, 1);
+    }
+    if (err != 0)
+        reply_status(req, err);
+    else if (fuse_reply_open(req, fi) != 0)
+        file_release(open_file_of(fi));
+}
+
+static void reply_create(fuse_req_t req, struct inode *inode, struct fuse_file_info *fi)
+{
+    struct fuse_entry_param e;
+    int err = fill_entry(inode, &e);
+    if (err == 0)
+        err = open_inode(req, inode, fi);
+    if (err != 0) {
+        reply_status(req, err);
+    } else {
+        err = fuse_reply_create(req, &e, fi);
+        if (err != 0)
+            file_release(open_file_of(fi));
+    }
+    if (err != 0)
+        inode_put(inode, 1);
+}
+
+void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+               struct fuse_file_info *fi)
+{
+    struct fs *fs = front_of(req)->fs;
+    struct cred cred = request_cred(req);
+    struct inode *dir, *inode;
+    int err = inode_get(fs, parent, &dir);
+    if (err == 0) {
+        err = dir_mknod(dir, name, S_IFREG | (mode & ~(mode_t)S_IFMT), 0, &cred, &inode);
+        inode_put(dir, 1);
+    }
+    if (err == 0)
+        reply_create(req, inode, fi);
+    else
+        reply_status(req, err);
+}
+
+/* close(2) of one of the descriptors. */
+void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    (void)ino;
+    reply_status(req, file_flush(open_file_of(fi)));
+}
+
+/* The last descriptor and mapping are gone. */
+void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    (void)ino;
+    file_release(open_file_of(fi));
+    reply_status(req, 0);
+}
+
+void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+    (void)ino;
+    fs_count(front_of(req)->fs, FS_FSYNCS);
+    reply_status(req, file_fsync(open_file_of(fi), datasync != 0));
+}
+
+/* ---- reading and writing --------------------------------------------------------------------- */
+
+/* The pages as they lie in the cache, as the reply's vector. */
+static void reply_pages(fuse_req_t req, struct page **pages, size_t nr, uint64_t offset, size_t len)
+{
+    struct page_cache *cache = front_of(req)->fs->cache;
+    struct iovec iov[READ_MAX_PAGES];
+    size_t skip = offset % PAGE_SIZE;
+    for (size_t i = 0; i < nr; i++) {
+        size_t n = PAGE_SIZE - skip < len ? PAGE_SIZE - skip : len;
+        iov[i].iov_base = (char *)page_address(cache, pages[i]) + skip;
+        iov[i].iov_len = n;
+        len -= n;
+        skip = 0;
+    }
+    fuse_reply_iov(req, iov, (int)nr);
+}
+
+void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+    (void)ino;
+    struct fs *fs = front_of(req)->fs;
+    struct page *pages[READ_MAX_PAGES];
+    size_t len = size < FRONT_MAX_IO ? size : FRONT_MAX_IO;
+    ssize_t nr = file_get_pages(open_file_of(fi), (uint64_t)off, &len, pages, READ_MAX_PAGES);
+    if (nr < 0) {
+        reply_status(req, (int)nr);
+        return;
+    }
+    reply_pages(req, pages, (size_t)nr, (uint64_t)off, len);
+    for (ssize_t i = 0; i < nr; i++)
+        put_page(fs->cache, pages[i]);
+}
+
+/* fi is that of the writer's own descriptor, except for what the kernel writes back: that comes
+ * through any descriptor open for writing. */
+static unsigned decode_write(fuse_req_t req, const struct fuse_file_info *fi)
+{
+    unsigned flags = 0;
+    if (fi->writepage)
+        return WRITE_CACHED;
+    if (!front_of(req)->kernel_cache && (fi->flags & O_APPEND) != 0)
+        flags |= WRITE_APPEND;
+    if (write_kills_privilege(req, fi))
+        flags |= WRITE_KILL_PRIV;
+    return flags;
+}
+
+/* The writer waits here, with its reply, while too much is dirty. */
+void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
+              struct fuse_file_info *fi)
+{
+    (void)ino;
+    struct front *front = front_of(req);
+    struct open_file *file = open_file_of(fi);
+    unsigned flags = decode_write(req, fi);
+    bool mode_changes = (flags & WRITE_KILL_PRIV) != 0 && mode_has_privilege(file->inode);
+    ssize_t n = fi->writepage ? 0 : drop_capability(req, file->inode);
+    if (n == 0)
+        n = file_write(file, (uint64_t)off, buf, size, flags);
+    if (n < 0) {
+        reply_status(req, (int)n);
+        return;
+    }
+    if (mode_changes)
+        forget_attributes(req, file->inode);
+    balance_dirty_pages(front->fs->cache);
+    fuse_reply_write(req, (size_t)n);
+}
+
+/* ---- ranges ---------------------------------------------------------------------------------- */
+
+void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
+                  struct fuse_file_info *fi)
+{
+    (void)ino;
+    struct open_file *file = open_file_of(fi);
+    int err = file_fallocate(file, mode, (uint64_t)offset, (uint64_t)length);
+    if (err == 0 && caller_is_unprivileged(req))
+        err = drop_privilege(req, file->inode);
+    balance_dirty_pages(front_of(req)->fs->cache);
+    reply_status(req, err);
+}
+
+void op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
+                        struct fuse_file_info *fi_in, fuse_ino_t ino_out, off_t off_out,
+                        struct fuse_file_info *fi_out, size_t len, int flags)
+{
+    (void)ino_in, (void)ino_out, (void)flags;
+    struct open_file *in = open_file_of(fi_in), *out = open_file_of(fi_out);
+    ssize_t n = file_copy_range(in, (uint64_t)off_in, out, (uint64_t)off_out, len);
+    if (n >= 0 && caller_is_unprivileged(req))
+        drop_privilege(req, out->inode);
+    balance_dirty_pages(front_of(req)->fs->cache);
+    if (n < 0)
+        reply_status(req, (int)n);
+    else
+        fuse_reply_write(req, (size_t)n);
+}
+
+struct lseek_job {
+    struct notify_job job;  /* first */
+    struct open_file *file; /* stays open while its request is unanswered */
+    uint64_t offset;
+    int whence;
+};
+
+static void reply_lseek(fuse_req_t req, struct open_file *file, uint64_t offset, int whence)
+{
+    uint64_t found;
+    int err = file_lseek(file, offset, whence, &found);
+    if (err != 0)
+        reply_status(req, err);
+    else
+        fuse_reply_lseek(req, (off_t)found);
+}
+
+static void lseek_run(struct notify_job *job)
+{
+    struct lseek_job *l = (struct lseek_job *)job;
+    reply_lseek(job->req, l->file, l->offset, l->whence);
+    free(l);
+}
+
+/* SEEK_DATA and SEEK_HOLE only; the kernel knows the rest. What it has not written back yet would
+ * look like a hole. */
+void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+    struct front *front = front_of(req);
+    struct open_file *file = open_file_of(fi);
+    if (!kernel_may_hold_writes(front, file->inode)) {
+        reply_lseek(req, file, (uint64_t)off, whence);
+        return;
+    }
+    struct lseek_job *l = malloc(sizeof *l);
+    if (l == NULL) {
+        reply_status(req, -ENOMEM);
+        return;
+    }
+    *l = (struct lseek_job){ .file = file, .offset = (uint64_t)off, .whence = whence };
+    l->job = (struct notify_job){ .req = req, .flush = ino, .run = lseek_run };
+    notifier_add(front, &l->job);
+}

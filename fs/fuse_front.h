@@ -1,0 +1,66 @@
+/* fuse_front.h: what stands before the volume: a FUSE session on a mount point.
+ *
+ *     front_create(&front, &options)          fs_options.flush_front = front_flush, .front = front
+ *     fs_mount(volume, &fs_options, &fs)
+ *     front_mount(front, fs, mountpoint)
+ *         front_loop(front, ready)            until unmounted or front_quit()
+ *     front_destroy(front)                    no request is answered any more
+ *     fs_unmount(fs)
+ *
+ * No FUSE type appears here. The fuse_*.c files behind it translate: each request is decoded, one
+ * function of fs/ is called, and one reply is sent.
+ */
+#ifndef FOLIO_FS_FUSE_FRONT_H
+#define FOLIO_FS_FUSE_FRONT_H
+
+#include <stdio.h>
+
+#include "fs/fs.h"
+
+struct front;
+
+struct front_options {
+    bool kernel_cache; /* the kernel caches file data, writes included, in front of us */
+    bool read_only;
+    bool debug;        /* print every request */
+    unsigned threads;  /* at most so many requests are worked on at once */
+    uint32_t max_read; /* largest READ, bytes; up to FRONT_MAX_IO, which is the largest WRITE */
+    const char *fuse_options; /* mount options for libfuse, comma-separated, escaped */
+};
+
+/* The largest request: one READ or WRITE moves at most so many bytes. */
+#define FRONT_MAX_IO (1u << 20)
+/* Memory one thread needs for its request, bytes. */
+#define FRONT_THREAD_BYTES (FRONT_MAX_IO + (1u << 16))
+
+/* Errors: -ENOMEM. */
+int front_create(struct front **out, const struct front_options *o);
+
+/* Have the kernel write back and forget what it caches of an inode's data. Waits for WRITE requests:
+ * called with no lock held, and never on a thread that answers requests.
+ * Returns 0 or -errno; an inode the kernel does not know is a success. */
+int front_flush(void *front, uint64_t ino);
+
+/* Put the session on the mount point (an absolute path).
+ * Errors: -EIO, with error in words: nothing is mounted then. */
+int front_mount(struct front *front, struct fs *fs, const char *mountpoint,
+                struct store_error *error);
+
+/* Answer requests until the file system is unmounted or front_quit() was called. ready is called
+ * once, when the kernel and we have agreed on how to talk.
+ * Context: the main thread; returns 0 or -errno. */
+int front_loop(struct front *front, void (*ready)(void *arg), void *arg);
+
+/* Unmount; if files are open there, have their cached data written back first and detach the mount.
+ * Any thread but one that answers requests; waits. */
+void front_quit(struct front *front);
+
+/* Unmount if still mounted, and free. Requests that wait for the notifier are finished first. */
+void front_destroy(struct front *front);
+
+/* One line per ability of newer kernels that this mount does without. */
+void front_print_missing(const struct front *front, FILE *to);
+
+const char *front_library_version(void);
+
+#endif

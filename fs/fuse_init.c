@@ -1,0 +1,242 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "fs/daemon.h"
+#include "fs/fuse_ops.h"
+#include "store/error.h"
+
+/* Requests the kernel may have under way in the background (readahead, writeback), and how many of
+ * them make it stop queueing more. */
+#define MAX_BACKGROUND 64u
+#define CONGESTION     (MAX_BACKGROUND * 3 / 4)
+
+#define LEAVE_WAIT_MS 20 /* how often the loop is reminded to end */
+
+/* ---- agreeing with the kernel ---------------------------------------------------------------- */
+
+/* Not wanted: splice (requests are copied once, into our cache), locks (one machine, one mount: the
+ * kernel does them), AUTO_INVAL_DATA (nobody else changes files), HANDLE_KILLPRIV, which clears
+ * suid even for those who may keep it (the wire asks for V2). */
+static void init_session(void *userdata, struct fuse_conn_info *conn)
+{
+    struct front *front = userdata;
+    unsigned want = FUSE_CAP_ASYNC_READ | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_ASYNC_DIO |
+                    FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
+                    FUSE_CAP_CACHE_SYMLINKS;
+    if (front->options.kernel_cache && !front->options.read_only)
+        want |= FUSE_CAP_WRITEBACK_CACHE;
+    conn->want = want & conn->capable;
+    front->kernel_cache = (conn->want & FUSE_CAP_WRITEBACK_CACHE) != 0;
+    conn->max_write = FRONT_MAX_IO;
+    conn->max_read = front->options.max_read; /* the mount option says so too */
+    conn->max_background = MAX_BACKGROUND;
+    conn->congestion_threshold = CONGESTION;
+    conn->time_gran = 1;
+    if (front->ready != NULL)
+        front->ready(front->ready_arg);
+}
+
+void front_print_missing(const struct front *front, FILE *to)
+{
+    static const struct {
+        uint64_t ability;
+        const char *means;
+    } abilities[] = {
+        { WIRE_KILLPRIV_V2, "HANDLE_KILLPRIV_V2: small writes are slower" },
+        { WIRE_PARALLEL_DIROPS, "PARALLEL_DIROPS: one look-up at a time per directory" },
+        { WIRE_DIRECT_IO_ALLOW_MMAP,
+          "DIRECT_IO_ALLOW_MMAP: no mmap(MAP_SHARED) with cache=direct" },
+    };
+    for (size_t i = 0; i < sizeof abilities / sizeof abilities[0]; i++) {
+        uint64_t a = abilities[i].ability;
+        if (!front->hooked || (front->wire.offered & a) == 0)
+            fprintf(to, "without %s (%s)\n", abilities[i].means,
+                    front->hooked ? "the kernel does not offer it" : "libfuse has no hooks");
+    }
+    if (front->options.kernel_cache && !front->options.read_only && !front->kernel_cache)
+        fprintf(to, "without WRITEBACK_CACHE: every write is a request\n");
+}
+
+/* ---- the session ----------------------------------------------------------------------------- */
+
+static const struct fuse_lowlevel_ops operations = {
+    .init = init_session,
+    .lookup = op_lookup,
+    .forget = op_forget,
+    .forget_multi = op_forget_multi,
+    .mknod = op_mknod,
+    .mkdir = op_mkdir,
+    .symlink = op_symlink,
+    .link = op_link,
+    .unlink = op_unlink,
+    .rmdir = op_rmdir,
+    .rename = op_rename,
+    .readlink = op_readlink,
+    .opendir = op_opendir,
+    .readdir = op_readdir,
+    .readdirplus = op_readdirplus,
+    .releasedir = op_releasedir,
+    .fsyncdir = op_fsyncdir,
+    .create = op_create,
+    .open = op_open,
+    .read = op_read,
+    .write = op_write,
+    .flush = op_flush,
+    .release = op_release,
+    .fsync = op_fsync,
+    .fallocate = op_fallocate,
+    .copy_file_range = op_copy_file_range,
+    .lseek = op_lseek,
+    .getattr = op_getattr,
+    .setattr = op_setattr,
+    .statfs = op_statfs,
+    .setxattr = op_setxattr,
+    .getxattr = op_getxattr,
+    .listxattr = op_listxattr,
+    .removexattr = op_removexattr,
+};
+
+/* libfuse's own words: what it says of a failure is the reason we give. */
+static void session_log(enum fuse_log_level level, const char *format, va_list ap)
+{
+    if (level == FUSE_LOG_DEBUG)
+        vfprintf(stderr, format, ap);
+    else
+        daemon_vsay(format, ap);
+}
+
+int front_create(struct front **out, const struct front_options *o)
+{
+    struct front *front = calloc(1, sizeof *front);
+    if (front == NULL)
+        return -ENOMEM;
+    front->options = *o;
+    *out = front;
+    return 0;
+}
+
+static struct fuse_session *new_session(struct front *front)
+{
+    struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+    struct fuse_session *se = NULL;
+    bool debug = front->options.debug;
+    if (fuse_opt_add_arg(&args, "foliofs") == 0 && fuse_opt_add_arg(&args, "-o") == 0 &&
+        fuse_opt_add_arg(&args, front->options.fuse_options) == 0 &&
+        (!debug || fuse_opt_add_arg(&args, "-d") == 0))
+        se = fuse_session_new(&args, &operations, sizeof operations, front);
+    fuse_opt_free_args(&args);
+    return se;
+}
+
+static void wake_only(int sig)
+{
+    (void)sig;
+}
+
+/* SIGUSR1 only interrupts the loop's sleep, see leave_loop(). */
+static void prepare_loop(struct front *front)
+{
+    struct sigaction wake = { .sa_handler = wake_only };
+    sigaction(SIGUSR1, &wake, NULL);
+    front->loop = pthread_self();
+    fuse_set_log_func(session_log);
+}
+
+int front_mount(struct front *front, struct fs *fs, const char *mountpoint,
+                struct store_error *error)
+{
+    front->fs = fs;
+    prepare_loop(front);
+    front->mountpoint = strdup(mountpoint);
+    front->se = front->mountpoint != NULL ? new_session(front) : NULL;
+    if (front->se == NULL)
+        return store_fail(error, -EIO, "%s: no FUSE session could be made", mountpoint);
+    if (fuse_session_mount(front->se, mountpoint) != 0)
+        return store_fail(error, -EIO,
+                          "%s: mounting failed (see above); it needs /dev/fuse and, unless you are "
+                          "root, fusermount3",
+                          mountpoint);
+    front->hooked = wire_attach(front->se) == 0;
+    int err = notifier_start(front);
+    return err == 0 ? 0 : store_fail(error, err, "%s: no thread could be started", mountpoint);
+}
+
+static int run_loop(struct front *front)
+{
+    struct fuse_loop_config *config = fuse_loop_cfg_create();
+    if (config == NULL)
+        return -ENOMEM;
+    fuse_loop_cfg_set_max_threads(config, front->options.threads);
+    fuse_loop_cfg_set_idle_threads(config, front->options.threads);
+    /* A descriptor per thread works beside the wire's hooks, but on 2 cores 1, 2 and 4 readers
+     * measured the same with it and without. */
+    fuse_loop_cfg_set_clone_fd(config, 0);
+    int err = fuse_session_loop_mt(front->se, config);
+    fuse_loop_cfg_destroy(config);
+    return err;
+}
+
+int front_loop(struct front *front, void (*ready)(void *arg), void *arg)
+{
+    front->ready = ready;
+    front->ready_arg = arg;
+    int err = run_loop(front);
+    atomic_store(&front->left, true);
+    return err < 0 ? err : 0;
+}
+
+const char *front_library_version(void)
+{
+    return fuse_pkgversion();
+}
+
+/* ---- ending ---------------------------------------------------------------------------------- */
+
+/* The loop's thread sleeps in a way that a signal just before it would not end; so it is reminded. */
+static void leave_loop(struct front *front)
+{
+    struct timespec pause = { .tv_nsec = LEAVE_WAIT_MS * 1000000L };
+    fuse_session_exit(front->se);
+    while (!atomic_load(&front->left)) {
+        pthread_kill(front->loop, SIGUSR1);
+        nanosleep(&pause, NULL);
+    }
+}
+
+/* Have the kernel send what it caches of files that stay open. */
+static void collect_writes(struct front *front)
+{
+    int fd = open(front->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    syncfs(fd);
+    close(fd);
+}
+
+void front_quit(struct front *front)
+{
+    int err = daemon_unmount(front->mountpoint);
+    if (err == 0 || err == -EINVAL)
+        return; /* unmounted, by us or before: the kernel hangs up, and the loop ends */
+    daemon_say("%s is in use: it is written back and detached", front->mountpoint);
+    if (front->kernel_cache)
+        collect_writes(front);
+    leave_loop(front);
+}
+
+void front_destroy(struct front *front)
+{
+    if (front->se != NULL) {
+        fuse_session_unmount(front->se); /* nothing when it is not mounted any more */
+        notifier_stop(front);
+        fuse_session_destroy(front->se);
+    }
+    free(front->mountpoint);
+    free(front);
+}

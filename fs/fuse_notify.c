@@ -1,0 +1,99 @@
+#include <errno.h>
+#include <stdlib.h>
+
+#include "fs/fuse_ops.h"
+
+#define NOTIFIER_IDLE_MS 60000u /* it is woken for work; this only bounds a sleep */
+
+struct notifier { /* (l) lock  (c) constant */
+    pthread_mutex_t lock;
+    struct notify_job *first; /* oldest                                                (l) */
+    struct notify_job **end;  /* where the next one goes                               (l) */
+    struct worker *worker;    /* (c) */
+};
+
+/* off 0, len 0: all pages. A file the kernel has forgotten has nothing to flush. */
+int front_flush(void *arg, uint64_t ino)
+{
+    struct front *front = arg;
+    int err = front->se != NULL ? fuse_lowlevel_notify_inval_inode(front->se, ino, 0, 0) : 0;
+    return err == -ENOENT ? 0 : err;
+}
+
+static struct notify_job *take_job(struct notifier *n)
+{
+    pthread_mutex_lock(&n->lock);
+    struct notify_job *job = n->first;
+    if (job != NULL) {
+        n->first = job->next;
+        if (n->first == NULL)
+            n->end = &n->first;
+    }
+    pthread_mutex_unlock(&n->lock);
+    return job;
+}
+
+/* The request is carried out even if the kernel cannot be asked any more (it is unmounting). */
+static unsigned notifier_step(void *arg)
+{
+    struct front *front = arg;
+    struct notify_job *job = take_job(front->notifier);
+    if (job == NULL)
+        return NOTIFIER_IDLE_MS;
+    front_flush(front, job->flush);
+    job->run(job);
+    return 0;
+}
+
+int notifier_start(struct front *front)
+{
+    struct notifier *n = calloc(1, sizeof *n);
+    if (n == NULL)
+        return -ENOMEM;
+    pthread_mutex_init(&n->lock, NULL);
+    n->end = &n->first;
+    front->notifier = n;
+    int err = worker_start(&n->worker, "folio-notify", notifier_step, front);
+    if (err != 0) {
+        front->notifier = NULL;
+        pthread_mutex_destroy(&n->lock);
+        free(n);
+    }
+    return err;
+}
+
+void notifier_stop(struct front *front)
+{
+    struct notifier *n = front->notifier;
+    if (n == NULL)
+        return;
+    worker_stop(n->worker);
+    while (notifier_step(front) == 0)
+        ;
+    front->notifier = NULL;
+    pthread_mutex_destroy(&n->lock);
+    free(n);
+}
+
+void notifier_add(struct front *front, struct notify_job *job)
+{
+    struct notifier *n = front->notifier;
+    job->next = NULL;
+    pthread_mutex_lock(&n->lock);
+    *n->end = job;
+    n->end = &job->next;
+    pthread_mutex_unlock(&n->lock);
+    worker_wake(n->worker);
+}
+
+/* The kernel writes a file back before its last writer is released, so without writers it holds
+ * nothing. */
+bool kernel_may_hold_writes(struct front *front, struct inode *inode)
+{
+    if (!front->kernel_cache)
+        return false;
+    pthread_mutex_lock(&inode->i_lock);
+    bool writers = inode->open_writers > 0;
+    pthread_mutex_unlock(&inode->i_lock);
+    return writers;
+}

@@ -1,0 +1,147 @@
+/* fuse_ops.h: what the fuse_*.c files share: the session's state and how requests are answered.
+ *
+ * Rules for every operation: exactly one reply; no logic beyond translation; a reply that names an
+ * inode (lookup, mknod, mkdir, symlink, link, create, readdirplus) hands one reference to the
+ * kernel, which FORGET gives back, and takes it back itself when the reply was not delivered.
+ *
+ * A node id is the inode number (the root's is 1 in both worlds) and the generation is always 0,
+ * because numbers are never given twice. One process owns the volume and every change comes through
+ * this mount, so the kernel may keep names (absent ones too) and attributes as long as it likes;
+ * it drops them itself when one of its own requests changes them.
+ */
+#ifndef FOLIO_FS_FUSE_OPS_H
+#define FOLIO_FS_FUSE_OPS_H
+
+#include <fuse_lowlevel.h>
+#include <pthread.h>
+
+#include "fs/dir.h"
+#include "fs/fuse_front.h"
+#include "fs/fuse_wire.h"
+
+#define CACHE_SECONDS 86400.0 /* how long the kernel may keep a name or attributes */
+
+struct notifier;
+
+struct front {                    /* (c) constant while the loop runs  (a) atomic */
+    struct wire wire;             /* first: the hooks get the session's userdata             */
+    struct front_options options; /* (c) */
+    struct fs *fs;                /* (c) */
+    struct fuse_session *se;      /* (c) */
+    struct notifier *notifier;    /* (c) */
+    char *mountpoint;             /* (c) */
+    bool kernel_cache;            /* writes may wait in the kernel: options', if it agreed      */
+    bool hooked;                  /* the wire's hooks are in place                           (c) */
+    pthread_t loop;               /* the thread in front_loop()                              (c) */
+    void (*ready)(void *arg);     /* (c) */
+    void *ready_arg;
+    _Atomic bool left; /* front_loop() has returned                               (a) */
+};
+
+static inline struct front *front_of(fuse_req_t req)
+{
+    return fuse_req_userdata(req);
+}
+
+/* ---- answering (fuse_attr.c) ----------------------------------------------------------------- */
+
+/* err: 0 or -errno. */
+void reply_status(fuse_req_t req, int err);
+/* Attributes, or the error of getting them. */
+void reply_attr(fuse_req_t req, struct inode *inode);
+/* Takes over one reference: it becomes the kernel's, or is dropped. */
+void reply_entry(fuse_req_t req, struct inode *inode);
+/* The same without the reply.   Returns 0 or -EIO. */
+int fill_entry(struct inode *inode, struct fuse_entry_param *e);
+
+static inline struct cred request_cred(fuse_req_t req)
+{
+    const struct fuse_ctx *ctx = fuse_req_ctx(req);
+    return (struct cred){ .uid = ctx->uid, .gid = ctx->gid };
+}
+
+/* ---- suid and sgid (fuse_attr.c) ------------------------------------------------------------- */
+
+/* Would a write by a user without CAP_FSETID change the mode? */
+bool mode_has_privilege(struct inode *inode);
+/* Clear suid and sgid as such a write does.   Returns 0 or -errno. */
+int drop_privilege(fuse_req_t req, struct inode *inode);
+/* Shall this WRITE, or this OPEN with O_TRUNC, clear them? */
+bool write_kills_privilege(fuse_req_t req, const struct fuse_file_info *fi);
+/* Shall fallocate and copy_file_range, where FUSE has no flag to say so? */
+bool caller_is_unprivileged(fuse_req_t req);
+/* A write takes away file capabilities, whoever makes it. The kernel sees to that, but not before
+ * writes that bypass its cache.   Returns 0 or -errno. */
+int drop_capability(fuse_req_t req, struct inode *inode);
+/* The mode changed in a reply that does not carry it. Attributes only: this takes no page and no
+ * lock in the kernel that the request itself could hold, so an operation may call it. */
+void forget_attributes(fuse_req_t req, struct inode *inode);
+
+/* ---- the notifier (fuse_notify.c) ------------------------------------------------------------ */
+
+/* A request that needs the kernel's cached writes of one file first. Asking for them from the
+ * operation's own thread could wait for WRITE requests that nobody is left to answer; so the
+ * request is handed to a thread that answers no others. Not more jobs than unanswered requests. */
+struct notify_job {
+    struct notify_job *next;
+    fuse_req_t req;
+    uint64_t flush;                   /* the inode */
+    void (*run)(struct notify_job *); /* does what was asked, replies, frees the job */
+};
+
+int notifier_start(struct front *front); /* 0 or -errno */
+void notifier_stop(struct front *front); /* finishes what is queued */
+void notifier_add(struct front *front, struct notify_job *job);
+/* Can the kernel hold writes of this file that we have not seen? */
+bool kernel_may_hold_writes(struct front *front, struct inode *inode);
+
+/* ---- operations ------------------------------------------------------------------------------ */
+
+void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name);
+void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup);
+void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets);
+void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev);
+void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode);
+void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name);
+void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent, const char *newname);
+void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name);
+void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name);
+void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent,
+               const char *newname, unsigned flags);
+void op_readlink(fuse_req_t req, fuse_ino_t ino);
+
+void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
+void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off,
+                    struct fuse_file_info *fi);
+void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
+
+void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+               struct fuse_file_info *fi);
+void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi);
+void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
+              struct fuse_file_info *fi);
+void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
+void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
+                  struct fuse_file_info *fi);
+void op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
+                        struct fuse_file_info *fi_in, fuse_ino_t ino_out, off_t off_out,
+                        struct fuse_file_info *fi_out, size_t len, int flags);
+void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi);
+
+void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
+                struct fuse_file_info *fi);
+void op_statfs(fuse_req_t req, fuse_ino_t ino);
+
+void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size,
+                 int flags);
+void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size);
+void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size);
+void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name);
+
+#endif

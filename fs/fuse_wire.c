@@ -1,0 +1,98 @@
+#include "fs/fuse_wire.h"
+
+#include <errno.h>
+#include <fuse_lowlevel.h>
+#include <linux/fuse.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define WANTED (WIRE_PARALLEL_DIROPS | WIRE_KILLPRIV_V2 | WIRE_DIRECT_IO_ALLOW_MMAP)
+
+/* Of struct fuse_init_in and _out since protocol 7.36; the headers we build with may be older. */
+#define INIT_IN_FLAGS2  16u
+#define INIT_OUT_FLAGS2 32u
+
+static void see_init(struct wire *wire, const struct fuse_in_header *in, const char *arg,
+                     size_t len)
+{
+    struct fuse_init_in init;
+    uint32_t flags2 = 0;
+    if (len < INIT_IN_FLAGS2)
+        return;
+    memcpy(&init, arg, INIT_IN_FLAGS2);
+    if ((init.flags & FUSE_INIT_EXT) != 0 && len >= INIT_IN_FLAGS2 + sizeof flags2)
+        memcpy(&flags2, arg + INIT_IN_FLAGS2, sizeof flags2);
+    wire->offered = init.flags | (uint64_t)flags2 << 32;
+    atomic_store(&wire->init_unique, in->unique);
+}
+
+static void amend_request(struct wire *wire, char *buf, size_t len)
+{
+    const struct fuse_in_header *in = (const void *)buf;
+    char *arg = buf + sizeof *in;
+    len -= sizeof *in;
+    if (in->opcode == FUSE_WRITE && len >= sizeof(struct fuse_write_in)) {
+        struct fuse_write_in *write = (void *)arg;
+        if ((write->write_flags & FUSE_WRITE_KILL_SUIDGID) != 0)
+            write->flags |= WIRE_KILL_PRIV;
+    } else if (in->opcode == FUSE_OPEN && len >= sizeof(struct fuse_open_in)) {
+        struct fuse_open_in *open = (void *)arg;
+        if ((open->open_flags & FUSE_OPEN_KILL_SUIDGID) != 0)
+            open->flags |= WIRE_KILL_PRIV;
+    } else if (in->opcode == FUSE_CREATE && len >= sizeof(struct fuse_create_in)) {
+        struct fuse_create_in *create = (void *)arg;
+        if ((create->open_flags & FUSE_OPEN_KILL_SUIDGID) != 0)
+            create->flags |= WIRE_KILL_PRIV;
+    } else if (in->opcode == FUSE_INIT) {
+        see_init(wire, in, arg, len);
+    }
+}
+
+/* A cancellation point, as libfuse needs it to end its threads. */
+static ssize_t wire_read(int fd, void *buf, size_t size, void *userdata)
+{
+    ssize_t n = read(fd, buf, size);
+    if (n >= (ssize_t)sizeof(struct fuse_in_header))
+        amend_request(userdata, buf, (size_t)n);
+    return n;
+}
+
+static void amend_init(struct wire *wire, const struct iovec *iov, int count)
+{
+    const struct fuse_out_header *out = iov[0].iov_base;
+    if (out->unique != atomic_load(&wire->init_unique))
+        return;
+    atomic_store(&wire->init_unique, 0);
+    if (out->error != 0 || count != 2 || iov[1].iov_len < INIT_OUT_FLAGS2 + sizeof(uint32_t))
+        return;
+    struct fuse_init_out *init = iov[1].iov_base;
+    char *at2 = (char *)iov[1].iov_base + INIT_OUT_FLAGS2;
+    uint64_t add = WANTED & wire->offered;
+    uint32_t flags2 = 0;
+    if ((init->flags & FUSE_INIT_EXT) != 0)
+        memcpy(&flags2, at2, sizeof flags2);
+    flags2 |= (uint32_t)(add >> 32);
+    init->flags |= (uint32_t)add;
+    if (flags2 != 0) {
+        init->flags |= FUSE_INIT_EXT;
+        memcpy(at2, &flags2, sizeof flags2);
+    }
+    wire->agreed = init->flags | (uint64_t)flags2 << 32;
+}
+
+static ssize_t wire_writev(int fd, struct iovec *iov, int count, void *userdata)
+{
+    struct wire *wire = userdata;
+    if (atomic_load_explicit(&wire->init_unique, memory_order_relaxed) != 0 && count > 0 &&
+        iov[0].iov_len >= sizeof(struct fuse_out_header))
+        amend_init(wire, iov, count);
+    return writev(fd, iov, count);
+}
+
+int wire_attach(struct fuse_session *se)
+{
+    static const struct fuse_custom_io io = { .read = wire_read, .writev = wire_writev };
+    return fuse_session_custom_io(se, &io, fuse_session_fd(se));
+}

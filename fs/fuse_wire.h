@@ -1,0 +1,47 @@
+/* fuse_wire.h: the bytes between the kernel and libfuse, where libfuse lags behind the kernel.
+ *
+ * libfuse 3.14 neither asks for some abilities the kernel offers nor hands on some flags of
+ * requests. Every request and reply passes through two hooks (fuse_session_custom_io), which amend
+ *
+ *   the INIT reply   with FUSE_HANDLE_KILLPRIV_V2, FUSE_PARALLEL_DIROPS and, by FUSE_INIT_EXT,
+ *                    FUSE_DIRECT_IO_ALLOW_MMAP: each only if the kernel's INIT offered it
+ *   WRITE, OPEN and CREATE requests   with WIRE_KILL_PRIV in the open flags when the kernel asks to
+ *                    clear suid and sgid: it decides by the caller's CAP_FSETID, which we cannot see
+ *
+ * Newer libfuse sets some of these bits itself; setting them twice is harmless, so there is one way
+ * for all versions. With a custom read there is no splice, which we do not want anyway: requests
+ * are copied once, into our cache.
+ */
+#ifndef FOLIO_FS_FUSE_WIRE_H
+#define FOLIO_FS_FUSE_WIRE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct fuse_session;
+
+/* In fi->flags: a bit that no O_ flag uses. */
+#define WIRE_KILL_PRIV (1 << 30)
+
+struct wire {
+    _Atomic uint64_t init_unique; /* the INIT request being answered; 0: none */
+    uint64_t offered;             /* INIT flags of the kernel, flags2 in the upper half */
+    uint64_t agreed;              /* INIT flags of the reply; 0: the hook was never reached */
+};
+
+/* Abilities to ask for; FUSE's own numbers. */
+#define WIRE_PARALLEL_DIROPS      ((uint64_t)1 << 18)
+#define WIRE_KILLPRIV_V2          ((uint64_t)1 << 28)
+#define WIRE_DIRECT_IO_ALLOW_MMAP ((uint64_t)1 << 36) /* Linux 6.6 */
+
+/* Put the hooks into a mounted session whose userdata starts with a struct wire.
+ * Returns 0 or -errno: the session works on without them. */
+int wire_attach(struct fuse_session *se);
+
+static inline bool wire_agreed(const struct wire *wire, uint64_t ability)
+{
+    return (wire->agreed & ability) != 0;
+}
+
+#endif

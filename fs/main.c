@@ -1,0 +1,264 @@
+/* main.c: foliofs, the program that mounts a volume: store, cache, tree, FUSE; and back in reverse. */
+#include <errno.h>
+#include <limits.h>
+#include <mntent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "fs/control.h"
+#include "fs/daemon.h"
+#include "fs/fs.h"
+#include "fs/fuse_front.h"
+#include "fs/options.h"
+#include "store/error.h"
+
+#ifndef FOLIO_VERSION
+#define FOLIO_VERSION "0.1"
+#endif
+
+/* The mount before this one may still be writing back after its umount returned. */
+#define BUSY_TRIES   100
+#define BUSY_WAIT_MS 100
+
+struct program {
+    struct options options;
+    struct budget budget;
+    char *volume, *mountpoint; /* absolute, without symbolic links */
+    struct daemon_state daemon;
+    struct fs *fs;
+    struct front *front;
+    struct control *control;
+};
+
+/* ---- checks before anything is changed ------------------------------------------------------- */
+
+static int find_volume(struct program *p, struct store_error *error)
+{
+    struct stat st;
+    p->volume = realpath(p->options.volume, NULL);
+    if (p->volume == NULL)
+        return store_fail(error, -errno, "%s: %s; a volume is made by mkfs.foliofs",
+                          p->options.volume, strerror(errno));
+    if (stat(p->volume, &st) != 0)
+        return store_fail(error, -errno, "%s: %s", p->volume, strerror(errno));
+    if (S_ISDIR(st.st_mode))
+        return store_fail(error, -EISDIR,
+                          "%s is a directory; a volume is a file made by mkfs.foliofs", p->volume);
+    return 0;
+}
+
+static int find_mountpoint(struct program *p, struct store_error *error)
+{
+    struct stat st;
+    const char *given = p->options.mountpoint;
+    if (stat(given, &st) != 0 && errno == ENOTCONN)
+        return store_fail(error, -ENOTCONN,
+                          "%s is a mount whose process is gone; unmount it first: umount %s", given,
+                          given);
+    p->mountpoint = realpath(given, NULL);
+    if (p->mountpoint == NULL)
+        return store_fail(error, -errno, "%s: %s; the mount point must exist", given,
+                          strerror(errno));
+    if (stat(p->mountpoint, &st) != 0)
+        return store_fail(error, -errno, "%s: %s", given, strerror(errno));
+    if (!S_ISDIR(st.st_mode))
+        return store_fail(error, -ENOTDIR, "%s is not a directory; a mount point is one", given);
+    size_t len = strlen(p->mountpoint);
+    bool root = strcmp(p->mountpoint, "/") == 0;
+    if (root || (strncmp(p->volume, p->mountpoint, len) == 0 && p->volume[len] == '/'))
+        return store_fail(error, -EINVAL,
+                          "the volume %s lies inside the mount point %s, which would hide it; move "
+                          "one of them",
+                          p->volume, p->mountpoint);
+    return 0;
+}
+
+static int prepare(struct program *p, struct store_error *error)
+{
+    int err = budget_split(&p->options, &p->budget, error);
+    if (err == 0)
+        err = find_volume(p, error);
+    if (err == 0)
+        err = find_mountpoint(p, error);
+    if (err != 0)
+        return err;
+    char max_read[32];
+    snprintf(max_read, sizeof max_read, "%u", p->budget.max_read);
+    if (options_add_fuse(&p->options, "default_permissions", NULL) != 0 ||
+        options_add_fuse(&p->options, "max_read", max_read) != 0 ||
+        (p->options.read_only && options_add_fuse(&p->options, "ro", NULL) != 0) ||
+        (!p->options.subtype_given && options_add_fuse(&p->options, "subtype", "foliofs") != 0) ||
+        (!p->options.fsname_given && options_add_fuse(&p->options, "fsname", p->volume) != 0))
+        return store_fail(error, -ENOMEM, "not enough memory");
+    return 0;
+}
+
+/* ---- start ----------------------------------------------------------------------------------- */
+
+static struct fs_options make_fs_options(const struct program *p)
+{
+    const struct options *o = &p->options;
+    return (struct fs_options){
+        .read_only = o->read_only,
+        .commit_ms = o->commit_s * 1000,
+        .txn_bytes = p->budget.transactions,
+        .max_inodes = p->budget.max_inodes,
+        .cache = {
+            .cache_bytes = p->budget.pages,
+            .dirty_ratio = o->dirty_ratio,
+            .dirty_background_ratio = o->dirty_background_ratio,
+            .dirty_expire_ms = o->dirty_expire_s * 1000,
+            .dirty_writeback_ms = o->dirty_writeback_s * 1000,
+            .threads = true,
+        },
+        .readahead = o->readahead,
+        .ra_pages = o->read_ahead_kb / (PAGE_SIZE >> 10),
+        .threads = true,
+        .flush_front = o->cache == CACHE_KERNEL && !o->read_only ? front_flush : NULL,
+        .front = p->front,
+    };
+}
+
+/* Does a mount with the default fsname show the volume? Then it is in use, not on its way out. */
+static bool is_mounted(const char *volume)
+{
+    FILE *mounts = setmntent("/proc/self/mounts", "r");
+    struct mntent *m;
+    bool found = false;
+    while (mounts != NULL && !found && (m = getmntent(mounts)) != NULL)
+        found = strncmp(m->mnt_type, "fuse", 4) == 0 && strcmp(m->mnt_fsname, volume) == 0;
+    if (mounts != NULL)
+        endmntent(mounts);
+    return found;
+}
+
+static int open_volume(struct program *p, struct store_error *error)
+{
+    struct fs_options o = make_fs_options(p);
+    struct timespec pause = { .tv_nsec = BUSY_WAIT_MS * 1000000L };
+    int err = fs_mount(p->volume, &o, &p->fs, error);
+    for (int i = 0; err == -EBUSY && i < BUSY_TRIES && !is_mounted(p->volume); i++) {
+        nanosleep(&pause, NULL);
+        err = fs_mount(p->volume, &o, &p->fs, error);
+    }
+    return err;
+}
+
+static void print_start(const struct program *p)
+{
+    fprintf(stderr, "foliofs: %s on %s\nmemory:\n", p->volume, p->mountpoint);
+    budget_print(&p->budget, stderr);
+}
+
+/* On the thread that answers the kernel's first request. */
+static void on_ready(void *arg)
+{
+    struct program *p = arg;
+    if (p->options.foreground)
+        front_print_missing(p->front, stderr);
+    daemon_ready(&p->daemon);
+}
+
+static void on_signal(void *arg, int sig)
+{
+    (void)sig;
+    front_quit(arg);
+}
+
+/* ---- run and tear down in reverse ------------------------------------------------------------ */
+
+static int serve(struct program *p, struct store_error *error)
+{
+    int err = front_mount(p->front, p->fs, p->mountpoint, error);
+    if (err != 0)
+        return err;
+    err = control_start(p->fs, p->mountpoint, &p->control, error);
+    if (err != 0)
+        return err;
+    err = daemon_watch(&p->daemon, on_signal, p->front);
+    if (err != 0) {
+        store_fail(error, err, "no thread could be started: %s", strerror(-err));
+    } else {
+        err = front_loop(p->front, on_ready, p);
+        if (err != 0)
+            store_fail(error, err, "%s: answering the kernel failed: %s", p->mountpoint,
+                       strerror(-err));
+    }
+    daemon_unwatch(&p->daemon);
+    control_stop(p->control);
+    return err;
+}
+
+static int close_volume(struct program *p, struct store_error *error)
+{
+    int err = fs_unmount(p->fs);
+    if (err != 0)
+        store_fail(error, err,
+                   "%s: writing back failed (%s): changes since the last fsync are lost", p->volume,
+                   strerror(-err));
+    return err;
+}
+
+static int run(struct program *p, struct store_error *error)
+{
+    const struct options *o = &p->options;
+    struct front_options fo = {
+        .kernel_cache = o->cache == CACHE_KERNEL,
+        .read_only = o->read_only,
+        .debug = o->debug,
+        .threads = o->threads,
+        .max_read = p->budget.max_read,
+        .fuse_options = o->fuse_options,
+    };
+    int err = front_create(&p->front, &fo);
+    if (err != 0)
+        return store_fail(error, err, "not enough memory");
+    err = open_volume(p, error);
+    if (err != 0) {
+        front_destroy(p->front);
+        return err;
+    }
+    if (o->foreground)
+        print_start(p);
+    err = serve(p, error);
+    front_destroy(p->front);
+    struct store_error closing;
+    int close_err = close_volume(p, &closing);
+    if (close_err != 0)
+        *error = closing;
+    return err != 0 ? err : close_err;
+}
+
+static void print_versions(void)
+{
+    printf("foliofs %s\nvolume format %u\nFUSE library %s\n", FOLIO_VERSION,
+           (unsigned)FORMAT_VERSION, front_library_version());
+}
+
+int main(int argc, char **argv)
+{
+    struct program p = { 0 };
+    struct store_error error = { .text = "unknown error" };
+    int err = options_parse(argc, argv, &p.options, &error);
+    if (err == 0 && p.options.help)
+        options_print_help(stdout);
+    else if (err == 0 && p.options.version)
+        print_versions();
+    else if (err == 0)
+        err = prepare(&p, &error);
+    if (err != 0)
+        fprintf(stderr, "foliofs: %s\n", error.text);
+    if (err == 0 && !p.options.help && !p.options.version) {
+        err = daemon_start(&p.daemon, p.options.foreground);
+        err = err != 0 ? store_fail(&error, err, "%s", strerror(-err)) : run(&p, &error);
+        if (err != 0)
+            daemon_say("%s", error.text);
+    }
+    free(p.volume);
+    free(p.mountpoint);
+    options_free(&p.options);
+    return err != 0;
+}

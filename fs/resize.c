@@ -1,0 +1,321 @@
+/* resize.c: the shape of a file: its size, holes, and blocks set aside. */
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <unistd.h>
+
+#include "fs/data.h"
+#include "fs/names.h"
+
+#define END_OF_OBJECT ((uint64_t)1 << 32) /* blocks: one more than the last index */
+
+static uint64_t page_up(uint64_t bytes)
+{
+    return (bytes + PAGE_SIZE - 1) >> PAGE_SHIFT;
+}
+
+/* ---- truncate -------------------------------------------------------------------------------- */
+
+/* The records of a shorter file. */
+struct shrink {
+    struct inode *inode;
+    struct inode_record record;
+    struct update update;
+    uint64_t size;
+};
+
+/* A file cut to nothing starts with a new data id, so that its old blocks can go at leisure; one that
+ * is cut short has the rest of its blocks trimmed. */
+static int shrink_prepare(struct shrink *s)
+{
+    struct inode *inode = s->inode;
+    struct inode_record *r = &s->record;
+    inode_record(inode, r);
+    if (s->size == 0) {
+        uint64_t fresh = 0;
+        int err = store_new_number(inode->fs->store, &fresh);
+        if (err != 0)
+            return err;
+        update_trim(&s->update, r->data_id, 0, END_OF_OBJECT);
+        r->data_id = fresh;
+        r->flags &= ~(uint32_t)INODE_EXTENDING;
+    } else if (page_up(s->size) < END_OF_OBJECT) {
+        update_trim(&s->update, r->data_id, page_up(s->size), END_OF_OBJECT);
+    }
+    if (s->size % PAGE_SIZE != 0)
+        r->flags |= INODE_EXTENDING; /* the last block's tail is zeroed in memory only, so far */
+    if (r->size > s->size)
+        r->size = s->size;
+    r->ctime = fs_now();
+    if (s->size == 0)
+        r->mtime = r->ctime;
+    inode_put_record(&s->update, inode->ino, r);
+    return s->update.error;
+}
+
+static void shrink_finish(struct shrink *s)
+{
+    struct inode *inode = s->inode;
+    pthread_mutex_lock(&inode->i_lock);
+    inode->data_id = s->record.data_id;
+    inode->disk_size = s->record.size;
+    inode->flags = s->record.flags;
+    inode->mtime = inode->ctime = s->record.ctime;
+    inode->disk_mtime = s->record.mtime;
+    inode->truncations++;
+    pthread_mutex_unlock(&inode->i_lock);
+    atomic_store(&inode->mapping.object, s->record.data_id);
+}
+
+/* Rule 7: i_size first, then the pages, then the blocks, with nobody reading pages in meanwhile. The
+ * page that the new end cuts is zeroed before, while failing still changes nothing. */
+static int shrink(struct inode *inode, uint64_t size)
+{
+    struct address_space *m = &inode->mapping;
+    uint64_t old = atomic_load(&m->i_size), tid;
+    struct shrink s = {.inode = inode, .size = size};
+    int err = 0;
+    update_init(&s.update, inode->fs->store);
+    if (size < old && size % PAGE_SIZE != 0) {
+        uint64_t end = page_up(size) << PAGE_SHIFT;
+        err = truncate_partial_page(m, size, end < old ? end : old);
+    }
+    if (err == 0)
+        err = shrink_prepare(&s);
+    if (err != 0) {
+        update_abort(&s.update);
+        return err;
+    }
+    down_write(&m->invalidate_lock);
+    atomic_store(&m->i_size, size);
+    truncate_inode_pages_range(m, (uint32_t)page_up(size), UINT32_MAX);
+    err = update_apply(&s.update, UPDATE_FREES, &tid);
+    if (err == 0) {
+        shrink_finish(&s);
+        inode_raise_tid(inode, tid);
+    } else {
+        atomic_store(&m->i_size, old); /* the store is gone or read-only: so is the data */
+    }
+    up_write(&m->invalidate_lock);
+    return err;
+}
+
+/* Longer: the record follows at once when everything below is in the store already; otherwise the
+ * writeback pass that is due anyway carries the new size. */
+static int grow(struct inode *inode, uint64_t size)
+{
+    struct address_space *m = &inode->mapping;
+    struct inode_record r;
+    struct update u;
+    uint64_t tid;
+    struct timespec now = fs_now();
+    inode_record(inode, &r);
+    bool settled = atomic_load(&m->nrdirty) == 0 && r.size == atomic_load(&m->i_size);
+    if (settled) {
+        r.size = size;
+        r.mtime = now;
+    }
+    r.ctime = now;
+    update_init(&u, inode->fs->store);
+    inode_put_record(&u, inode->ino, &r);
+    int err = update_apply(&u, 0, &tid);
+    if (err != 0)
+        return err;
+    pthread_mutex_lock(&inode->i_lock);
+    inode->mtime = inode->ctime = now;
+    inode->disk_mtime = r.mtime;
+    inode->disk_size = r.size;
+    pthread_mutex_unlock(&inode->i_lock);
+    atomic_store(&m->i_size, size);
+    inode_raise_tid(inode, tid);
+    return 0;
+}
+
+/* Is there nothing at all in it, on disk or in memory? */
+static bool is_empty(struct inode *inode)
+{
+    uint64_t blocks;
+    return atomic_load(&inode->mapping.i_size) == 0 && atomic_load(&inode->mapping.nrpages) == 0 &&
+           store_count_blocks(inode->fs->store, inode->data_id, &blocks) == 0 && blocks == 0;
+}
+
+static int resize_locked(struct inode *inode, uint64_t size)
+{
+    uint64_t old = atomic_load(&inode->mapping.i_size);
+    if (size > old || (size == 0 && is_empty(inode)))
+        return grow(inode, size);
+    /* Equal, too: blocks set aside beyond the end go, as on ext4. */
+    return shrink(inode, size);
+}
+
+int inode_truncate(struct inode *inode, uint64_t size)
+{
+    if (size > MAX_FILE_SIZE)
+        return -EFBIG;
+    if (inode->fs->options.read_only)
+        return -EROFS;
+    down_write(&inode->i_rwsem);
+    int err = resize_locked(inode, size);
+    up_write(&inode->i_rwsem);
+    return err;
+}
+
+int inode_trim_tail(struct inode *inode)
+{
+    struct address_space *m = &inode->mapping;
+    struct update u;
+    uint64_t size = atomic_load(&m->i_size);
+    if (inode->fs->options.read_only)
+        return 0; /* nothing beyond the size can be seen */
+    if (page_up(size) < END_OF_OBJECT) {
+        update_init(&u, inode->fs->store);
+        update_trim(&u, inode->data_id, page_up(size), END_OF_OBJECT);
+        int err = update_apply(&u, UPDATE_FREES, NULL);
+        if (err != 0)
+            return err;
+    }
+    if (size % PAGE_SIZE != 0) {
+        int err = truncate_partial_page(m, size, page_up(size) << PAGE_SHIFT);
+        if (err == -EIO)
+            return 0; /* a damaged block is its reader's business; the flag stays */
+        if (err != 0)
+            return err;
+    }
+    return filemap_fdatawrite(m, WB_SYNC_ALL); /* and the flag goes with its end */
+}
+
+void inode_delete_data(struct inode *inode, struct update *u)
+{
+    uint64_t blocks = 1;
+    if (store_count_blocks(inode->fs->store, inode->data_id, &blocks) == 0 && blocks == 0)
+        return; /* never written to: the common case of small files that did not live long */
+    update_trim(u, inode->data_id, 0, END_OF_OBJECT);
+}
+
+/* ---- fallocate ------------------------------------------------------------------------------- */
+
+static int zero_partial(struct address_space *m, uint64_t from, uint64_t to)
+{
+    return from < to ? truncate_partial_page(m, from, to) : 0;
+}
+
+/* Remove the whole pages [first, end) and their blocks. Context: i_rwsem. */
+static int punch_pages(struct inode *inode, uint64_t first, uint64_t end)
+{
+    struct address_space *m = &inode->mapping;
+    struct update u;
+    uint64_t tid;
+    if (first >= end)
+        return 0;
+    update_init(&u, inode->fs->store);
+    update_trim(&u, inode->data_id, first, end);
+    down_write(&m->invalidate_lock);
+    truncate_inode_pages_range(m, (uint32_t)first, (uint32_t)(end - 1));
+    int err = update_apply(&u, UPDATE_FREES, &tid);
+    up_write(&m->invalidate_lock);
+    if (err == 0)
+        inode_raise_tid(inode, tid);
+    return err;
+}
+
+/* Zero [offset, offset+len): holes where whole pages are covered, zeros at the edges. */
+static int punch(struct inode *inode, uint64_t offset, uint64_t len)
+{
+    struct address_space *m = &inode->mapping;
+    uint64_t end = offset + len, first = page_up(offset), last = end >> PAGE_SHIFT;
+    if (first > last) /* within one page */
+        return zero_partial(m, offset, end);
+    int err = zero_partial(m, offset, first << PAGE_SHIFT);
+    if (err == 0)
+        err = zero_partial(m, last << PAGE_SHIFT, end);
+    return err == 0 ? punch_pages(inode, first, last) : err;
+}
+
+static int set_aside(struct inode *inode, uint64_t offset, uint64_t len)
+{
+    struct store_space space;
+    uint64_t end = offset + len;
+    store_space(inode->fs->store, &space);
+    uint64_t have = 0;
+    int err = store_count_blocks(inode->fs->store, inode->data_id, &have);
+    if (err == 0 && len > space.available + have * BLOCK_SIZE)
+        err = -ENOSPC; /* do not fill the volume to find out */
+    if (err == 0)
+        err = filemap_allocate(&inode->mapping, (uint32_t)(offset >> PAGE_SHIFT),
+                               (uint32_t)((end - 1) >> PAGE_SHIFT));
+    return err;
+}
+
+static int fallocate_locked(struct inode *inode, int mode, uint64_t offset, uint64_t len)
+{
+    uint64_t size = atomic_load(&inode->mapping.i_size), end = offset + len;
+    bool keep = mode & FALLOC_FL_KEEP_SIZE;
+    int err = 0;
+    switch (mode & ~FALLOC_FL_KEEP_SIZE) {
+    case FALLOC_FL_PUNCH_HOLE:
+        err = punch(inode, offset, len);
+        break;
+    case FALLOC_FL_ZERO_RANGE:
+        err = punch(inode, offset, len);
+        if (err == 0)
+            err = set_aside(inode, offset, len);
+        break;
+    default:
+        err = set_aside(inode, offset, len);
+        break;
+    }
+    if (err == 0 && !keep && end > size)
+        atomic_store(&inode->mapping.i_size, end);
+    return err;
+}
+
+int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t len)
+{
+    struct inode *inode = file->inode;
+    int base = mode & ~FALLOC_FL_KEEP_SIZE;
+    if ((base != 0 && base != FALLOC_FL_PUNCH_HOLE && base != FALLOC_FL_ZERO_RANGE) ||
+        (base == FALLOC_FL_PUNCH_HOLE && !(mode & FALLOC_FL_KEEP_SIZE)))
+        return -EOPNOTSUPP;
+    if (len == 0)
+        return -EINVAL;
+    if (offset > MAX_FILE_SIZE || len > MAX_FILE_SIZE - offset)
+        return -EFBIG;
+    down_write(&inode->i_rwsem);
+    int err = fallocate_locked(inode, mode, offset, len);
+    if (err == 0) {
+        struct timespec now = fs_now();
+        pthread_mutex_lock(&inode->i_lock);
+        inode->ctime = inode->mtime = now;
+        pthread_mutex_unlock(&inode->i_lock);
+    }
+    up_write(&inode->i_rwsem);
+    if (err == 0)
+        err = inode_write_back(inode); /* size and times follow */
+    return err;
+}
+
+/* ---- holes ----------------------------------------------------------------------------------- */
+
+int file_lseek(struct open_file *file, uint64_t offset, int whence, uint64_t *out)
+{
+    struct inode *inode = file->inode;
+    uint64_t size = atomic_load(&inode->mapping.i_size), found;
+    if (whence != SEEK_DATA && whence != SEEK_HOLE)
+        return -EINVAL;
+    if (offset >= size)
+        return -ENXIO;
+    /* What is dirty has no block yet: give it one. */
+    int err = inode_write_back(inode);
+    if (err == 0)
+        err = store_seek_block(inode->fs->store, inode->data_id, offset >> PAGE_SHIFT,
+                               page_up(size), whence == SEEK_DATA, &found);
+    if (err != 0)
+        return err;
+    uint64_t at = found << PAGE_SHIFT;
+    if (whence == SEEK_DATA && found >= page_up(size))
+        return -ENXIO;
+    at = at > offset ? at : offset;
+    *out = at < size ? at : size;
+    return 0;
+}

@@ -1,0 +1,234 @@
+/* commit.c: from running to durable. */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "store/txn.h"
+
+#define RETRY_FIRST_MS 100u /* back-off after a failed commit: doubles */
+#define RETRY_MOST_MS 10000u
+#define COMMIT_TRIES 12u    /* failures in a row (a minute) after which the store is read-only */
+
+void txn_started(struct store *s)
+{
+    if (s->running->born_ns == 0)
+        s->running->born_ns = store_now_ns();
+}
+
+/* Put every entry of the frozen map into one LMDB transaction and sync it. No lock is held. */
+static int write_txn(struct store *s, struct txn *t)
+{
+    int err = lmdb_begin(s->lmdb);
+    if (err != 0)
+        return err;
+    for (struct txn_block *b = txn_min_block(t); b != NULL && err == 0; b = txn_after_block(b))
+        err = b->deleted ? lmdb_del_block(s->lmdb, b->object, b->index)
+                         : lmdb_put_block(s->lmdb, b->object, b->index, b->data, b->crc);
+    for (struct txn_record *r = txn_min_record(t); r != NULL && err == 0; r = txn_after_record(r)) {
+        struct key key = {.len = r->key_len};
+        for (uint16_t i = 0; i < r->key_len; i++)
+            key.bytes[i] = r->bytes[i];
+        err = r->deleted ? lmdb_del(s->lmdb, &key)
+                         : lmdb_put(s->lmdb, &key, r->bytes + r->key_len, r->value_len);
+    }
+    if (err == 0)
+        return lmdb_commit(s->lmdb);
+    lmdb_abort(s->lmdb);
+    return err;
+}
+
+/* Running becomes committing. Context: lock; none is committing.   Returns false: no memory. */
+static bool freeze(struct store *s)
+{
+    assert(s->committing == NULL);
+    struct txn *next = txn_new(s->running->tid + 1);
+    if (next == NULL)
+        return false;
+    s->committing = s->running;
+    s->running = next;
+    return true;
+}
+
+static void commit_succeeded(struct store *s, uint64_t ns)
+{
+    struct txn *t = s->committing;
+    s->durable = t->tid;
+    s->committing = NULL;
+    s->failures = 0;
+    s->retry_ns = 0;
+    s->commits++;
+    s->stats.commits++;
+    s->stats.commit_ns += ns;
+    s->stats.records_written += t->nr_records;
+    s->stats.blocks_written += t->nr_blocks;
+    space_after_commit(s, t);
+}
+
+static void commit_failed(struct store *s, int err)
+{
+    uint64_t ms = (uint64_t)RETRY_FIRST_MS << (s->failures < 10 ? s->failures : 10);
+    s->failures++;
+    s->last_error = err;
+    s->retry_ns = store_now_ns() + (ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS) * 1000000u;
+    s->stats.commit_errors++;
+    atomic_fetch_add(&s->error_seq, 1);
+    if (s->failures >= COMMIT_TRIES || lmdb_dead(s->lmdb))
+        atomic_store(&s->read_only, true);
+}
+
+/* Commit the frozen transaction. Context: lock, dropped meanwhile; nobody else does. */
+static int commit_frozen(struct store *s)
+{
+    struct txn *t = s->committing;
+    assert(t != NULL && !s->busy);
+    s->busy = true;
+    pthread_mutex_unlock(&s->lock);
+    uint64_t start = store_now_ns();
+    int err = write_txn(s, t);
+    uint64_t ns = store_now_ns() - start;
+    pthread_mutex_lock(&s->lock);
+    s->busy = false;
+    if (err == 0)
+        commit_succeeded(s, ns);
+    else
+        commit_failed(s, err);
+    pthread_cond_broadcast(&s->changed);
+    if (err == 0) {
+        pthread_mutex_unlock(&s->lock);
+        txn_free(t); /* thousands of frees: not under the lock */
+        pthread_mutex_lock(&s->lock);
+    }
+    return err;
+}
+
+static bool is_durable(const struct store *s, uint64_t tid)
+{
+    return tid <= s->durable ||
+           (tid == s->running->tid && txn_empty(s->running) && s->committing == NULL);
+}
+
+static int commit_locked(struct store *s, uint64_t tid)
+{
+    while (!is_durable(s, tid)) {
+        if (s->busy) {
+            pthread_cond_wait(&s->changed, &s->lock);
+            if (s->committing != NULL && !s->busy && s->committing->tid <= tid && s->failures > 0)
+                return s->last_error; /* the one we waited for failed */
+            continue;
+        }
+        if (s->committing == NULL && !freeze(s))
+            return -ENOMEM;
+        int err = commit_frozen(s);
+        if (err != 0)
+            return err;
+    }
+    return 0;
+}
+
+int store_commit(struct store *s, uint64_t tid)
+{
+    pthread_mutex_lock(&s->lock);
+    if (tid > s->running->tid)
+        tid = s->running->tid;
+    int err = commit_locked(s, tid);
+    pthread_mutex_unlock(&s->lock);
+    return err;
+}
+
+/* Until running has room: freeze it if none is committing; wait for, or do, the commit that is in
+ * the way otherwise. This is the one place where an operation waits for the disk. */
+int txn_wait_room(struct store *s)
+{
+    while (s->running->bytes >= s->txn_limit) {
+        if (atomic_load(&s->read_only))
+            break;
+        if (s->committing == NULL) {
+            if (!freeze(s))
+                return -ENOMEM;
+            s->wake = true;
+            pthread_cond_broadcast(&s->changed);
+        } else if (s->busy) {
+            pthread_cond_wait(&s->changed, &s->lock);
+        } else {
+            int err = commit_frozen(s);
+            if (err != 0)
+                return err;
+        }
+    }
+    if (lmdb_dead(s->lmdb))
+        return -EIO;
+    return atomic_load(&s->read_only) ? -EROFS : 0;
+}
+
+uint64_t store_tid(struct store *s)
+{
+    pthread_mutex_lock(&s->lock);
+    uint64_t tid = s->running->tid;
+    pthread_mutex_unlock(&s->lock);
+    return tid;
+}
+
+uint32_t store_error_seq(struct store *s)
+{
+    return atomic_load(&s->error_seq);
+}
+
+/* ---- background ------------------------------------------------------------------------------ */
+
+/* Commit what is due.   Returns milliseconds until something will be. */
+static unsigned commit_due(struct store *s, unsigned age_ms)
+{
+    uint64_t now = store_now_ns(), age = (uint64_t)age_ms * 1000000u;
+    unsigned idle_ms = age_ms > 0 ? age_ms : 1;
+    if (s->busy || atomic_load(&s->read_only))
+        return idle_ms;
+    if (s->committing != NULL) {
+        if (s->retry_ns > now)
+            return (unsigned)((s->retry_ns - now) / 1000000u) + 1;
+        commit_frozen(s);
+        return 0;
+    }
+    if (txn_empty(s->running))
+        return idle_ms;
+    uint64_t due = s->running->born_ns + age;
+    if (due > now)
+        return (unsigned)((due - now) / 1000000u) + 1;
+    if (freeze(s))
+        commit_frozen(s);
+    return 0;
+}
+
+unsigned store_step(struct store *s, unsigned age_ms)
+{
+    pthread_mutex_lock(&s->lock);
+    unsigned ms = commit_due(s, age_ms);
+    pthread_mutex_unlock(&s->lock);
+    if (atomic_load(&s->nr_trims) > 0 && trim_step(s, 0) > 0)
+        ms = 0;
+    return ms;
+}
+
+void store_wait(struct store *s, unsigned timeout_ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += timeout_ms / 1000;
+    until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000;
+    }
+    pthread_mutex_lock(&s->lock);
+    while (!s->wake && pthread_cond_timedwait(&s->changed, &s->lock, &until) == 0)
+        ;
+    s->wake = false;
+    pthread_mutex_unlock(&s->lock);
+}
+
+void store_wake(struct store *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->wake = true;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+}

@@ -1,0 +1,71 @@
+/* lmdb.h: the only caller of LMDB, for the rest of store/.
+ *
+ * Records carry an envelope {u8 ENVELOPE_VERSION, u32 CRC32C over key and payload} which is put on
+ * and checked here. A block's value is its first 4,080 bytes: with LMDB's 16-byte header that is
+ * exactly one page. The rest lies in its key, behind the 13 bytes that find it:
+ *
+ *     'B'  data id (8, BE)  index (4, BE)  | version (1)  tail (16)  crc (4, LE)  key check (4, LE)
+ *
+ * crc is the CRC32C of the 13 bytes and the 4,096 bytes; key check is the CRC32C of the key before
+ * it. On a miss both neighbours' checks are verified and must enclose what was looked for, so that
+ * a damaged key or branch is -EIO and not a hole or ENOENT.
+ *
+ * LMDB trusts its own pages. Every call runs under a guard: a SIGSEGV or SIGBUS on its map, or a
+ * failed LMDB assertion, ends the call with -EIO and makes the environment dead until it is opened
+ * again (lmdb_dead).
+ */
+#ifndef FOLIO_STORE_LMDB_H
+#define FOLIO_STORE_LMDB_H
+
+#include "store/store.h"
+
+struct lmdb;
+
+/* Create the file (which must not exist, or be empty) with a map for capacity; open it.
+ * lmdb_open checks that the file is as long as its last page needs.
+ * The caller holds the volume's lock (store/volume_lock.c). */
+int lmdb_create(const char *path, uint64_t capacity, struct lmdb **out, struct store_error *error);
+int lmdb_open(const char *path, bool read_only, struct lmdb **out, struct store_error *error);
+void lmdb_close(struct lmdb *l);
+bool lmdb_dead(const struct lmdb *l);
+
+/* Reading: each call uses its own snapshot of the last commit; any thread, no lock needed. */
+ssize_t lmdb_get(struct lmdb *l, const struct key *key, void *buf, size_t size);
+/* As store_next: first record with key greater than *key within the prefix. Not for blocks. */
+ssize_t lmdb_next(struct lmdb *l, struct key *key, size_t prefix, void *buf, size_t size);
+
+/* Read nr blocks of one object, one snapshot for all: vecs[i] asks for indices in ascending order;
+ * data is filled and CRC checked; BV_HOLE and zeros where there is none; vec->error = -EIO where
+ * damaged. Vecs with skip[i] set are left alone (skip may be NULL). */
+void lmdb_read_blocks(struct lmdb *l, uint64_t object, struct bio_vec *vecs, const bool *skip,
+                      uint32_t nr);
+
+/* Indices of existing blocks in [from, to), ascending, at most max.   Returns how many or -EIO. */
+ssize_t lmdb_list_blocks(struct lmdb *l, uint64_t object, uint64_t from, uint64_t to,
+                         uint32_t *indices, size_t max);
+
+/* Writing: one write transaction, begun and ended on one thread. After any error: lmdb_abort. */
+int lmdb_begin(struct lmdb *l);
+int lmdb_put(struct lmdb *l, const struct key *key, const void *value, size_t len);
+int lmdb_del(struct lmdb *l, const struct key *key); /* absent: 0 */
+/* data: BLOCK_SIZE bytes; crc: block_crc() of it. Best called in ascending (object, index) order. */
+int lmdb_put_block(struct lmdb *l, uint64_t object, uint32_t index, const void *data, uint32_t crc);
+int lmdb_del_block(struct lmdb *l, uint64_t object, uint32_t index); /* absent: 0 */
+/* Commit and sync.   Returns 0, -ENOSPC, -EIO. Ends the transaction in every case. */
+int lmdb_commit(struct lmdb *l);
+void lmdb_abort(struct lmdb *l);
+
+/* CRC32C of the 13 key bytes and the data. */
+uint32_t block_crc(uint64_t object, uint32_t index, const void *data);
+
+struct lmdb_usage {
+    uint64_t last_page; /* highest page number in use */
+    uint64_t used;      /* pages: tree, blocks, free list, metas */
+    uint64_t map_pages; /* the map's size */
+};
+/* Usage as of the last commit (kept in memory; cheap). */
+void lmdb_usage(struct lmdb *l, struct lmdb_usage *out);
+
+int lmdb_fd(struct lmdb *l); /* the data file, for fallocate */
+
+#endif

@@ -1,0 +1,300 @@
+/* lmdb_blocks.c: reading blocks.
+ *
+ * A bio is read in three passes: find the blocks, in key order, with one cursor; tell the kernel
+ * which parts of the map will be touched; copy each block out and check the copy.
+ */
+#include "store/lmdb_impl.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "store/bytes.h"
+
+#define WILLNEED_GAP_BYTES ((uintptr_t)16 << 10)  /* read rather than seek over */
+#define WILLNEED_MAX_BYTES ((uintptr_t)256 << 10) /* one span */
+
+struct found_block {
+    const uint8_t *value; /* BLOCK_VALUE_BYTES in the map; NULL: none to read */
+    uint8_t tail[BLOCK_TAIL_BYTES];
+    uint32_t crc;
+};
+
+struct blocks_args {
+    uint64_t object;
+    struct bio_vec *vecs;
+    const bool *skip;
+    uint32_t nr;
+    struct found_block found[BIO_MAX_VECS];
+};
+
+/* Where a walk over ascending indices stands. */
+struct blocks_walk {
+    MDB_cursor *cursor;
+    bool on_block; /* the cursor is on the good key of this block */
+    uint32_t index;
+    struct lmdb_item block;
+    bool gap_known; /* nothing lies between the last index asked for and gap_end */
+    bool gap_open;  /* it has no end */
+    uint8_t gap_end[BLOCK_PREFIX_BYTES];
+};
+
+static bool is_block(const struct lmdb_item *it, const uint8_t *prefix)
+{
+    return it->key_len >= BLOCK_PREFIX_BYTES && memcmp(it->key, prefix, BLOCK_PREFIX_BYTES) == 0;
+}
+
+/* Go to the block or to what lies behind its place. *chained: w->block is what lies before.
+ * Returns 0, -ENOENT, -EIO. */
+static int approach(struct lmdb *l, struct blocks_walk *w, const uint8_t *prefix, uint32_t index,
+                    struct lmdb_item *it, bool *chained)
+{
+    if (w->on_block && index == w->index + 1) {
+        int rc = lmdb_step(l, w->cursor, MDB_NEXT, it);
+        *chained = true;
+        if (rc != 0)
+            return rc;
+        if (lmdb_item_bounded(l, it) &&
+            lmdb_compare(it->key, it->key_len, prefix, BLOCK_PREFIX_BYTES) >= 0)
+            return 0;
+    }
+    *chained = false;
+    return lmdb_seek(l, w->cursor, prefix, BLOCK_PREFIX_BYTES, it);
+}
+
+/* There is a gap at prefix, up to it (found == 0) or without an end. Remember it if both its sides
+ * are good.   Returns -ENOENT or -EIO. */
+static int note_gap(struct lmdb *l, struct blocks_walk *w, int found, const struct lmdb_item *it,
+                    const uint8_t *prefix, bool chained)
+{
+    if (found == 0 && !lmdb_item_good(l, it))
+        return -EIO;
+    int rc = 0;
+    if (!chained)
+        rc = lmdb_check_before(l, w->cursor, found, prefix, BLOCK_PREFIX_BYTES);
+    else if (!lmdb_item_good(l, &w->block))
+        rc = -EIO;
+    if (rc != 0)
+        return rc;
+    w->gap_known = true;
+    w->gap_open = found != 0;
+    memset(w->gap_end, 0, sizeof w->gap_end);
+    if (found == 0)
+        memcpy(w->gap_end, it->key,
+               it->key_len < sizeof w->gap_end ? it->key_len : sizeof w->gap_end);
+    return -ENOENT;
+}
+
+static int take_block(struct blocks_walk *w, const struct lmdb_item *it, uint32_t index,
+                      struct found_block *block)
+{
+    if (!lmdb_block_key_good(it->key, it->key_len))
+        return -EIO;
+    w->on_block = true;
+    w->index = index;
+    w->block = *it;
+    if (it->value_len != BLOCK_VALUE_BYTES)
+        return -EIO;
+    block->value = it->value;
+    memcpy(block->tail, it->key + BLOCK_TAIL_AT, BLOCK_TAIL_BYTES);
+    block->crc = get_le32(it->key + BLOCK_CRC_AT);
+    return 0;
+}
+
+/* Find one block.   Returns 0; -ENOENT: a hole; -EIO. */
+static int find_block(struct lmdb *l, struct blocks_walk *w, uint64_t object, uint32_t index,
+                      struct found_block *block)
+{
+    uint8_t prefix[BLOCK_PREFIX_BYTES];
+    struct lmdb_item it;
+    bool chained;
+    lmdb_block_prefix(prefix, object, index);
+    if (w->gap_known && (w->gap_open || memcmp(prefix, w->gap_end, BLOCK_PREFIX_BYTES) < 0))
+        return -ENOENT;
+    int rc = approach(l, w, prefix, index, &it, &chained);
+    w->on_block = false;
+    w->gap_known = false;
+    if (rc != 0 && rc != -ENOENT)
+        return rc;
+    if (rc == 0 && is_block(&it, prefix))
+        return take_block(w, &it, index, block);
+    return note_gap(l, w, rc, &it, prefix, chained);
+}
+
+static void set_hole(struct bio_vec *vec)
+{
+    memset(vec->data, 0, BLOCK_SIZE);
+    vec->flags |= BV_HOLE;
+    vec->error = 0;
+}
+
+static void find_blocks(struct lmdb *l, MDB_cursor *cursor, struct blocks_args *a)
+{
+    struct blocks_walk walk = { .cursor = cursor };
+    for (uint32_t i = 0; i < a->nr; i++) {
+        a->found[i].value = NULL;
+        if (a->skip != NULL && a->skip[i])
+            continue;
+        int rc = find_block(l, &walk, a->object, a->vecs[i].index, &a->found[i]);
+        if (rc == -ENOENT)
+            set_hole(&a->vecs[i]);
+        else if (rc != 0)
+            a->vecs[i].error = (int16_t)rc;
+    }
+}
+
+/* Start reading the span [from, to) from the disk, if its first page is not in memory. A hint: its
+ * failure does not matter, and where the rest of a span is missing, it is read page by page. */
+static void willneed(uintptr_t from, uintptr_t to)
+{
+    unsigned char resident = 0;
+    from &= ~(uintptr_t)(LMDB_PAGE_SIZE - 1);
+    if (mincore((void *)from, 1, &resident) == 0 && (resident & 1) != 0) // NOLINT
+        return;
+    (void)madvise((void *)from, to - from, MADV_WILLNEED); // NOLINT
+}
+
+/* The map is mapped for random access: a touch reads one page and waits for it. So the pages of a
+ * bio are asked for first, neighbours together, and the disk can work on all of them at once. */
+static void read_ahead(const struct blocks_args *a)
+{
+    uintptr_t from = 0, to = 0;
+    for (uint32_t i = 0; i < a->nr && a->nr > 1; i++) {
+        uintptr_t at = (uintptr_t)a->found[i].value;
+        if (at == 0)
+            continue;
+        if (from == 0 || at < to || at - to > WILLNEED_GAP_BYTES ||
+            at - from > WILLNEED_MAX_BYTES) {
+            if (from != 0)
+                willneed(from, to);
+            from = at;
+        }
+        to = at + BLOCK_VALUE_BYTES;
+    }
+    if (from != 0)
+        willneed(from, to);
+}
+
+/* Only a good copy clears the vec's error, so a fault on the way leaves it at -EIO. */
+static void copy_block(struct lmdb *l, uint64_t object, const struct found_block *block,
+                       struct bio_vec *vec)
+{
+    uint8_t *data = vec->data;
+    if (!lmdb_inside_map(l, block->value, BLOCK_VALUE_BYTES))
+        return;
+    memcpy(data, block->value, BLOCK_VALUE_BYTES);
+    memcpy(data + BLOCK_VALUE_BYTES, block->tail, BLOCK_TAIL_BYTES);
+    if (block_crc(object, vec->index, data) == block->crc)
+        vec->error = 0;
+}
+
+static int read_blocks_work(struct lmdb *l, void *arg)
+{
+    struct blocks_args *a = arg;
+    struct snapshot *s;
+    int rc = lmdb_snapshot_begin(l, &s);
+    if (rc != 0)
+        return rc;
+    find_blocks(l, s->cursor, a);
+    read_ahead(a);
+    for (uint32_t i = 0; i < a->nr; i++) {
+        if (a->found[i].value != NULL)
+            copy_block(l, a->object, &a->found[i], &a->vecs[i]);
+    }
+    lmdb_snapshot_end(l, s);
+    return 0;
+}
+
+void lmdb_read_blocks(struct lmdb *l, uint64_t object, struct bio_vec *vecs, const bool *skip,
+                      uint32_t nr)
+{
+    struct blocks_args args; /* found[] is written before it is read */
+    assert(nr <= BIO_MAX_VECS);
+    args.object = object;
+    args.vecs = vecs;
+    args.skip = skip;
+    args.nr = nr;
+    for (uint32_t i = 0; i < nr; i++) {
+        if (skip != NULL && skip[i])
+            continue;
+        vecs[i].flags &= (uint16_t)~BV_HOLE;
+        vecs[i].error = -EIO; /* until it is known to be good */
+    }
+    int rc = lmdb_guard(l, read_blocks_work, &args);
+    for (uint32_t i = 0; rc == -ENOMEM && i < nr; i++)
+        if (skip == NULL || !skip[i])
+            vecs[i].error = -ENOMEM;
+}
+
+/* ---- which blocks exist ---------------------------------------------------------------------- */
+
+struct list_args {
+    uint64_t object;
+    uint32_t from;
+    uint64_t to;
+    uint32_t *indices;
+    size_t max;
+};
+
+/* The block's index, or a->to for an item behind the range. */
+static uint64_t list_index(const struct list_args *a, const struct lmdb_item *it)
+{
+    if (it->key[0] != KEY_BLOCK || get_be64(it->key + 1) != a->object)
+        return a->to;
+    uint64_t index = get_be32(it->key + 9);
+    return index < a->to ? index : a->to;
+}
+
+static int list_in(struct lmdb *l, MDB_cursor *cursor, const struct list_args *a)
+{
+    uint8_t prefix[BLOCK_PREFIX_BYTES];
+    struct lmdb_item it;
+    size_t nr = 0;
+    uint64_t least = a->from;
+    lmdb_block_prefix(prefix, a->object, a->from);
+    int found = lmdb_seek(l, cursor, prefix, sizeof prefix, &it);
+    if (found != 0 && found != -ENOENT)
+        return found;
+    int rc = lmdb_check_before(l, cursor, found, prefix, sizeof prefix);
+    if (rc != 0)
+        return rc;
+    if (found == 0)
+        found = lmdb_seek(l, cursor, prefix, sizeof prefix, &it);
+    while (found == 0 && nr < a->max) {
+        if (!lmdb_item_good(l, &it))
+            return -EIO;
+        uint64_t index = list_index(a, &it);
+        if (index >= a->to)
+            break;
+        if (index < least)
+            return -EIO;
+        a->indices[nr++] = (uint32_t)index;
+        least = index + 1;
+        found = lmdb_step(l, cursor, MDB_NEXT, &it);
+    }
+    return found == 0 || found == -ENOENT ? (int)nr : found;
+}
+
+static int list_work(struct lmdb *l, void *arg)
+{
+    struct snapshot *s;
+    int rc = lmdb_snapshot_begin(l, &s);
+    if (rc == 0) {
+        rc = list_in(l, s->cursor, arg);
+        lmdb_snapshot_end(l, s);
+    }
+    return rc;
+}
+
+ssize_t lmdb_list_blocks(struct lmdb *l, uint64_t object, uint64_t from, uint64_t to,
+                         uint32_t *indices, size_t max)
+{
+    struct list_args args = { .object = object, .to = to, .indices = indices };
+    if (from > UINT32_MAX || from >= to || max == 0)
+        return 0;
+    args.from = (uint32_t)from;
+    args.max = max < INT_MAX ? max : INT_MAX;
+    return lmdb_guard(l, list_work, &args);
+}

@@ -1,0 +1,215 @@
+/* lmdb_write.c: the write transaction.
+ *
+ * Blocks go through one cursor: in ascending order each is found on the leaf where the last one was
+ * put, without a descent. A new block behind all others on its leaf splits it at the end (LMDB does
+ * that by itself), so ascending writes leave full leaves; MDB_APPEND would never apply, since every
+ * record sorts behind the blocks.
+ */
+#include "store/lmdb_impl.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/statvfs.h>
+
+#include "store/bytes.h"
+#include "store/crc32c.h"
+
+#define DISK_FULL_BYTES ((uint64_t)1 << 20)
+
+struct put_args {
+    const struct key *key;
+    const void *value;
+    size_t len;
+};
+
+struct put_block_args {
+    uint64_t object;
+    uint32_t index, crc;
+    const uint8_t *data;
+};
+
+static int begin_work(struct lmdb *l, void *arg)
+{
+    (void)arg;
+    int rc = mdb_txn_begin(l->env, NULL, 0, &l->txn);
+    if (rc != 0)
+        return lmdb_errno(l, rc);
+    rc = mdb_cursor_open(l->txn, l->dbi, &l->cursor);
+    if (rc != 0) {
+        mdb_txn_abort(l->txn);
+        l->txn = NULL;
+    }
+    return lmdb_errno(l, rc);
+}
+
+int lmdb_begin(struct lmdb *l)
+{
+    if (l->read_only)
+        return -EROFS;
+    if (atomic_load(&l->dead))
+        return -EIO;
+    assert(l->txn == NULL);
+    return lmdb_guard(l, begin_work, NULL);
+}
+
+/* ---- records --------------------------------------------------------------------------------- */
+
+static int put_work(struct lmdb *l, void *arg)
+{
+    const struct put_args *a = arg;
+    MDB_val key = { .mv_size = a->key->len, .mv_data = (void *)(uintptr_t)a->key->bytes };
+    MDB_val value = { .mv_size = ENVELOPE_BYTES + a->len };
+    int rc = mdb_put(l->txn, l->dbi, &key, &value, MDB_RESERVE);
+    if (rc != 0)
+        return lmdb_errno(l, rc);
+    uint8_t *p = value.mv_data;
+    uint32_t crc = crc32c(0, a->key->bytes, a->key->len);
+    p[0] = ENVELOPE_VERSION;
+    put_le32(p + 1, crc32c(crc, a->value, a->len));
+    if (a->len > 0)
+        memcpy(p + ENVELOPE_BYTES, a->value, a->len);
+    return 0;
+}
+
+int lmdb_put(struct lmdb *l, const struct key *key, const void *value, size_t len)
+{
+    struct put_args args = { .key = key, .value = value, .len = len };
+    assert(key->len >= 1 && key->len <= KEY_MAX && key->bytes[0] != KEY_BLOCK);
+    assert(len <= VALUE_MAX);
+    return lmdb_guard(l, put_work, &args);
+}
+
+static int del_work(struct lmdb *l, void *arg)
+{
+    const struct key *k = arg;
+    MDB_val key = { .mv_size = k->len, .mv_data = (void *)(uintptr_t)k->bytes };
+    int rc = mdb_del(l->txn, l->dbi, &key, NULL);
+    return rc == MDB_NOTFOUND ? 0 : lmdb_errno(l, rc);
+}
+
+int lmdb_del(struct lmdb *l, const struct key *key)
+{
+    assert(key->len >= 1 && key->len <= KEY_MAX && key->bytes[0] != KEY_BLOCK);
+    return lmdb_guard(l, del_work, (void *)(uintptr_t)key);
+}
+
+/* ---- blocks ---------------------------------------------------------------------------------- */
+
+/* Delete every key with the block's prefix: one, or none; a damaged tree may have more. */
+static int del_prefix(struct lmdb *l, const uint8_t *prefix)
+{
+    for (;;) {
+        MDB_val key = { .mv_size = BLOCK_PREFIX_BYTES, .mv_data = (void *)(uintptr_t)prefix };
+        MDB_val value;
+        int rc = mdb_cursor_get(l->cursor, &key, &value, MDB_SET_RANGE);
+        if (rc == MDB_NOTFOUND)
+            return 0;
+        if (rc != 0)
+            return rc;
+        if (key.mv_size < BLOCK_PREFIX_BYTES ||
+            memcmp(key.mv_data, prefix, BLOCK_PREFIX_BYTES) != 0)
+            return 0;
+        if ((rc = mdb_cursor_del(l->cursor, 0)) != 0)
+            return rc;
+    }
+}
+
+static void block_key(uint8_t *key, const struct put_block_args *a)
+{
+    lmdb_block_prefix(key, a->object, a->index);
+    key[BLOCK_PREFIX_BYTES] = BLOCK_KEY_VERSION;
+    memcpy(key + BLOCK_TAIL_AT, a->data + BLOCK_VALUE_BYTES, BLOCK_TAIL_BYTES);
+    put_le32(key + BLOCK_CRC_AT, a->crc);
+    put_le32(key + BLOCK_CHECK_AT, crc32c(0, key, BLOCK_CHECK_AT));
+}
+
+static int put_block_work(struct lmdb *l, void *arg)
+{
+    const struct put_block_args *a = arg;
+    uint8_t bytes[BLOCK_KEY_BYTES];
+    block_key(bytes, a);
+    int rc = del_prefix(l, bytes);
+    if (rc == 0) {
+        MDB_val key = { .mv_size = sizeof bytes, .mv_data = bytes };
+        MDB_val value = { .mv_size = BLOCK_VALUE_BYTES };
+        rc = mdb_cursor_put(l->cursor, &key, &value, MDB_RESERVE);
+        if (rc == 0)
+            memcpy(value.mv_data, a->data, BLOCK_VALUE_BYTES);
+    }
+    return lmdb_errno(l, rc);
+}
+
+int lmdb_put_block(struct lmdb *l, uint64_t object, uint32_t index, const void *data, uint32_t crc)
+{
+    struct put_block_args args = { .object = object, .index = index, .crc = crc, .data = data };
+    return lmdb_guard(l, put_block_work, &args);
+}
+
+static int del_block_work(struct lmdb *l, void *arg)
+{
+    return lmdb_errno(l, del_prefix(l, arg));
+}
+
+int lmdb_del_block(struct lmdb *l, uint64_t object, uint32_t index)
+{
+    uint8_t prefix[BLOCK_PREFIX_BYTES];
+    lmdb_block_prefix(prefix, object, index);
+    return lmdb_guard(l, del_block_work, prefix);
+}
+
+/* ---- the end --------------------------------------------------------------------------------- */
+
+/* LMDB reports a write that stopped half-way as EIO. On a disk without room it was ENOSPC. (A disk
+ * that fails and is full is called full; the next try fails again and tells.) */
+static int commit_errno(struct lmdb *l, int rc)
+{
+    struct statvfs disk;
+    if (rc == EIO && fstatvfs(l->fd, &disk) == 0 &&
+        (uint64_t)disk.f_bavail * disk.f_frsize < DISK_FULL_BYTES)
+        return -ENOSPC;
+    return lmdb_errno(l, rc);
+}
+
+static int commit_work(struct lmdb *l, void *arg)
+{
+    (void)arg;
+    MDB_txn *txn = l->txn;
+    l->txn = NULL; /* ends below in every case, and its cursor with it */
+    l->cursor = NULL;
+    int rc = mdb_txn_commit(txn);
+    if (rc == 0) {
+        (void)lmdb_usage_refresh(l); /* it reads the map: what it fails of, the next reader meets */
+        return 0;
+    }
+    rc = commit_errno(l, rc);
+    /* After a failed meta page LMDB refuses every transaction: begin one to see. */
+    struct snapshot *s;
+    if (lmdb_snapshot_begin(l, &s) == 0)
+        lmdb_snapshot_end(l, s);
+    return atomic_load(&l->dead) ? -EIO : rc;
+}
+
+int lmdb_commit(struct lmdb *l)
+{
+    if (atomic_load(&l->dead))
+        return -EIO;
+    assert(l->txn != NULL);
+    return lmdb_guard(l, commit_work, NULL);
+}
+
+static int abort_work(struct lmdb *l, void *arg)
+{
+    (void)arg;
+    MDB_txn *txn = l->txn;
+    l->txn = NULL;
+    l->cursor = NULL;
+    mdb_txn_abort(txn);
+    return 0;
+}
+
+void lmdb_abort(struct lmdb *l)
+{
+    if (!atomic_load(&l->dead) && l->txn != NULL)
+        (void)lmdb_guard(l, abort_work, NULL);
+}

@@ -1,0 +1,175 @@
+/* space.c: promises of room, so that ENOSPC comes at the write and never after.
+ *
+ * Two limits. The cap: pages of LMDB's tree, plus blocks that will be new, stay below the volume's
+ * capacity, less a spare that only deleting may use. The disk: the file is allocated ahead of the
+ * most that the transactions under way and the pages dirty in the cache can make it grow. LMDB
+ * copies on write, so an overwrite needs a new page too before the old one is free, two commits
+ * later: that is why promises count overwritten blocks for the disk, and not for the cap.
+ *
+ * An estimate may be too high by what a commit would free; the caller then commits and asks again.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "store/txn.h"
+
+#define PAGE_BYTES 4096u
+#define SPARE_PAGES 256u       /* of the cap: for deleting and the books, on a full volume */
+#define AHEAD_PAGES 1024u      /* allocate at least so many at a time, while the disk has them */
+#define TREE_PAGES 64u         /* branch pages and the free list of one commit */
+
+/* The most pages that one transaction of so many entries makes LMDB write. */
+static uint64_t pages_for(uint64_t blocks, uint64_t records, uint64_t record_bytes)
+{
+    return blocks * 5 / 2 + records * 2 + record_bytes / 2048 + TREE_PAGES;
+}
+
+static uint64_t pages_of_txn(const struct txn *t)
+{
+    return t == NULL ? 0 : pages_for(t->nr_blocks, t->nr_records, t->record_bytes);
+}
+
+static uint64_t cap_pages(const struct store *s)
+{
+    return s->super.capacity / PAGE_BYTES;
+}
+
+/* Pages in use for the cap: what is there, and what is new in memory. */
+static uint64_t cap_used(const struct store *s)
+{
+    uint64_t n = s->usage.used + s->running->nr_new + s->running->record_bytes / 2048 +
+                 s->promised_new + s->promised_new / 64;
+    if (s->committing != NULL)
+        n += s->committing->nr_new + s->committing->record_bytes / 2048;
+    return n;
+}
+
+/* Pages inside the file that the next transaction can reuse. */
+static uint64_t reusable(const struct store *s)
+{
+    uint64_t file = s->usage.last_page + 1;
+    uint64_t held = s->usage.used + s->recent[0] + s->recent[1];
+    return file > held ? file - held : 0;
+}
+
+/* Have the file reach to page end.   Returns 0 or -ENOSPC. */
+static int allocate_to(struct store *s, uint64_t end)
+{
+    if (end <= s->allocated)
+        return 0;
+    uint64_t most = s->usage.map_pages, ahead = end + AHEAD_PAGES;
+    if (ahead > most)
+        ahead = most > end ? most : end;
+    int fd = lmdb_fd(s->lmdb);
+    uint64_t tries[2] = {ahead, end};
+    for (int i = 0; i < 2; i++) {
+        off_t from = (off_t)(s->allocated * PAGE_BYTES);
+        if (fallocate(fd, 0, from, (off_t)((tries[i] - s->allocated) * PAGE_BYTES)) == 0) {
+            s->allocated = tries[i];
+            return 0;
+        }
+        if (errno == EOPNOTSUPP || errno == ENOSYS) {
+            s->allocated = UINT64_MAX; /* this disk makes no promises; commits report its ENOSPC */
+            return 0;
+        }
+    }
+    return -ENOSPC;
+}
+
+/* Is there room on the disk for what is under way and so much more? */
+static int disk_check(struct store *s, uint64_t more)
+{
+    uint64_t growth = pages_of_txn(s->running) + pages_of_txn(s->committing) +
+                      pages_for(s->promised, 0, 0) + more, free = reusable(s);
+    growth = growth > free ? growth - free : 0;
+    return allocate_to(s, s->usage.last_page + 1 + growth);
+}
+
+int store_reserve(struct store *s, uint64_t nr_pages, uint64_t nr_new)
+{
+    int err = 0;
+    pthread_mutex_lock(&s->lock);
+    if (atomic_load(&s->read_only))
+        err = lmdb_dead(s->lmdb) ? -EIO : -EROFS;
+    else if (nr_new > 0 && cap_used(s) + nr_new + SPARE_PAGES > cap_pages(s))
+        err = -ENOSPC;
+    else
+        err = disk_check(s, pages_for(nr_pages, 0, 0) + SPARE_PAGES);
+    if (err == 0) {
+        s->promised += nr_pages;
+        s->promised_new += nr_new;
+    }
+    pthread_mutex_unlock(&s->lock);
+    return err;
+}
+
+void store_reserve_always(struct store *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->promised++;
+    pthread_mutex_unlock(&s->lock);
+}
+
+void store_unreserve(struct store *s, uint64_t nr_pages, uint64_t nr_new)
+{
+    pthread_mutex_lock(&s->lock);
+    s->promised -= s->promised < nr_pages ? s->promised : nr_pages;
+    s->promised_new -= s->promised_new < nr_new ? s->promised_new : nr_new;
+    pthread_mutex_unlock(&s->lock);
+}
+
+int space_check_update(struct store *s, uint32_t records, uint64_t bytes, bool frees)
+{
+    if (frees)
+        return 0; /* the spare is for it */
+    if (cap_used(s) + bytes / 2048 + 1 + SPARE_PAGES / 2 > cap_pages(s))
+        return -ENOSPC;
+    return disk_check(s, pages_for(0, records, bytes) + SPARE_PAGES / 2);
+}
+
+void space_after_commit(struct store *s, const struct txn *t)
+{
+    s->recent[1] = s->recent[0];
+    s->recent[0] = pages_of_txn(t);
+    lmdb_usage(s->lmdb, &s->usage);
+    if (s->allocated < s->usage.last_page + 1)
+        s->allocated = s->usage.last_page + 1;
+}
+
+void space_open(struct store *s)
+{
+    struct stat st;
+    lmdb_usage(s->lmdb, &s->usage);
+    s->allocated = s->usage.last_page + 1;
+    if (fstat(lmdb_fd(s->lmdb), &st) == 0 && (uint64_t)st.st_size / PAGE_BYTES > s->allocated)
+        s->allocated = (uint64_t)st.st_size / PAGE_BYTES; /* allocated ahead, before a crash */
+}
+
+void space_close(struct store *s)
+{
+    lmdb_usage(s->lmdb, &s->usage);
+    /* Best effort: what is longer than needed is still a good volume. */
+    if (s->allocated != UINT64_MAX && s->allocated > s->usage.last_page + 1 &&
+        ftruncate(lmdb_fd(s->lmdb), (off_t)((s->usage.last_page + 1) * PAGE_BYTES)) != 0)
+        return;
+}
+
+void store_space(struct store *s, struct store_space *out)
+{
+    pthread_mutex_lock(&s->lock);
+    uint64_t cap = cap_pages(s), used = cap_used(s), spare = SPARE_PAGES;
+    uint64_t free = cap > used + spare ? cap - used - spare : 0;
+    uint64_t inside = (s->allocated != UINT64_MAX ? s->allocated - s->usage.last_page - 1 : 0) +
+                      reusable(s);
+    pthread_mutex_unlock(&s->lock);
+    struct statvfs v;
+    uint64_t disk = free;
+    if (fstatvfs(lmdb_fd(s->lmdb), &v) == 0)
+        disk = (uint64_t)v.f_bavail * v.f_frsize / PAGE_BYTES + inside;
+    *out = (struct store_space){.capacity = cap * PAGE_BYTES,
+                                .used = used * PAGE_BYTES,
+                                .available = (disk < free ? disk : free) * PAGE_BYTES};
+}

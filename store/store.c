@@ -1,0 +1,174 @@
+/* store.c: opening and closing a volume. */
+#include "store/store.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "store/txn.h"
+#include "store/volume_lock.h"
+
+#define DEFAULT_TXN_BYTES ((uint64_t)64 << 20)
+#define MIN_TXN_BYTES ((uint64_t)1 << 20)
+#define MAX_TXN_BYTES ((uint64_t)128 << 20) /* 32,768 blocks: far below LMDB's 131,071 dirty pages */
+
+static int read_super(struct store *s, const char *path, struct store_error *error)
+{
+    uint8_t buf[512];
+    struct key key;
+    key_super(&key);
+    ssize_t n = lmdb_get(s->lmdb, &key, buf, sizeof buf);
+    int err = n < 0 ? (int)n : super_decode(buf, (size_t)n, &s->super);
+    if (err == -ENOENT)
+        snprintf(error->text, sizeof error->text,
+                 "%s: not a FolioFS volume (no superblock); make one with mkfs.foliofs", path);
+    else if (err == -EPROTONOSUPPORT)
+        snprintf(error->text, sizeof error->text,
+                 "%s: format version %u, features %#llx: this program knows version %u; use a newer "
+                 "foliofs", path, s->super.format_version, (unsigned long long)s->super.features,
+                 FORMAT_VERSION);
+    else if (err != 0)
+        snprintf(error->text, sizeof error->text,
+                 "%s: the superblock is damaged; run fsck.foliofs %s, restore a backup", path, path);
+    return err == -ENOENT ? -EINVAL : err;
+}
+
+static int read_counter(struct store *s)
+{
+    uint8_t buf[NUMBER_BYTES];
+    struct key key;
+    key_counter(&key);
+    ssize_t n = lmdb_get(s->lmdb, &key, buf, sizeof buf);
+    uint64_t next;
+    int err = n < 0 ? (int)n : number_decode(buf, (size_t)n, &next);
+    if (err == 0)
+        s->next_number = s->end_number = next;
+    return err == -ENOENT ? -EIO : err;
+}
+
+static int load(struct store *s, const char *path, struct store_error *error)
+{
+    int err = read_super(s, path, error);
+    if (err != 0)
+        return err;
+    err = read_counter(s);
+    if (err == 0)
+        err = trim_load(s);
+    if (err != 0)
+        snprintf(error->text, sizeof error->text, "%s: damaged records (%s); run fsck.foliofs %s",
+                 path, strerror(-err), path);
+    return err;
+}
+
+static void init_locks(struct store *s)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&s->changed, &attr);
+    pthread_condattr_destroy(&attr);
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_mutex_init(&s->trim_lock, NULL);
+}
+
+static void store_free(struct store *s)
+{
+    txn_free(s->running);
+    txn_free(s->committing);
+    while (s->trims != NULL) {
+        struct trim *t = s->trims;
+        s->trims = t->next;
+        free(t);
+    }
+    pthread_cond_destroy(&s->changed);
+    pthread_mutex_destroy(&s->lock);
+    pthread_mutex_destroy(&s->trim_lock);
+    free(s);
+}
+
+static uint64_t txn_limit(uint64_t bytes)
+{
+    if (bytes == 0)
+        bytes = DEFAULT_TXN_BYTES;
+    bytes /= 2; /* one running, one committing */
+    if (bytes < MIN_TXN_BYTES)
+        return MIN_TXN_BYTES;
+    return bytes < MAX_TXN_BYTES ? bytes : MAX_TXN_BYTES;
+}
+
+int store_open(const char *path, const struct store_options *o, struct store **out,
+               struct store_error *error)
+{
+    struct store *s = calloc(1, sizeof *s);
+    if (s == NULL)
+        return -ENOMEM;
+    init_locks(s);
+    s->dev.ops = &volume_device_ops;
+    s->dev.nr_blocks = (uint64_t)1 << 32;
+    s->txn_limit = txn_limit(o->txn_bytes);
+    atomic_store(&s->read_only, o->read_only);
+    s->running = txn_new(1);
+    int err = s->running != NULL ? 0 : -ENOMEM;
+    s->lock_fd = err == 0 ? volume_lock(path, false, error) : -1;
+    if (err == 0 && s->lock_fd < 0)
+        err = s->lock_fd;
+    if (err == 0)
+        err = lmdb_open(path, o->read_only, &s->lmdb, error);
+    if (err == 0) {
+        err = load(s, path, error);
+        if (err == 0)
+            space_open(s);
+        else
+            lmdb_close(s->lmdb);
+    }
+    if (err != 0) {
+        if (s->lock_fd >= 0)
+            close(s->lock_fd);
+        store_free(s);
+        return err;
+    }
+    *out = s;
+    return 0;
+}
+
+int store_close(struct store *s)
+{
+    int err = 0;
+    pthread_mutex_lock(&s->lock);
+    bool left = s->committing != NULL || !txn_empty(s->running);
+    uint64_t tid = s->running->tid;
+    pthread_mutex_unlock(&s->lock);
+    if (left) {
+        err = store_commit(s, tid);
+        if (err != 0)
+            err = store_commit(s, tid); /* the last chance for what is in memory */
+    }
+    if (!lmdb_dead(s->lmdb))
+        space_close(s);
+    lmdb_close(s->lmdb);
+    close(s->lock_fd);
+    store_free(s);
+    return err;
+}
+
+const struct super_record *store_super(const struct store *s)
+{
+    return &s->super;
+}
+
+void store_stats(struct store *s, struct store_stats *out)
+{
+    pthread_mutex_lock(&s->lock);
+    *out = s->stats;
+    out->running_bytes = s->running->bytes;
+    out->committing_bytes = s->committing != NULL ? s->committing->bytes : 0;
+    out->txn_limit_bytes = 2 * s->txn_limit;
+    out->pending_trims = atomic_load(&s->nr_trims);
+    out->file_bytes = (s->usage.last_page + 1) * 4096;
+    out->used_bytes = s->usage.used * 4096;
+    out->read_only = atomic_load(&s->read_only);
+    pthread_mutex_unlock(&s->lock);
+}

@@ -1,0 +1,316 @@
+/* trim.c: deleting blocks in bounded steps.
+ *
+ * A trim is a promise made with an update: from then on the range reads as holes. Its blocks are
+ * deleted a few hundred at a time, each step an ordinary change of the running transaction. The
+ * KEY_TRIM record stays until the last step, so a crash only means going on after the next mount.
+ * Who writes into a range that is still being trimmed does the steps himself first.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "store/txn.h"
+
+bool trim_covers(const struct store *s, uint64_t object, uint32_t index)
+{
+    return trim_overlaps(s, object, index, index);
+}
+
+bool trim_overlaps(const struct store *s, uint64_t object, uint32_t first, uint32_t last)
+{
+    for (const struct trim *t = s->trims; t != NULL; t = t->next)
+        if (t->object == object && t->from <= last && t->to > first)
+            return true;
+    return false;
+}
+
+void trim_register(struct store *s, struct trim *t)
+{
+    t->next = s->trims;
+    s->trims = t;
+    atomic_fetch_add(&s->nr_trims, 1);
+    s->wake = true;
+    pthread_cond_broadcast(&s->changed);
+}
+
+/* ---- which blocks there are ------------------------------------------------------------------ */
+
+struct listing {
+    uint32_t stored[LIST_BATCH];  /* LMDB's */
+    uint32_t pending[2 * LIST_BATCH];
+    bool dead[2 * LIST_BATCH];    /* a pending deletion */
+    bool running_only[2 * LIST_BATCH];
+    size_t nr_stored, nr_pending;
+};
+
+/* The transactions' entries of [from, to), merged: running over committing. Context: lock.
+ * Returns the index up to which the list is complete. */
+static uint64_t list_pending(struct store *s, uint64_t object, uint64_t from, uint64_t to,
+                             struct listing *l)
+{
+    struct txn_block *r = txn_first_block(s->running, object, from);
+    struct txn_block *c = s->committing != NULL ? txn_first_block(s->committing, object, from) : NULL;
+    l->nr_pending = 0;
+    while ((r != NULL && r->index < to) || (c != NULL && c->index < to)) {
+        bool use_r = r != NULL && r->index < to && (c == NULL || r->index <= c->index);
+        bool both = use_r && c != NULL && c->index == r->index;
+        struct txn_block *b = use_r ? r : c;
+        if (l->nr_pending == LIST_BATCH)
+            return b->index;
+        l->pending[l->nr_pending] = b->index;
+        l->dead[l->nr_pending] = b->deleted;
+        l->running_only[l->nr_pending++] = use_r && !both;
+        if (use_r)
+            r = txn_next_block(r, object);
+        if (!use_r || both)
+            c = txn_next_block(c, object);
+    }
+    return to;
+}
+
+static int list_all(struct store *s, uint64_t object, uint64_t from, uint64_t to, struct listing *l,
+                    uint64_t *complete)
+{
+    pthread_mutex_lock(&s->lock);
+    *complete = list_pending(s, object, from, to, l);
+    pthread_mutex_unlock(&s->lock);
+    ssize_t n = lmdb_list_blocks(s->lmdb, object, from, *complete, l->stored, LIST_BATCH);
+    if (n < 0)
+        return (int)n;
+    l->nr_stored = (size_t)n;
+    if (n == LIST_BATCH)
+        *complete = (uint64_t)l->stored[n - 1] + 1;
+    return 0;
+}
+
+/* Merge both lists below complete into indices. */
+static size_t merge(const struct listing *l, uint64_t complete, uint32_t *indices, bool *only_running)
+{
+    size_t n = 0, p = 0, q = 0;
+    while (n < LIST_BATCH) {
+        bool has_p = p < l->nr_pending && l->pending[p] < complete;
+        bool has_q = q < l->nr_stored && l->stored[q] < complete;
+        if (!has_p && !has_q)
+            break;
+        bool take_p = has_p && (!has_q || l->pending[p] <= l->stored[q]);
+        bool both = take_p && has_q && l->stored[q] == l->pending[p];
+        if (take_p && !l->dead[p]) {
+            indices[n] = l->pending[p];
+            if (only_running != NULL)
+                only_running[n] = l->running_only[p] && !both;
+            n++;
+        } else if (!take_p) {
+            indices[n] = l->stored[q];
+            if (only_running != NULL)
+                only_running[n] = false;
+            n++;
+        }
+        p += take_p;
+        q += !take_p || both;
+    }
+    return n;
+}
+
+/* Live blocks of [from, to), trims not considered. */
+static ssize_t list_raw(struct store *s, uint64_t object, uint64_t from, uint64_t to,
+                        uint32_t *indices, bool *only_running, uint64_t *next)
+{
+    struct listing *l = malloc(sizeof *l);
+    if (l == NULL)
+        return -ENOMEM;
+    uint64_t complete;
+    int err = list_all(s, object, from, to, l, &complete);
+    ssize_t n = err;
+    if (err == 0) {
+        n = (ssize_t)merge(l, complete, indices, only_running);
+        *next = n == LIST_BATCH ? (uint64_t)indices[n - 1] + 1 : complete;
+    }
+    free(l);
+    return n;
+}
+
+ssize_t blocks_list(struct store *s, uint64_t object, uint64_t from, uint64_t to,
+                    uint32_t indices[LIST_BATCH], uint64_t *next)
+{
+    ssize_t n = list_raw(s, object, from, to, indices, NULL, next);
+    if (n <= 0 || atomic_load(&s->nr_trims) == 0)
+        return n;
+    ssize_t kept = 0;
+    pthread_mutex_lock(&s->lock);
+    for (ssize_t i = 0; i < n; i++)
+        if (!trim_covers(s, object, indices[i]))
+            indices[kept++] = indices[i];
+    pthread_mutex_unlock(&s->lock);
+    return kept;
+}
+
+/* ---- one step -------------------------------------------------------------------------------- */
+
+struct step {
+    uint64_t object, from, to, key_from;
+    uint32_t indices[LIST_BATCH];
+    bool only_running[LIST_BATCH];
+    struct txn_block *tombs[LIST_BATCH];
+    size_t n;
+    uint64_t next;
+    struct txn_record *count, *done; /* KEY_BLOCKS's new value; KEY_TRIM's deletion */
+};
+
+/* Choose a trim: of object, or any. Context: lock. */
+static struct trim *choose(struct store *s, uint64_t object)
+{
+    struct trim *t = s->trims;
+    while (t != NULL && object != 0 && t->object != object)
+        t = t->next;
+    return t;
+}
+
+static bool step_alloc(struct step *st)
+{
+    struct key key;
+    uint8_t value[NUMBER_BYTES];
+    for (size_t i = 0; i < st->n; i++) {
+        st->tombs[i] = st->only_running[i] ? NULL : block_new(st->object, st->indices[i], NULL);
+        if (!st->only_running[i] && st->tombs[i] == NULL) {
+            st->n = i;
+            return false;
+        }
+    }
+    key_blocks(&key, st->object);
+    st->count = record_new(&key, value, number_encode(0, value), false);
+    key_trim(&key, st->object, st->key_from, st->to);
+    st->done = record_new(&key, NULL, 0, true);
+    return st->count != NULL && st->done != NULL;
+}
+
+static void step_free(struct step *st)
+{
+    for (size_t i = 0; i < st->n; i++)
+        if (st->tombs[i] != NULL)
+            block_put(st->tombs[i]);
+    free(st->count);
+    free(st->done);
+}
+
+/* A block that only running knows is simply forgotten; freezing may have made it committing's. */
+static void delete_block(struct store *s, struct step *st, size_t i)
+{
+    if (st->tombs[i] != NULL) {
+        txn_insert_block(s->running, st->tombs[i]);
+        st->tombs[i] = NULL;
+        return;
+    }
+    struct txn_block *b = txn_first_block(s->running, st->object, st->indices[i]);
+    if (b->data != NULL && s->running->nr_new > 0)
+        s->running->nr_new--;
+    txn_remove_block(s->running, b);
+}
+
+/* Were all blocks that are to be forgotten still in running only? Context: lock. */
+static bool still_running(struct store *s, const struct step *st)
+{
+    for (size_t i = 0; i < st->n; i++) {
+        if (!st->only_running[i])
+            continue;
+        struct txn_block *b = txn_first_block(s->running, st->object, st->indices[i]);
+        if (b == NULL || b->index != st->indices[i])
+            return false;
+    }
+    return true;
+}
+
+static void finish_trim(struct store *s, struct step *st)
+{
+    for (struct trim **t = &s->trims; *t != NULL; t = &(*t)->next) {
+        struct trim *done = *t;
+        if (done->object != st->object || done->key_from != st->key_from || done->to != st->to)
+            continue;
+        *t = done->next;
+        free(done);
+        atomic_fetch_sub(&s->nr_trims, 1);
+        break;
+    }
+    txn_insert_record(s->running, st->done);
+    st->done = NULL;
+}
+
+static int step_apply(struct store *s, struct step *st, struct trim *t)
+{
+    uint64_t count = 0;
+    uint8_t value[NUMBER_BYTES];
+    int err = txn_wait_room(s);
+    if (err == 0 && st->n > 0)
+        err = store_blocks_locked(s, st->object, &count);
+    if (err != 0 || !still_running(s, st))
+        return err; /* frozen meanwhile: the next step sees them there */
+    txn_started(s);
+    for (size_t i = 0; i < st->n; i++)
+        delete_block(s, st, i);
+    if (st->n > 0) {
+        count = count > st->n ? count - st->n : 0;
+        memcpy(st->count->bytes + st->count->key_len, value, number_encode(count, value));
+        st->count->deleted = count == 0;
+        txn_insert_record(s->running, st->count);
+        st->count = NULL;
+    }
+    s->stats.blocks_deleted += st->n;
+    t->from = st->next;
+    if (st->next >= st->to)
+        finish_trim(s, st);
+    return 0;
+}
+
+static int step_run(struct store *s, struct step *st, struct trim *t)
+{
+    ssize_t n = list_raw(s, st->object, st->from, st->to, st->indices, st->only_running, &st->next);
+    if (n < 0)
+        return (int)n;
+    st->n = (size_t)n;
+    int err = step_alloc(st) ? 0 : -ENOMEM;
+    if (err == 0) {
+        pthread_mutex_lock(&s->lock);
+        err = step_apply(s, st, t);
+        pthread_mutex_unlock(&s->lock);
+    }
+    step_free(st);
+    return err;
+}
+
+int trim_step(struct store *s, uint64_t object)
+{
+    struct step *st = malloc(sizeof *st);
+    if (st == NULL)
+        return -ENOMEM;
+    pthread_mutex_lock(&s->trim_lock);
+    pthread_mutex_lock(&s->lock);
+    struct trim *t = choose(s, object); /* stays: only holders of trim_lock remove it */
+    if (t != NULL)
+        *st = (struct step){.object = t->object, .from = t->from, .to = t->to,
+                            .key_from = t->key_from};
+    pthread_mutex_unlock(&s->lock);
+    int err = t != NULL ? step_run(s, st, t) : 0;
+    pthread_mutex_lock(&s->lock);
+    bool more = choose(s, object) != NULL;
+    pthread_mutex_unlock(&s->lock);
+    pthread_mutex_unlock(&s->trim_lock);
+    free(st);
+    return err != 0 ? err : more;
+}
+
+int trim_load(struct store *s)
+{
+    struct key key = {.len = 1, .bytes = {KEY_TRIM}};
+    uint8_t nothing[1];
+    ssize_t n;
+    while ((n = lmdb_next(s->lmdb, &key, 1, nothing, sizeof nothing)) >= 0) {
+        struct trim *t = malloc(sizeof *t);
+        if (t == NULL)
+            return -ENOMEM;
+        *t = (struct trim){.object = key_u64(&key, 0), .from = key_u64(&key, 1),
+                           .to = key_u64(&key, 2)};
+        t->key_from = t->from;
+        trim_register(s, t);
+    }
+    return n == -ENOENT ? 0 : (int)n;
+}

@@ -1,0 +1,174 @@
+/* txn.h: the store's inside: transactions in memory, for the files of store/ only.
+ *
+ *     txn.c      the maps of one transaction         update.c   applying an operation's records
+ *     commit.c   freezing and committing             blocks.c   the device: block reads and writes
+ *     trim.c     deleting blocks in steps            space.c    promises, ENOSPC
+ *
+ *   states of a transaction
+ *
+ *       running --(freeze: full, age, or somebody waits for it)--> committing --> durable, freed
+ *                                                                   |      ^
+ *                                                                   +------+  commit failed: kept,
+ *                                                                             tried again later
+ *
+ *   T1  There is always a running transaction, and at most one committing.
+ *   T2  Only the running one changes, under store->lock. The committing one is constant.
+ *   T3  Look-ups ask running, then committing, under one hold of the lock, then LMDB, without it.
+ *       Committing is taken down only after LMDB's commit, so what was in neither map is in every
+ *       LMDB snapshot begun later.
+ *   T4  One thread at a time commits (store->busy). It holds no lock meanwhile.
+ *   T5  A block map entry or record is replaced, never changed in place: a reader that holds a
+ *       reference on a block copies it without a lock.
+ *
+ *   locks: trim_lock, then store->lock; LMDB is never called under store->lock.
+ */
+#ifndef FOLIO_STORE_TXN_H
+#define FOLIO_STORE_TXN_H
+
+#include <bsd/sys/tree.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "store/lmdb.h"
+#include "store/store.h"
+
+struct txn_record {
+    RB_ENTRY(txn_record) node;
+    struct txn_record *next; /* in an update, before it is applied */
+    uint32_t value_len;
+    uint16_t key_len;
+    bool deleted;
+    uint8_t bytes[]; /* key, value */
+};
+
+struct txn_block {
+    RB_ENTRY(txn_block) node;
+    struct txn_block *next; /* before it is inserted */
+    uint64_t object;
+    uint32_t index;
+    uint32_t crc;
+    _Atomic uint32_t refs;
+    bool deleted;
+    uint8_t *data; /* BLOCK_SIZE bytes; NULL when deleted */
+};
+
+RB_HEAD(record_map, txn_record);
+RB_HEAD(block_map, txn_block);
+
+struct txn {
+    uint64_t tid;
+    struct record_map records;
+    struct block_map blocks;
+    uint64_t nr_records, nr_blocks; /* entries, deletions included */
+    uint64_t nr_new;                /* blocks that did not exist before */
+    uint64_t record_bytes;
+    uint64_t bytes;                 /* memory */
+    uint64_t born_ns;               /* first entry; 0: empty */
+};
+
+struct trim { /* blocks [from, to) of object are to be deleted */
+    struct trim *next;
+    uint64_t object, from, to;
+    uint64_t key_from; /* from, as the record has it */
+};
+
+struct store {                /* (c) constant  (s) lock  (m) trim_lock  (a) atomic */
+    struct lmdb *lmdb;        /* (c) */
+    int lock_fd;              /* (c) */
+    struct super_record super;/* (c) */
+    struct device dev;        /* (c) */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;   /* a commit ended, or there is work */
+    struct txn *running, *committing; /* (s) */
+    bool busy;                /* somebody commits (s) */
+    bool wake;                /* (s) */
+    uint64_t durable;         /* tid (s) */
+    uint64_t commits;         /* good ones so far (s) */
+    unsigned failures;        /* in a row (s) */
+    int last_error;           /* -errno of the last failure (s) */
+    uint64_t retry_ns;        /* not before (s) */
+    _Atomic uint32_t error_seq;
+    _Atomic bool read_only;
+    uint64_t txn_limit;       /* bytes one transaction may take (c) */
+    pthread_mutex_t trim_lock; /* one trim step at a time */
+    struct trim *trims;       /* (s) to change or read */
+    _Atomic uint32_t nr_trims;
+    uint64_t next_number, end_number; /* (s) */
+    /* space.c (s) */
+    uint64_t promised;        /* pages dirty in the cache */
+    uint64_t promised_new;    /* of those, without a block */
+    struct lmdb_usage usage;  /* of the last commit */
+    uint64_t allocated;       /* pages the file has on disk; UINT64_MAX: the disk cannot promise */
+    uint64_t recent[2];       /* pages the last two commits may have freed: not reusable yet */
+    struct store_stats stats; /* (s) counters only */
+};
+
+/* ---- txn.c ----------------------------------------------------------------------------------- */
+
+struct txn *txn_new(uint64_t tid);
+void txn_free(struct txn *t);
+bool txn_empty(const struct txn *t);
+struct txn_record *record_new(const struct key *key, const void *value, size_t len, bool deleted);
+struct txn_block *block_new(uint64_t object, uint32_t index, const void *data); /* NULL data: deleted */
+void block_put(struct txn_block *b);
+/* Insert, replacing. Ownership passes. Context: store->lock. */
+void txn_insert_record(struct txn *t, struct txn_record *r);
+void txn_insert_block(struct txn *t, struct txn_block *b);
+void txn_remove_block(struct txn *t, struct txn_block *b);
+struct txn_record *txn_find_record(struct txn *t, const struct key *key);
+struct txn_record *txn_next_record(struct txn *t, const struct key *key); /* the first greater */
+/* The first block of object at or after index; iterate with RB_NEXT through txn_next_block. */
+struct txn_block *txn_first_block(struct txn *t, uint64_t object, uint64_t index);
+struct txn_block *txn_next_block(struct txn_block *b, uint64_t object);
+struct txn_record *txn_min_record(struct txn *t);
+struct txn_record *txn_after_record(struct txn_record *r);
+struct txn_block *txn_min_block(struct txn *t);
+struct txn_block *txn_after_block(struct txn_block *b);
+
+uint64_t store_now_ns(void);
+/* A record as of now in running or committing: the entry, or NULL. Context: lock. */
+struct txn_record *store_pending_record(struct store *s, const struct key *key);
+/* A block likewise. Context: lock. */
+struct txn_block *store_pending_block(struct store *s, uint64_t object, uint32_t index);
+/* The value of KEY_BLOCKS: pending under the lock, else LMDB. Takes and leaves the lock held,
+ * dropping it in between.   Returns 0 or -EIO. */
+int store_blocks_locked(struct store *s, uint64_t object, uint64_t *out);
+
+/* ---- blocks.c -------------------------------------------------------------------------------- */
+
+extern const struct device_ops volume_device_ops;
+
+/* ---- commit.c -------------------------------------------------------------------------------- */
+
+/* Sleep until running has room; freezes and commits as needed. Context: lock, dropped meanwhile.
+ * Returns 0, -EROFS, -EIO. */
+int txn_wait_room(struct store *s);
+/* The age of running starts with its first entry. Context: lock. */
+void txn_started(struct store *s);
+
+/* ---- space.c --------------------------------------------------------------------------------- */
+
+/* Room for records of one update. Context: lock.   0 or -ENOSPC. */
+int space_check_update(struct store *s, uint32_t records, uint64_t bytes, bool frees);
+/* A commit ended well. Context: lock. */
+void space_after_commit(struct store *s, const struct txn *t);
+void space_open(struct store *s);
+void space_close(struct store *s); /* give back what was allocated ahead */
+
+/* ---- trim.c ---------------------------------------------------------------------------------- */
+
+/* Is the block to be deleted? Context: lock. */
+bool trim_covers(const struct store *s, uint64_t object, uint32_t index);
+/* Does any trim touch [first, last]? Context: lock. */
+bool trim_overlaps(const struct store *s, uint64_t object, uint32_t first, uint32_t last);
+/* Do one bounded step, of object or (0) of any.   Returns 1: more to do, 0: none, -errno. */
+int trim_step(struct store *s, uint64_t object);
+void trim_register(struct store *s, struct trim *t); /* context: lock */
+int trim_load(struct store *s);
+/* Existing blocks of [from, to), ascending: running over committing over LMDB, trims applied or
+ * (raw) not.   Returns how many; *next: where to go on, to when done; -EIO, -ENOMEM. */
+#define LIST_BATCH 512u
+ssize_t blocks_list(struct store *s, uint64_t object, uint64_t from, uint64_t to,
+                    uint32_t indices[LIST_BATCH], uint64_t *next);
+
+#endif

@@ -1,0 +1,284 @@
+# lib.sh: what every mounted test begins with.
+#
+#   . "$(dirname -- "$0")/lib.sh"
+#   make_volume [mkfs options]
+#   mount_volume [-o options]
+#       ... work in "$M" ...
+#   unmount_volume
+#   check_volume
+#
+# FOLIO_BIN holds the programs. Everything lives below $T, a private directory: the volume $V, the
+# mount point $M. Whatever happens to the script, a trap unmounts, ends the daemons and removes $T;
+# if the script itself is killed, a guardian process does. A test ends with 0, 1 (fail says why) or
+# 77 (skip says why).
+set -u
+export LC_ALL=C
+umask 022
+
+test_name=$(basename -- "$0" .sh)
+source_dir=$(cd "$(dirname -- "$0")/.." && pwd -P)
+: "${FOLIO_BIN:=$source_dir/build/release/bin}"
+
+say()
+{
+    echo "$test_name: $*"
+}
+fail()
+{
+    echo "FAIL $test_name: $*" >&2
+    # FOLIO_KEEP names a directory that gets the files of a test that failed.
+    [ -z "${FOLIO_KEEP-}" ] || cp -ax --sparse=always "$T" "$FOLIO_KEEP"
+    exit 1
+}
+skip()
+{
+    echo "SKIP $test_name: $*"
+    exit 77
+}
+need()
+{
+    for program in "$@"; do
+        command -v "$program" >/dev/null 2>&1 || skip "$program is not installed"
+    done
+}
+is_root()
+{
+    [ "$(id -u)" -eq 0 ]
+}
+
+# --- cleaning up -------------------------------------------------------------------------------
+
+# Mount points below $1, the innermost first; our names have no characters that need unescaping.
+mounts_below()
+{
+    awk -v under="$1/" 'index($5, under) == 1 { print $5 }' /proc/self/mountinfo | sort -r
+}
+
+is_mounted()
+{
+    awk -v point="$1" '$5 == point { found = 1 } END { exit !found }' /proc/self/mountinfo
+}
+
+detach() # MOUNTPOINT: never blocks, whatever state the daemon is in
+{
+    umount -l "$1" 2>/dev/null || fusermount3 -uz "$1" 2>/dev/null
+}
+
+# Still the process that we noted? A number may have gone to another process meanwhile.
+is_ours() # PID START
+{
+    [ "$(started "$1")" = "$2" ]
+}
+started() # PID: when, in ticks since boot; nothing if there is no such process
+{
+    sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d ' ' -f 20
+}
+has_ended() # PID: no such process, or nobody has asked for its status yet
+{
+    case $(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null) in
+    '' | Z*) return 0 ;;
+    esac
+    return 1
+}
+note_process() # PID
+{
+    started "$1" >"$T/pids/$1"
+}
+
+end_processes() # SIGNAL
+{
+    for file in "$T"/pids/*; do
+        [ -f "$file" ] || continue
+        is_ours "${file##*/}" "$(cat "$file")" && kill -s "$1" "${file##*/}" 2>/dev/null
+    done
+}
+
+# Daemons that went to the background are found by our directory in their command line.
+note_daemons()
+{
+    for line in /proc/[0-9]*/cmdline; do
+        pid=${line#/proc/}
+        pid=${pid%/cmdline}
+        case $({ tr '\0' ' ' <"$line"; } 2>/dev/null) in
+        *foliofs*" $T/"*) [ -f "$T/pids/$pid" ] || note_process "$pid" ;;
+        esac
+    done
+}
+
+clean_up()
+{
+    trap '' INT TERM HUP EXIT
+    cd /
+    note_daemons
+    end_processes CONT
+    mounts_below "$T" | while read -r point; do
+        detach "$point"
+    done
+    end_processes TERM
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        alive=
+        for file in "$T"/pids/*; do
+            [ -f "$file" ] && is_ours "${file##*/}" "$(cat "$file")" &&
+                ! has_ended "${file##*/}" && alive=1
+        done
+        [ -n "$alive" ] || break
+        sleep 0.1
+    done
+    end_processes KILL
+    rm -rf --one-file-system "$T"
+}
+# The guardian: this file again, in a session of its own, so that what kills the script does not
+# kill it. FOLIO_GUARD is the script's process and its start, and T is set.
+if [ -n "${FOLIO_GUARD-}" ]; then
+    trap '' INT TERM HUP
+    # shellcheck disable=SC2086 # two words
+    while is_ours $FOLIO_GUARD; do
+        sleep 1
+    done
+    [ ! -d "$T" ] || clean_up
+    exit 0
+fi
+
+T=$(mktemp -d "${TMPDIR:-/tmp}/folio-$test_name.XXXXXX") || exit 1
+T=$(cd "$T" && pwd -P)
+M=$T/mnt
+V=$T/volume
+mkdir "$M"
+chmod 755 "$T" # a test that becomes another user must reach the mount
+mkdir "$T/pids" # a file for each process that must not stay behind
+trap clean_up EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+FOLIO_GUARD="$$ $(started $$)" T=$T setsid -f sh "$source_dir/tests/lib.sh" \
+    </dev/null >/dev/null 2>&1
+
+# --- volumes and mounts ------------------------------------------------------------------------
+
+[ -x "$FOLIO_BIN/foliofs" ] || fail "FOLIO_BIN=$FOLIO_BIN has no foliofs: build first"
+[ -w /dev/fuse ] || skip "/dev/fuse is not there, or not for us"
+for program in foliofs mkfs.foliofs fsck.foliofs foliofsctl; do
+    [ -x "$FOLIO_BIN/$program" ] || fail "FOLIO_BIN=$FOLIO_BIN has no $program"
+done
+daemon=
+
+# until SECONDS COMMAND...: try again until it succeeds; 1 when the time is over.
+until_true()
+{
+    end=$(($(date +%s) + $1))
+    shift
+    until "$@"; do
+        [ "$(date +%s)" -ge "$end" ] && return 1
+        sleep 0.02
+    done
+}
+
+make_volume()
+{
+    rm -f "$V"
+    "$FOLIO_BIN/mkfs.foliofs" "$@" "$V" >"$T/mkfs.out" 2>&1 ||
+        fail "mkfs.foliofs $*: $(cat "$T/mkfs.out")"
+}
+
+is_up_or_dead()
+{
+    is_mounted "$M" || has_ended "$daemon"
+}
+
+# mount_volume [-o OPTIONS]...: in the foreground, so that we know its process. $daemon is its number.
+try_mount()
+{
+    "$FOLIO_BIN/foliofs" -f "$@" "$V" "$M" >>"$T/daemon.out" 2>&1 </dev/null &
+    daemon=$!
+    note_process "$daemon"
+    until_true 30 is_up_or_dead && is_mounted "$M" && ! has_ended "$daemon"
+}
+mount_volume()
+{
+    try_mount "$@" || fail "foliofs $* does not mount: $(tail -n 5 "$T/daemon.out")"
+}
+
+# Take the daemon's exit status.
+reap_daemon()
+{
+    wait "$daemon"
+    daemon_status=$?
+    rm -f "$T/pids/$daemon"
+    daemon=
+}
+
+unmount_now()
+{
+    if is_root; then
+        umount "$M"
+    else
+        fusermount3 -u "$M"
+    fi
+}
+unmount_volume()
+{
+    # A process that has just ended may hold the mount a moment longer.
+    until_true 10 unmount_now 2>"$T/umount.out" || fail "cannot unmount: $(cat "$T/umount.out")"
+    until_true 120 has_ended "$daemon" || fail "the daemon is still there 120 s after umount"
+    reap_daemon
+    [ "$daemon_status" -eq 0 ] ||
+        fail "the daemon ended with status $daemon_status: $(tail -n 5 "$T/daemon.out")"
+}
+
+kill_daemon()
+{
+    kill -s KILL "$daemon"
+    wait "$daemon" 2>/dev/null
+    rm -f "$T/pids/$daemon"
+    daemon=
+}
+
+check_volume()
+{
+    timeout 300 "$FOLIO_BIN/fsck.foliofs" -n "$V" >"$T/fsck.out" 2>&1
+    fsck_status=$?
+    [ "$fsck_status" -eq 0 ] ||
+        fail "${1:+$1: }fsck.foliofs -n ended with $fsck_status: $(head -n 20 "$T/fsck.out")"
+}
+
+control_answers()
+{
+    "$FOLIO_BIN/foliofsctl" "$M" version >"$T/version.out" 2>&1
+}
+# The control socket comes a moment after the mount.
+wait_for_control()
+{
+    until_true 10 control_answers || fail "foliofsctl version: $(cat "$T/version.out")"
+}
+
+# One number of "foliofsctl stats", as PART.NAME.
+stat_of()
+{
+    "$FOLIO_BIN/foliofsctl" --json "$M" stats >"$T/stats.json" || fail "foliofsctl stats failed"
+    python3 -c 'import json, sys
+part, name = sys.argv[2].split(".")
+print(json.load(open(sys.argv[1]))["stats"][part][name])' "$T/stats.json" "$1" ||
+        fail "there is no $1 in stats"
+}
+
+# Compile tests/NAME.c to $T/NAME.
+build_helper()
+{
+    need "${CC:-cc}"
+    "${CC:-cc}" -std=gnu17 -O1 -g -Wall -Wextra -D_FILE_OFFSET_BITS=64 -o "$T/$1" \
+        "$source_dir/tests/$1.c" || fail "tests/$1.c does not compile"
+}
+
+# A number below $1 from the seed, which is printed so that a run can be repeated.
+seed=${FOLIO_SEED:-}
+start_random()
+{
+    [ -n "$seed" ] || seed=$(($(od -An -N4 -tu4 /dev/urandom) % 2147483647))
+    say "FOLIO_SEED=$seed repeats this run"
+    random_state=$((seed % 2147483647))
+}
+random_below() # N: into $random
+{
+    random_state=$(((random_state * 48271 + 11) % 2147483647))
+    random=$((random_state / 7 % $1))
+}

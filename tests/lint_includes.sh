@@ -1,0 +1,76 @@
+#!/bin/sh
+# The layering: fs -> cache -> store, and who alone may name LMDB, FUSE, threads and clocks.
+set -u
+cd "$(dirname -- "$0")/.." || exit 1
+
+bad=0
+
+# Print a C file without its comments, the line numbers kept.
+without_comments()
+{
+    awk '{
+        line = $0; out = ""
+        while (line != "") {
+            if (inside) {
+                end = index(line, "*/")
+                if (!end) break
+                line = substr(line, end + 2); inside = 0
+            } else {
+                block = index(line, "/*"); rest = index(line, "//")
+                if (rest && (!block || rest < block)) { out = out substr(line, 1, rest - 1); break }
+                if (!block) { out = out line; break }
+                out = out substr(line, 1, block - 1) " "
+                line = substr(line, block + 2); inside = 1
+            }
+        }
+        print out
+    }' "$1"
+}
+
+# forbid REGEX WHY FILE...: no line of the files matches.
+forbid()
+{
+    regex=$1 why=$2
+    shift 2
+    for file in "$@"; do
+        [ -f "$file" ] || continue
+        found=$(without_comments "$file" | grep -nE "$regex") || continue
+        printf '%s\n' "$found" | sed "s|^\([0-9]*\):[[:space:]]*|$file:\1: |"
+        echo "    $why"
+        bad=1
+    done
+}
+
+# Names of the files, given as patterns, that match none of the patterns after "except".
+files()
+{
+    for file in $1; do
+        [ -f "$file" ] || continue
+        for allowed in $2; do
+            case $file in $allowed) continue 2 ;; esac
+        done
+        echo "$file"
+    done
+}
+
+inc='^[[:space:]]*#[[:space:]]*include[[:space:]]*'
+set -f # patterns stay patterns until files() expands them
+expand() { set +f; files "$1" "$2"; set -f; }
+
+forbid "$inc[<\"](\.\./|fs/)" 'store and cache do not know fs' \
+    $(expand 'store/*.[ch] cache/*.[ch]' '')
+forbid "$inc[<\"](\.\./|cache/)" 'store does not know cache' $(expand 'store/*.[ch]' '')
+forbid "$inc[<\"](\.\./|tests/|bench/)" 'the programs do not know their tests' \
+    $(expand 'store/*.[ch] cache/*.[ch] fs/*.[ch]' '')
+forbid "$inc<lmdb\.h>" 'only store/lmdb* talks to LMDB' \
+    $(expand 'store/*.[ch] cache/*.[ch] fs/*.[ch]' 'store/lmdb*.[ch]')
+forbid "$inc<(fuse3/)?fuse[a-z_]*\.h>" 'only fs/fuse_* and fs/main.c talk to libfuse' \
+    $(expand 'store/*.[ch] cache/*.[ch] fs/*.[ch] tests/*.[ch] bench/*.[ch]' \
+        'fs/fuse_*.[ch] fs/main.c')
+forbid '(^|[^[:alnum:]_])(pthread_create|thrd_create)[[:space:]]*\(' \
+    'only worker.c starts threads' \
+    $(expand 'store/*.[ch] cache/*.[ch] fs/*.[ch]' '*/worker.c')
+forbid '(^|[^[:alnum:]_.>])(clock_gettime|gettimeofday|timespec_get|time)[[:space:]]*\(' \
+    'cache is told the time; only cache/clock.c reads it' $(expand 'cache/*.[ch]' 'cache/clock.c')
+
+exit $bad

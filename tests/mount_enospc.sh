@@ -1,0 +1,172 @@
+#!/bin/sh
+# A volume filled to its cap, and a disk filled under it: ENOSPC comes at the right call, nothing
+# acknowledged is lost, deleting works, and the space comes back.
+. "$(dirname -- "$0")/lib.sh"
+need python3
+
+# fill DIRECTORY SUMS: write files until ENOSPC; only files whose fsync and close went well are
+# acknowledged, into SUMS. Fails on any other error, and if no ENOSPC comes.
+fill()
+{
+    python3 - "$1" "$2" <<'END'
+import errno, hashlib, os, sys
+where, sums = sys.argv[1], open(sys.argv[2], "a")
+full = 0
+for i in range(4000):
+    size = [300_000, 5000, 1_000_001, 70_000][i % 4]
+    data = hashlib.sha256(b"%d" % i).digest() * (size // 32 + 1)
+    data = data[:size]
+    name = "%s/fill%d" % (where, i)
+    fd, fsynced, closed = -1, False, False
+    try:
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        at = 0
+        while at < size:
+            at += os.write(fd, data[at:at + 131072])
+        os.fsync(fd)
+        fsynced = True
+        os.close(fd)
+        closed = True
+    except OSError as e:
+        if e.errno != errno.ENOSPC:
+            sys.exit("%s: %s" % (name, e))
+        full += 1
+        if fd >= 0 and not closed:
+            try:
+                os.close(fd)
+            except OSError as e2:
+                if e2.errno != errno.ENOSPC:
+                    sys.exit("close of %s: %s" % (name, e2))
+        if full == 5:
+            sys.exit(0)
+    if fsynced:
+        print(hashlib.sha256(data).hexdigest(), name, file=sums)
+sys.exit("4000 files, and no ENOSPC")
+END
+}
+
+# Names, links and attributes until ENOSPC: metadata takes space too.
+fill_names()
+{
+    python3 - "$1" <<'END'
+import errno, os, sys
+for i in range(400_000):
+    try:
+        os.close(os.open("%s/%0200d" % (sys.argv[1], i), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except OSError as e:
+        if e.errno == errno.ENOSPC:
+            print(i)
+            sys.exit(0)
+        sys.exit("create %d: %s" % (i, e))
+sys.exit("400000 files, and no ENOSPC")
+END
+}
+
+intact() # WHEN
+{
+    sha256sum --quiet -c "$T/sums" >"$T/sums.out" 2>&1 ||
+        fail "$what, $1: acknowledged data is gone: $(head -n 5 "$T/sums.out")"
+}
+
+can_write() # MiB: a new file of so much, fsynced
+{
+    rm -f "$M/again"
+    dd if=/dev/zero of="$M/again" bs=1M count="$1" conv=fsync 2>"$T/dd.out"
+}
+
+remount()
+{
+    unmount_volume
+    check_volume "$what"
+    mount_volume -o "$options"
+}
+
+# The volume in $V is mounted and has room for a few ten MiB.
+try_filling()
+{
+    : >"$T/sums"
+    fill "$M" "$T/sums" || fail "$what: filling"
+    [ -s "$T/sums" ] || fail "$what: nothing was acknowledged"
+    say "$what: $(wc -l <"$T/sums") files acknowledged before ENOSPC"
+    intact 'when full'
+    # What is there can be overwritten with as much, or it is said at once.
+    first=$(head -n 1 "$T/sums" | cut -d ' ' -f 3)
+    cp "$first" "$T/copy" || fail "$what: reading when full"
+    remount
+    intact 'after a remount'
+
+    # Deleting works on the full volume, with no help.
+    rm "$M"/fill*[05] || fail "$what: deleting when full"
+    grep -v 'fill[0-9]*[05]$' "$T/sums" >"$T/sums.left"
+    mv "$T/sums.left" "$T/sums"
+    until_true 20 can_write 2 || fail "$what: no space after deleting: $(cat "$T/dd.out")"
+    intact 'after deleting'
+    rm -f "$M/again"
+    truncate -s 0 "$M"/fill*[1-4] || fail "$what: truncating"
+    grep -v 'fill[0-9]*[1-4]$' "$T/sums" >"$T/sums.left"
+    mv "$T/sums.left" "$T/sums"
+    until_true 20 can_write 8 || fail "$what: no space after truncating: $(cat "$T/dd.out")"
+    remount
+    intact 'after truncating'
+    rm -rf "${M:?}"/* || fail "$what: rm -rf"
+    until_true 20 can_write 16 || fail "$what: no space when empty: $(cat "$T/dd.out")"
+    rm "$M/again"
+}
+
+for cache in kernel direct; do
+    options=cache=$cache
+    what="a cap of 48 MiB, cache=$cache"
+    make_volume -s 48M
+    mount_volume -o "$options"
+    try_filling
+    made=$(fill_names "$M") || fail "$what: filling with names"
+    say "$what: $made names before ENOSPC"
+    remount
+    rm -rf "${M:?}"/* || fail "$what: removing the names"
+    until_true 20 can_write 16 || fail "$what: no space after the names: $(cat "$T/dd.out")"
+    unmount_volume
+    check_volume "$what"
+done
+
+if is_root && mkdir "$T/disk" && mount -t tmpfs -o size=64m none "$T/disk" 2>"$T/mount.out"; then
+    umount "$T/disk"
+    whole=$V
+    for disk in tmpfs ext4; do
+        for cache in kernel direct; do
+            options=cache=$cache
+            what="a full $disk of 64 MiB, cache=$cache"
+            if [ $disk = tmpfs ]; then
+                mount -t tmpfs -o size=64m none "$T/disk" || fail "$what: mount"
+            else
+                command -v mkfs.ext4 >/dev/null || continue
+                rm -f "$T/image"
+                truncate -s 64M "$T/image"
+                mkfs.ext4 -q -m 0 "$T/image" || fail "$what: mkfs.ext4"
+                if ! mount -o loop "$T/image" "$T/disk" 2>"$T/mount.out"; then
+                    say "no loop device here: $(cat "$T/mount.out")"
+                    continue
+                fi
+            fi
+            V=$T/disk/volume
+            make_volume
+            mount_volume -o "$options"
+            try_filling
+            # Somebody else takes the rest of the disk.
+            dd if=/dev/zero of="$T/disk/other" bs=64K 2>/dev/null
+            : >"$T/sums"
+            fill "$M" "$T/sums" || fail "$what: filling beside another"
+            intact 'beside another'
+            rm "$T/disk/other"
+            until_true 20 can_write 4 || fail "$what: no space after the other went: $(cat "$T/dd.out")"
+            remount
+            intact 'beside another, after a remount'
+            unmount_volume
+            check_volume "$what"
+            until_true 10 umount "$T/disk" || fail "umount of the disk"
+            V=$whole
+        done
+    done
+else
+    say 'not root: the tests with a full disk are left out'
+fi
+say passed

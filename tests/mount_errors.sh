@@ -1,0 +1,205 @@
+#!/bin/sh
+# What goes wrong at the command line is said in one clear line, with a non-zero status, and changes
+# nothing; and every way to end a mount writes everything back.
+. "$(dirname -- "$0")/lib.sh"
+need timeout
+
+# refuses STATUS PATTERN COMMAND...: it fails with that status (or any, "-") and one line that
+# matches.
+refuses()
+{
+    want=$1 pattern=$2
+    shift 2
+    timeout 60 "$@" >"$T/out" 2>&1 </dev/null
+    got=$?
+    [ "$got" -ne 0 ] && [ "$got" -lt 124 ] || fail "$*: exit status $got: $(cat "$T/out")"
+    [ "$want" = - ] || [ "$got" -eq "$want" ] || fail "$*: exit status $got, not $want"
+    [ "$(wc -l <"$T/out")" -eq 1 ] || fail "$*: not one line: $(cat "$T/out")"
+    grep -qE -- "$pattern" "$T/out" || fail "$*: unclear: $(cat "$T/out")"
+    is_mounted "$M" && [ -z "${may_be_mounted-}" ] && fail "$*: mounted nevertheless"
+    return 0
+}
+foliofs=$FOLIO_BIN/foliofs
+mkfs=$FOLIO_BIN/mkfs.foliofs
+fsck=$FOLIO_BIN/fsck.foliofs
+ctl=$FOLIO_BIN/foliofsctl
+
+# --- wrong command lines -----------------------------------------------------------------------
+
+make_volume
+before=$(cksum <"$V")
+refuses - nosuch "$foliofs" -o nosuch "$V" "$M"
+refuses - nosuch "$foliofs" -o cache=kernel,nosuch=5,ro "$V" "$M"
+refuses - 'cache' "$foliofs" -o cache=maybe "$V" "$M"
+refuses - 'commit' "$foliofs" -o commit=soon "$V" "$M"
+refuses - 'memory' "$foliofs" -o memory=lots "$V" "$M"
+refuses - 'memory' "$foliofs" -o memory=64K "$V" "$M"
+refuses - 'readahead' "$foliofs" -o readahead=psychic "$V" "$M"
+refuses - 'dirty_ratio' "$foliofs" -o dirty_ratio=101 "$V" "$M"
+refuses - . "$foliofs" -o
+refuses - . "$foliofs" --nosuch "$V" "$M"
+refuses - . "$foliofs" "$V"
+refuses - . "$foliofs"
+refuses - . "$foliofs" "$V" "$M" "$M"
+
+# --- wrong volumes and mount points ------------------------------------------------------------
+
+refuses - 'missing' "$foliofs" "$T/missing" "$M"
+refuses - 'directory' "$foliofs" "$T" "$M"
+refuses - '/dev/null' "$foliofs" /dev/null "$M"
+: >"$T/empty"
+refuses - 'empty' "$foliofs" "$T/empty" "$M"
+echo 'this is a text, not a volume' >"$T/text"
+refuses - 'text' "$foliofs" "$T/text" "$M"
+[ "$(cat "$T/text")" = 'this is a text, not a volume' ] || fail 'the text has changed'
+refuses - 'nowhere' "$foliofs" "$V" "$T/nowhere"
+refuses - 'text' "$foliofs" "$V" "$T/text"
+if ! is_root; then
+    cp "$V" "$T/forbidden"
+    chmod 000 "$T/forbidden"
+    refuses - 'ermission' "$foliofs" "$T/forbidden" "$M"
+fi
+[ "$(cksum <"$V")" = "$before" ] || fail 'a refused mount has changed the volume'
+
+# --- mkfs --------------------------------------------------------------------------------------
+
+refuses - 'text' "$mkfs" "$T/text"
+refuses - "$V" "$mkfs" "$V"
+refuses - 'apacity|-s|size' "$mkfs" -s 1K "$T/new"
+refuses - 'apacity|-s|size' "$mkfs" -s plenty "$T/new"
+refuses - 'abel' "$mkfs" -L "$(printf '%0100d' 0)" "$T/new"
+refuses - nowhere "$mkfs" "$T/nowhere/new"
+refuses - . "$mkfs" --nosuch "$T/new"
+refuses - . "$mkfs"
+[ ! -e "$T/new" ] || fail 'a refused mkfs has left a file'
+[ "$(cat "$T/text")" = 'this is a text, not a volume' ] || fail 'mkfs has changed the text'
+[ "$(cksum <"$V")" = "$before" ] || fail 'mkfs has changed the volume'
+"$mkfs" --force "$T/text" >/dev/null 2>&1 || fail 'mkfs --force'
+"$fsck" -n "$T/text" >/dev/null 2>&1 || fail 'fsck after mkfs --force'
+
+# --- fsck --------------------------------------------------------------------------------------
+
+refuses 8 missing "$fsck" -n "$T/missing"
+refuses 16 . "$fsck" --nosuch "$V"
+refuses 16 . "$fsck"
+
+# --- in use ------------------------------------------------------------------------------------
+
+mount_volume
+echo before >"$M/file"
+mkdir "$T/second"
+may_be_mounted=1
+refuses - "$daemon" "$foliofs" "$V" "$T/second"
+is_mounted "$T/second" && fail 'mounted twice'
+refuses 8 "$daemon" "$fsck" -n "$V"
+refuses - "$daemon" "$mkfs" --force "$V"
+[ "$(cat "$M/file")" = before ] || fail 'the mount has suffered'
+
+# --- unmount while busy ------------------------------------------------------------------------
+
+exec 9<"$M/file"
+unmount_now 2>/dev/null && fail 'unmounted while a file is open'
+[ "$(cat <&9)" = before ] || fail 'the open file has suffered'
+exec 9<&-
+unmount_volume
+check_volume
+
+# --- the control tool --------------------------------------------------------------------------
+
+may_be_mounted=
+refuses 1 'not on a FolioFS mount' "$ctl" "$M" stats
+refuses 1 . "$ctl" "$T/nowhere" stats
+refuses 2 . "$ctl" "$M"
+refuses 2 . "$ctl" "$M" dance
+refuses 2 . "$ctl" "$M" pages
+refuses 2 . "$ctl" "$M" set x
+refuses 2 . "$ctl" --nosuch "$M" stats
+
+# --- signals, and every other end, write everything back ---------------------------------------
+
+write_much()
+{
+    head -c 3000000 /dev/urandom >"$M/$1"
+    mkdir -p "$M/dir/$1"
+    cksum <"$M/$1" >"$T/$1.sum"
+}
+is_unmounted()
+{
+    ! is_mounted "$M"
+}
+all_there() # NAME
+{
+    check_volume "after $1"
+    mount_volume
+    cksum <"$M/$1" | cmp -s - "$T/$1.sum" || fail "after $1: the content is not there"
+    [ -d "$M/dir/$1" ] || fail "after $1: the directory is not there"
+    unmount_volume
+}
+
+for signal in TERM INT HUP; do
+    # (A background process of this shell ignores SIGINT.)
+    env --default-signal=INT,QUIT "$foliofs" -f "$V" "$M" >"$T/daemon.out" 2>&1 </dev/null &
+    daemon=$!
+    note_process "$daemon"
+    until_true 10 is_mounted "$M" || fail "does not mount: $(cat "$T/daemon.out")"
+    write_much SIG$signal
+    kill -s $signal "$daemon"
+    until_true 30 is_unmounted || fail "SIG$signal does not unmount"
+    until_true 30 has_ended "$daemon" || fail "SIG$signal does not end the daemon"
+    reap_daemon
+    [ "$daemon_status" -eq 0 ] || fail "SIG$signal: exit status $daemon_status"
+    all_there SIG$signal
+done
+
+# In the background, as a person starts it: ready when the command returns.
+"$foliofs" "$V" "$M" >"$T/out" 2>&1 || fail "foliofs: $(cat "$T/out")"
+is_mounted "$M" || fail 'the command returned before the mount was there'
+write_much background
+"$ctl" "$M" version >/dev/null || fail 'no control socket when the command returned'
+unmount_now || fail 'umount'
+all_there background
+
+# A mount point that is relative, and a link; a lazy unmount.
+ln -s mnt "$T/link"
+(cd "$T" && "$foliofs" volume link) >"$T/out" 2>&1 || fail "relative: $(cat "$T/out")"
+is_mounted "$M" || fail 'relative paths: not mounted'
+write_much lazy
+umount -l "$M" 2>/dev/null || fusermount3 -uz "$M" || fail 'umount -l'
+all_there lazy
+
+# Read only: nothing changes, and it says so.
+before=$(cksum <"$V")
+mount_volume -o ro
+touch "$M/new" 2>"$T/out" && fail 'ro: a file was made'
+grep -q 'Read-only' "$T/out" || fail "ro: $(cat "$T/out")"
+cksum <"$M/lazy" | cmp -s - "$T/lazy.sum" || fail 'ro: cannot read'
+unmount_volume
+[ "$(cksum <"$V")" = "$before" ] || fail 'ro: the volume has changed'
+
+# --- mount(8) ----------------------------------------------------------------------------------
+
+# It runs foliofs as found in PATH by mount.fuse; without the helper there is nothing to test.
+if is_root && command -v mount.fuse3 >/dev/null && mount_helper=$(command -v mount.fuse.foliofs ||
+    command -v mount.fuse); then
+    say "mount(8) uses $mount_helper"
+    if command -v foliofs >/dev/null; then
+        mount -t fuse.foliofs -o cache=direct,noatime "$V" "$M" || fail 'mount -t fuse.foliofs'
+        is_mounted "$M" || fail 'mount -t: not mounted'
+        write_much mount8
+        umount "$M" || fail 'umount after mount(8)'
+        all_there mount8
+    fi
+fi
+# The helper itself, with our directory in PATH.
+if command -v mount.fuse3 >/dev/null; then
+    ln -s "$(command -v mount.fuse3)" "$T/mount.fuse.foliofs"
+    PATH=$FOLIO_BIN:$PATH "$T/mount.fuse.foliofs" "$V" "$M" -o rw,fsname=named,commit=2 \
+        >"$T/out" 2>&1 || fail "mount.fuse.foliofs: $(cat "$T/out")"
+    is_mounted "$M" || fail 'mount.fuse.foliofs: not mounted'
+    grep -q " $M fuse.foliofs " /proc/self/mounts || fail 'the type is not fuse.foliofs'
+    grep -q "^named $M " /proc/self/mounts || fail 'fsname= is not honoured'
+    write_much helper
+    unmount_now || fail 'umount after mount.fuse.foliofs'
+    all_there helper
+fi
+say passed

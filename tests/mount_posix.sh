@@ -1,0 +1,32 @@
+#!/bin/sh
+# Several hundred calls give the results and the errors that the host's file system gives.
+. "$(dirname -- "$0")/lib.sh"
+build_helper posix_ops
+
+# The oracle: a disk file system; tmpfs has no FALLOC_FL_ZERO_RANGE, overlayfs its own numbers.
+host=$T/host
+mkdir "$host"
+oracle=$(stat -f -c %T "$host")
+case $oracle in
+ext2/ext3 | xfs | btrfs) ;;
+*) skip "$T is on $oracle: set TMPDIR to a place on ext4, xfs or btrfs to compare with" ;;
+esac
+"$T/posix_ops" compare "$host" >"$T/expected" || fail 'posix_ops on the host ended early'
+say "the host's file system ($oracle) gave $(wc -l <"$T/expected") answers"
+
+options=
+is_root && options=,allow_other,suid,dev
+for cache in kernel direct; do
+    make_volume
+    mount_volume -o "cache=$cache$options"
+    mkdir "$M/compare" "$M/own"
+    timeout 120 "$T/posix_ops" compare "$M/compare" >"$T/got" ||
+        fail "$cache: posix_ops ended early, after: $(tail -n 1 "$T/got")"
+    diff "$T/expected" "$T/got" >"$T/differences"
+    timeout 120 "$T/posix_ops" own "$M/own" >>"$T/differences"
+    [ ! -s "$T/differences" ] || fail "cache=$cache: (host's <, ours >)
+$(cat "$T/differences")"
+    unmount_volume
+    check_volume "$cache"
+done
+say passed

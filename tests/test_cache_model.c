@@ -1,0 +1,283 @@
+/* The cache beside flat bytes: random reads, writes, truncations, holes, writeback, drops and store
+ * errors on a cache of a few pages, the same result demanded after each, the invariants checked. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/page_cache.h"
+
+#define OBJECT 7u
+#define MOST (200u * 1024u) /* bytes of the model's file */
+
+/* A device that fails some writes and reads, on top of the memory one. */
+struct faulty {
+    struct device dev;
+    struct device *below;
+    unsigned fail_reads, fail_writes; /* per mille */
+    unsigned seed;
+};
+
+static void faulty_submit(struct device *dev, struct bio *bio)
+{
+    struct faulty *f = (struct faulty *)dev;
+    unsigned rate = bio->op == BIO_READ ? f->fail_reads : f->fail_writes;
+    if ((unsigned)rand_r(&f->seed) % 1000 < rate) {
+        bio_fail(bio, bio->op == BIO_READ ? -EIO : -ENOSPC);
+        bio_endio(bio);
+        return;
+    }
+    submit_bio(f->below, bio);
+}
+
+static void faulty_destroy(struct device *dev)
+{
+    device_destroy(((struct faulty *)dev)->below);
+    free(dev);
+}
+
+static const struct device_ops faulty_ops = {
+    .name = "faulty", .submit = faulty_submit, .destroy = faulty_destroy};
+
+static struct faulty *faulty_create(void)
+{
+    struct faulty *f = calloc(1, sizeof *f);
+    f->dev.ops = &faulty_ops;
+    f->dev.nr_blocks = (uint64_t)1 << 32;
+    f->below = dev_memory_create();
+    return f;
+}
+
+/* The owner of a mapping: counts promises, and knows nothing else. */
+struct owner {
+    int64_t promised, promised_new;
+    struct device *memory;
+};
+
+static int owner_reserve(struct address_space *m, uint32_t pages, uint32_t new)
+{
+    struct owner *o = m->owner;
+    o->promised += pages;
+    o->promised_new += new;
+    return 0;
+}
+
+static void owner_reserve_always(struct address_space *m)
+{
+    owner_reserve(m, 1, 0);
+}
+
+static void owner_unreserve(struct address_space *m, uint32_t pages, uint32_t new)
+{
+    struct owner *o = m->owner;
+    o->promised -= pages;
+    o->promised_new -= new;
+}
+
+static void note_hole(struct bio *bio)
+{
+    *(bool *)bio->vecs[0].owner = (bio->vecs[0].flags & BV_HOLE) != 0;
+    bio_free(bio);
+}
+
+static int owner_exists(struct address_space *m, uint32_t index)
+{
+    /* Ask the memory device by reading. */
+    struct owner *o = m->owner;
+    char buf[BLOCK_SIZE];
+    struct bio *bio = bio_alloc(BIO_READ, OBJECT, 1);
+    bool hole = false;
+    bio_add(bio, index, buf, &hole);
+    bio->end_io = note_hole;
+    submit_bio(o->memory, bio);
+    return !hole;
+}
+
+static const struct address_space_operations owner_ops = {
+    .reserve = owner_reserve, .reserve_always = owner_reserve_always,
+    .unreserve = owner_unreserve, .block_exists = owner_exists};
+
+struct world {
+    struct page_cache *cache;
+    struct faulty *dev;
+    struct owner owner;
+    struct address_space m;
+    struct file_ra_state ra;
+    uint8_t *flat;
+    uint64_t size;
+    unsigned seed;
+};
+
+static void world_open(struct world *w, unsigned pages, unsigned seed)
+{
+    struct cache_options o = {.cache_bytes = (uint64_t)pages << PAGE_SHIFT, .dirty_ratio = 40};
+    memset(w, 0, sizeof *w);
+    w->seed = seed;
+    w->flat = calloc(1, MOST);
+    w->dev = faulty_create();
+    w->dev->seed = seed;
+    w->owner.memory = w->dev->below;
+    cr_assert_eq(page_cache_create(&w->cache, &o), 0);
+    mapping_init(&w->m, w->cache, &w->dev->dev, OBJECT, &owner_ops, 0);
+    w->m.owner = &w->owner;
+    file_ra_state_init(&w->ra, &ra_linux, RA_DEFAULT_PAGES);
+}
+
+static void world_close(struct world *w)
+{
+    mapping_destroy(&w->m);
+    page_cache_destroy(w->cache);
+    device_destroy(&w->dev->dev);
+    free(w->flat);
+}
+
+static uint32_t pick(struct world *w, uint32_t below)
+{
+    return below == 0 ? 0 : (uint32_t)rand_r(&w->seed) % below;
+}
+
+static const char *do_write(struct world *w)
+{
+    uint8_t buf[20000];
+    uint32_t offset = pick(w, MOST - 1), len = 1 + pick(w, pick(w, 2) ? 20000 : 3000);
+    if (len > MOST - offset)
+        len = MOST - offset;
+    memset(buf, (int)pick(w, 256), len);
+    ssize_t n = filemap_write(&w->m, offset, buf, len);
+    if (n < 0 && w->dev->fail_reads + w->dev->fail_writes == 0)
+        return "write failed without a fault";
+    if (n > 0) {
+        memcpy(w->flat + offset, buf, (size_t)n);
+        if (offset + (size_t)n > w->size)
+            w->size = offset + (size_t)n;
+    }
+    if (pick(w, 4) == 0)
+        balance_dirty_pages(w->cache);
+    return NULL;
+}
+
+static const char *do_read(struct world *w)
+{
+    static uint8_t buf[40000];
+    uint32_t offset = pick(w, MOST), len = 1 + pick(w, 40000);
+    ssize_t n = filemap_read(&w->m, pick(w, 8) ? &w->ra : NULL, offset, buf, len);
+    uint64_t expect = offset >= w->size ? 0 : len < w->size - offset ? len : w->size - offset;
+    if (n < 0 || (uint64_t)n != expect) {
+        if (w->dev->fail_reads == 0)
+            return "read returned the wrong length";
+        if (n < 0)
+            return NULL;
+    }
+    return memcmp(buf, w->flat + offset, (size_t)n) == 0 ? NULL : "read returned the wrong bytes";
+}
+
+static const char *do_truncate(struct world *w)
+{
+    uint64_t size = pick(w, MOST), old = w->size;
+    if (size < old) {
+        if (size % PAGE_SIZE != 0) {
+            uint64_t end = (size | (PAGE_SIZE - 1)) + 1;
+            int err = truncate_partial_page(&w->m, size, end < old ? end : old);
+            if (err != 0)
+                return w->dev->fail_reads > 0 ? NULL : "truncate_partial_page failed";
+        }
+        down_write(&w->m.invalidate_lock);
+        atomic_store(&w->m.i_size, size);
+        uint32_t first = (uint32_t)((size + PAGE_SIZE - 1) >> PAGE_SHIFT);
+        truncate_inode_pages_range(&w->m, first, UINT32_MAX);
+        dev_memory_discard(w->dev->below, OBJECT, first, UINT32_MAX);
+        up_write(&w->m.invalidate_lock);
+        memset(w->flat + size, 0, MOST - size);
+    } else {
+        atomic_store(&w->m.i_size, size);
+    }
+    w->size = size;
+    return NULL;
+}
+
+static const char *do_punch(struct world *w)
+{
+    uint32_t first = pick(w, MOST / PAGE_SIZE), n = 1 + pick(w, 8);
+    down_write(&w->m.invalidate_lock);
+    truncate_inode_pages_range(&w->m, first, first + n - 1);
+    dev_memory_discard(w->dev->below, OBJECT, first, first + n - 1);
+    up_write(&w->m.invalidate_lock);
+    uint64_t from = (uint64_t)first << PAGE_SHIFT, to = from + ((uint64_t)n << PAGE_SHIFT);
+    to = to < MOST ? to : MOST;
+    memset(w->flat + from, 0, to - from);
+    return NULL;
+}
+
+static const char *do_sync(struct world *w)
+{
+    int err = filemap_fdatawrite(&w->m, pick(w, 2) ? WB_SYNC_ALL : WB_SYNC_NONE);
+    if (err != 0 && w->dev->fail_writes == 0)
+        return "writeback failed without a fault";
+    if (err == 0 && atomic_load(&w->m.nrdirty) != 0)
+        return "dirty pages after a good pass";
+    return NULL;
+}
+
+static const char *do_drop(struct world *w)
+{
+    if (pick(w, 2))
+        page_cache_drop(w->cache);
+    else
+        invalidate_inode_pages2_range(&w->m, pick(w, 20), 20 + pick(w, 40));
+    return NULL;
+}
+
+static const char *do_resize(struct world *w)
+{
+    uint64_t max = w->cache->max_frames;
+    page_cache_resize(w->cache, (CACHE_MIN_PAGES + pick(w, (uint32_t)(max - CACHE_MIN_PAGES + 1)))
+                                    << PAGE_SHIFT);
+    return NULL;
+}
+
+static const char *step(struct world *w)
+{
+    uint32_t r = pick(w, 100);
+    return r < 35   ? do_write(w)
+           : r < 75 ? do_read(w)
+           : r < 81 ? do_truncate(w)
+           : r < 86 ? do_punch(w)
+           : r < 92 ? do_sync(w)
+           : r < 98 ? do_drop(w)
+                    : do_resize(w);
+}
+
+static unsigned start_seed(void)
+{
+    const char *s = getenv("FOLIO_SEED");
+    return s != NULL ? (unsigned)strtoul(s, NULL, 0) : 20261u;
+}
+
+static void run(unsigned rounds, unsigned ops, unsigned fail_reads, unsigned fail_writes)
+{
+    for (unsigned round = 0; round < rounds; round++) {
+        struct world w;
+        unsigned seed = start_seed() + round;
+        world_open(&w, CACHE_MIN_PAGES + seed % 60, seed);
+        for (unsigned i = 0; i < ops; i++) {
+            w.dev->fail_reads = fail_reads;
+            w.dev->fail_writes = fail_writes;
+            const char *wrong = step(&w);
+            int line = mapping_check(&w.m);
+            cr_assert(wrong == NULL && line == 0, "seed %u, operation %u: %s, check line %d", seed,
+                      i, wrong != NULL ? wrong : "-", line);
+        }
+        world_close(&w);
+    }
+}
+
+Test(cache_model, behaves_like_flat_bytes)
+{
+    run(60, 3000, 0, 0);
+}
+
+Test(cache_model, behaves_like_flat_bytes_while_the_store_fails_now_and_then)
+{
+    run(30, 3000, 20, 100);
+}
