@@ -28,19 +28,20 @@ int dirty_page_reserve(struct address_space *m, struct page *page)
     return m->a_ops->reserve(m, 1, page_test(page, PG_mappedtodisk) ? 0 : 1);
 }
 
+/* The owner's reference is taken under the lock: whoever takes the mapping off the list again gives
+ * back one that was taken. */
 static void dirty_list_add(struct address_space *m)
 {
     struct page_cache *cache = m->cache;
-    bool added = false;
     pthread_mutex_lock(&cache->dirty_lock);
     if (!m->on_dirty) {
-        m->on_dirty = added = true;
+        if (m->a_ops != NULL && m->a_ops->get != NULL)
+            m->a_ops->get(m);
+        m->on_dirty = true;
         m->dirtied_ns = clock_now(cache->clock);
         list_add(&m->dirty, &cache->dirty_mappings);
     }
     pthread_mutex_unlock(&cache->dirty_lock);
-    if (added && m->a_ops != NULL && m->a_ops->get != NULL)
-        m->a_ops->get(m);
 }
 
 void dirty_list_del_if_clean(struct address_space *m)

@@ -69,16 +69,19 @@ static int put_record(struct inode *inode, const struct inode_record *r, unsigne
 static int announce_blocks(struct inode *inode, uint64_t size)
 {
     struct inode_record r;
+    int err = 0;
+    inode_lock_records(inode->fs);
     inode_record(inode, &r);
-    if (size <= r.size || (r.flags & INODE_EXTENDING))
-        return 0;
-    r.flags |= INODE_EXTENDING;
-    int err = put_record(inode, &r, UPDATE_FREES);
-    if (err == 0) {
-        pthread_mutex_lock(&inode->i_lock);
-        inode->flags |= INODE_EXTENDING;
-        pthread_mutex_unlock(&inode->i_lock);
+    if (size > r.size && !(r.flags & INODE_EXTENDING)) {
+        r.flags |= INODE_EXTENDING;
+        err = put_record(inode, &r, UPDATE_FREES);
+        if (err == 0) {
+            pthread_mutex_lock(&inode->i_lock);
+            inode->flags |= INODE_EXTENDING;
+            pthread_mutex_unlock(&inode->i_lock);
+        }
     }
+    inode_unlock_records(inode->fs);
     return err;
 }
 
@@ -101,49 +104,55 @@ static bool same_time(struct timespec a, struct timespec b)
 }
 
 /* What the record may say after a pass. Context: i_lock. */
-static void catch_up(struct inode *inode, uint64_t pass_size, uint64_t *size,
-                     struct timespec *mtime, uint32_t *flags)
+static void catch_up(struct inode *inode, uint64_t pass_size, struct inode_record *r)
 {
     uint64_t now = atomic_load(&inode->mapping.i_size);
     struct timespec now_mtime = inode->mtime;
     bool clean = atomic_load(&inode->mapping.nrdirty) == 0; /* after i_size: a page is dirtied first */
-    *size = inode->disk_size;
-    *mtime = inode->disk_mtime;
-    *flags = inode->flags;
     if (clean) {
-        *size = now;
-        *mtime = now_mtime;
-        *flags &= ~(uint32_t)INODE_EXTENDING;
+        r->size = now;
+        r->mtime = now_mtime;
+        r->flags &= ~(uint32_t)INODE_EXTENDING;
     } else if (inode->truncations == inode->pass_truncations) {
-        *size = pass_size < now ? pass_size : now;
-        *mtime = inode->pass_mtime;
+        r->size = pass_size < now ? pass_size : now;
+        r->mtime = inode->pass_mtime;
     }
+}
+
+/* Context: records locked. */
+static int end_pass(struct inode *inode, uint64_t pass_size)
+{
+    struct inode_record before, r;
+    inode_record(inode, &before);
+    r = before;
+    pthread_mutex_lock(&inode->i_lock);
+    catch_up(inode, pass_size, &r);
+    bool gone = inode->nlink == 0;
+    pthread_mutex_unlock(&inode->i_lock);
+    if (gone || (r.size == before.size && same_time(r.mtime, before.mtime) &&
+                 r.flags == before.flags))
+        return 0;
+    int err = put_record(inode, &r, UPDATE_FREES);
+    if (err != 0)
+        return err;
+    pthread_mutex_lock(&inode->i_lock);
+    inode->disk_size = r.size;
+    inode->disk_mtime = r.mtime;
+    inode->flags = r.flags;
+    pthread_mutex_unlock(&inode->i_lock);
+    return 0;
 }
 
 static int data_writeback_end(struct address_space *m, struct writeback_pass *pass, int error)
 {
     struct inode *inode = inode_of(m);
-    struct inode_record r;
     if (error != 0)
         return error == -EAGAIN ? 0 : error; /* pages were left out: nothing to promise */
-    inode_record(inode, &r);
-    pthread_mutex_lock(&inode->i_lock);
-    uint64_t size;
-    struct timespec mtime;
-    uint32_t flags;
-    catch_up(inode, pass->size, &size, &mtime, &flags);
-    bool same = size == inode->disk_size && same_time(mtime, inode->disk_mtime) &&
-                flags == inode->flags;
-    inode->disk_size = size;
-    inode->disk_mtime = mtime;
-    inode->flags = flags;
-    bool gone = inode->nlink == 0;
-    pthread_mutex_unlock(&inode->i_lock);
     inode_raise_tid(inode, store_tid(inode->fs->store)); /* the blocks are at most there */
-    if (same || gone)
-        return 0;
-    inode_record(inode, &r);
-    return put_record(inode, &r, UPDATE_FREES);
+    inode_lock_records(inode->fs);
+    int err = end_pass(inode, pass->size);
+    inode_unlock_records(inode->fs);
+    return err;
 }
 
 static void data_get(struct address_space *m)

@@ -5,7 +5,8 @@
 #include <string.h>
 #include <sys/statvfs.h>
 
-#define CAPABILITY_BYTES 64 /* Linux's are 24 at most; a longer one is none the less one */
+#define MAX_GROUPS       256 /* of a caller that are looked at */
+#define CAPABILITY_BYTES 64  /* Linux's are 24 at most; a longer one is none the less one */
 
 /* ---- answering ------------------------------------------------------------------------------- */
 
@@ -47,26 +48,38 @@ void reply_entry(fuse_req_t req, struct inode *inode)
 
 /* ---- suid and sgid --------------------------------------------------------------------------- */
 
-bool mode_has_privilege(struct inode *inode)
-{
-    pthread_mutex_lock(&inode->i_lock);
-    uint32_t mode = inode->mode;
-    pthread_mutex_unlock(&inode->i_lock);
-    return S_ISREG(mode) &&
-           ((mode & S_ISUID) != 0 || (mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP));
-}
-
 void forget_attributes(fuse_req_t req, struct inode *inode)
 {
     fuse_lowlevel_notify_inval_inode(front_of(req)->se, inode->ino, -1, 0);
 }
 
+static bool caller_in_group(fuse_req_t req, gid_t gid)
+{
+    gid_t groups[MAX_GROUPS];
+    if (fuse_req_ctx(req)->gid == gid)
+        return true;
+    int n = fuse_req_getgroups(req, MAX_GROUPS, groups);
+    for (int i = 0; i < n && i < MAX_GROUPS; i++)
+        if (groups[i] == gid)
+            return true;
+    return false;
+}
+
 int drop_privilege(fuse_req_t req, struct inode *inode)
 {
-    if (!mode_has_privilege(inode))
+    struct stat attr = { 0 };
+    unsigned valid = SETATTR_KILL_PRIV;
+    pthread_mutex_lock(&inode->i_lock);
+    uint32_t mode = inode->mode;
+    gid_t gid = inode->gid;
+    pthread_mutex_unlock(&inode->i_lock);
+    if (!S_ISREG(mode) || (mode & (S_ISUID | S_ISGID)) == 0)
         return 0;
-    struct stat nothing = { 0 };
-    int err = inode_setattr(inode, &nothing, SETATTR_KILL_PRIV);
+    if ((mode & (S_ISGID | S_IXGRP)) == S_ISGID && !caller_in_group(req, gid)) {
+        attr.st_mode = mode & ~(mode_t)(S_ISUID | S_ISGID);
+        valid = SETATTR_MODE;
+    }
+    int err = inode_setattr(inode, &attr, valid);
     if (err == 0)
         forget_attributes(req, inode);
     return err;
@@ -146,7 +159,10 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
         reply_status(req, err);
         return;
     }
-    err = inode_setattr(inode, attr, decode_valid(to_set));
+    if ((to_set & FUSE_SET_ATTR_SIZE) != 0 && (to_set & FUSE_SET_ATTR_KILL_SUID) != 0)
+        err = drop_privilege(req, inode);
+    if (err == 0)
+        err = inode_setattr(inode, attr, decode_valid(to_set));
     if (err != 0)
         reply_status(req, err);
     else

@@ -153,16 +153,19 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 
 /* fi is that of the writer's own descriptor, except for what the kernel writes back: that comes
  * through any descriptor open for writing. */
-static unsigned decode_write(fuse_req_t req, const struct fuse_file_info *fi)
+static unsigned decode_write(const struct front *front, const struct fuse_file_info *fi)
 {
-    unsigned flags = 0;
     if (fi->writepage)
         return WRITE_CACHED;
-    if (!front_of(req)->kernel_cache && (fi->flags & O_APPEND) != 0)
-        flags |= WRITE_APPEND;
-    if (write_kills_privilege(req, fi))
-        flags |= WRITE_KILL_PRIV;
-    return flags;
+    return !front->kernel_cache && (fi->flags & O_APPEND) != 0 ? WRITE_APPEND : 0;
+}
+
+static int drop_before_write(fuse_req_t req, struct inode *inode, const struct fuse_file_info *fi)
+{
+    if (fi->writepage)
+        return 0;
+    int err = drop_capability(req, inode);
+    return err == 0 && write_kills_privilege(req, fi) ? drop_privilege(req, inode) : err;
 }
 
 /* The writer waits here, with its reply, while too much is dirty. */
@@ -172,19 +175,14 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
     (void)ino;
     struct front *front = front_of(req);
     struct open_file *file = open_file_of(fi);
-    unsigned flags = decode_write(req, fi);
-    bool mode_changes = (flags & WRITE_KILL_PRIV) != 0 && mode_has_privilege(file->inode);
-    ssize_t n = fi->writepage ? 0 : drop_capability(req, file->inode);
+    ssize_t n = drop_before_write(req, file->inode, fi);
     if (n == 0)
-        n = file_write(file, (uint64_t)off, buf, size, flags);
-    if (n < 0) {
-        reply_status(req, (int)n);
-        return;
-    }
-    if (mode_changes)
-        forget_attributes(req, file->inode);
+        n = file_write(file, (uint64_t)off, buf, size, decode_write(front, fi));
     balance_dirty_pages(front->fs->cache);
-    fuse_reply_write(req, (size_t)n);
+    if (n < 0)
+        reply_status(req, (int)n);
+    else
+        fuse_reply_write(req, (size_t)n);
 }
 
 /* ---- ranges ---------------------------------------------------------------------------------- */

@@ -62,9 +62,8 @@ static inline struct cred request_cred(fuse_req_t req)
 
 /* ---- suid and sgid (fuse_attr.c) ------------------------------------------------------------- */
 
-/* Would a write by a user without CAP_FSETID change the mode? */
-bool mode_has_privilege(struct inode *inode);
-/* Clear suid and sgid as such a write does.   Returns 0 or -errno. */
+/* Clear suid and sgid as Linux does when somebody without CAP_FSETID writes: sgid without the group's
+ * x bit only if the caller is not in the group.   Returns 0 or -errno. */
 int drop_privilege(fuse_req_t req, struct inode *inode);
 /* Shall this WRITE, or this OPEN with O_TRUNC, clear them? */
 bool write_kills_privilege(fuse_req_t req, const struct fuse_file_info *fi);

@@ -529,23 +529,18 @@ static bool catch_up(struct inode_table *t, struct inode *inode)
     return --inode->refs == 0;
 }
 
-void inode_put(struct inode *inode, uint64_t n)
+/* Nobody has it any more. The table's lock is held, and released. */
+static void unreferenced(struct inode_table *t, struct inode *inode)
 {
-    struct fs *fs = inode->fs;
-    struct inode_table *t = fs->inodes;
-    discard_dirty(t, inode, n);
-    pthread_mutex_lock(&t->lock);
-    assert(inode->refs >= n);
-    inode->refs -= n;
     struct entry *e = entry_of(inode);
-    if (inode->refs == 0 && e->state == ENTRY_NEW) {
+    if (e->state == ENTRY_NEW) { /* it came to nothing */
         hash_remove(t, inode);
         unlock_and_wake(t);
         take_apart(inode);
         return;
     }
-    if (inode->refs > 0 || e->state != ENTRY_READY ||
-        (lags(inode) && !fs->options.read_only && !catch_up(t, inode))) {
+    bool behind = lags(inode) && !inode->fs->options.read_only;
+    if (e->state != ENTRY_READY || (behind && !catch_up(t, inode))) {
         pthread_mutex_unlock(&t->lock);
         return;
     }
@@ -559,7 +554,20 @@ void inode_put(struct inode *inode, uint64_t n)
     bool over = t->nr_unused > t->max_unused;
     pthread_mutex_unlock(&t->lock);
     if (over)
-        inode_shrink(fs, t->max_unused);
+        inode_shrink(inode->fs, t->max_unused);
+}
+
+void inode_put(struct inode *inode, uint64_t n)
+{
+    struct inode_table *t = inode->fs->inodes;
+    discard_dirty(t, inode, n);
+    pthread_mutex_lock(&t->lock);
+    assert(inode->refs >= n);
+    inode->refs -= n;
+    if (inode->refs == 0)
+        unreferenced(t, inode);
+    else
+        pthread_mutex_unlock(&t->lock);
 }
 
 void inode_forget(struct fs *fs, uint64_t ino, uint64_t n)

@@ -23,6 +23,7 @@ struct shrink {
     struct inode_record record;
     struct update update;
     uint64_t size;
+    uint64_t data_id; /* it will have */
 };
 
 /* A file cut to nothing starts with a new data id, so that its old blocks can go at leisure; one that
@@ -30,19 +31,25 @@ struct shrink {
 static int shrink_prepare(struct shrink *s)
 {
     struct inode *inode = s->inode;
-    struct inode_record *r = &s->record;
-    inode_record(inode, r);
+    s->data_id = inode->data_id;
     if (s->size == 0) {
-        uint64_t fresh = 0;
-        int err = store_new_number(inode->fs->store, &fresh);
+        int err = store_new_number(inode->fs->store, &s->data_id);
         if (err != 0)
             return err;
-        update_trim(&s->update, r->data_id, 0, END_OF_OBJECT);
-        r->data_id = fresh;
-        r->flags &= ~(uint32_t)INODE_EXTENDING;
-    } else if (page_up(s->size) < END_OF_OBJECT) {
-        update_trim(&s->update, r->data_id, page_up(s->size), END_OF_OBJECT);
     }
+    if (page_up(s->size) < END_OF_OBJECT)
+        update_trim(&s->update, inode->data_id, page_up(s->size), END_OF_OBJECT);
+    return s->update.error;
+}
+
+/* Context: records locked. */
+static void shrink_record(struct shrink *s)
+{
+    struct inode_record *r = &s->record;
+    inode_record(s->inode, r);
+    r->data_id = s->data_id;
+    if (s->size == 0)
+        r->flags &= ~(uint32_t)INODE_EXTENDING;
     if (s->size % PAGE_SIZE != 0)
         r->flags |= INODE_EXTENDING; /* the last block's tail is zeroed in memory only, so far */
     if (r->size > s->size)
@@ -50,8 +57,7 @@ static int shrink_prepare(struct shrink *s)
     r->ctime = fs_now();
     if (s->size == 0)
         r->mtime = r->ctime;
-    inode_put_record(&s->update, inode->ino, r);
-    return s->update.error;
+    inode_put_record(&s->update, s->inode->ino, r);
 }
 
 static void shrink_finish(struct shrink *s)
@@ -90,6 +96,8 @@ static int shrink(struct inode *inode, uint64_t size)
     down_write(&m->invalidate_lock);
     atomic_store(&m->i_size, size);
     truncate_inode_pages_range(m, (uint32_t)page_up(size), UINT32_MAX);
+    inode_lock_records(inode->fs);
+    shrink_record(&s);
     err = update_apply(&s.update, UPDATE_FREES, &tid);
     if (err == 0) {
         shrink_finish(&s);
@@ -97,13 +105,14 @@ static int shrink(struct inode *inode, uint64_t size)
     } else {
         atomic_store(&m->i_size, old); /* the store is gone or read-only: so is the data */
     }
+    inode_unlock_records(inode->fs);
     up_write(&m->invalidate_lock);
     return err;
 }
 
 /* Longer: the record follows at once when everything below is in the store already; otherwise the
  * writeback pass that is due anyway carries the new size. */
-static int grow(struct inode *inode, uint64_t size)
+static int grow_record(struct inode *inode, uint64_t size)
 {
     struct address_space *m = &inode->mapping;
     struct inode_record r;
@@ -130,6 +139,14 @@ static int grow(struct inode *inode, uint64_t size)
     atomic_store(&m->i_size, size);
     inode_raise_tid(inode, tid);
     return 0;
+}
+
+static int grow(struct inode *inode, uint64_t size)
+{
+    inode_lock_records(inode->fs);
+    int err = grow_record(inode, size);
+    inode_unlock_records(inode->fs);
+    return err;
 }
 
 /* Is there nothing at all in it, on disk or in memory? */

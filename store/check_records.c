@@ -9,10 +9,10 @@
 #include "store/bytes.h"
 #include "store/crc32c.h"
 
-#define BLOCK_KEY_BYTES   38u /* find 13, version 1, tail 16, crc 4, key check 4 */
+#define BLOCK_KEY_BYTES   38u /* find 13, version 1, head 16, crc 4, key check 4 */
 #define BLOCK_FIND_BYTES  13u
 #define BLOCK_VALUE_BYTES 4080u
-#define BLOCK_TAIL_BYTES  16u
+#define BLOCK_HEAD_BYTES  16u
 #define BLOCK_VERSION     1u
 #define TRIM_END_MAX      (UINT64_C(1) << 32) /* more blocks than any file has */
 
@@ -45,8 +45,8 @@ static bool block_good(const struct pages_entry *e)
 
     if (e->key[13] != BLOCK_VERSION || e->value_len != BLOCK_VALUE_BYTES)
         return false;
+    crc = crc32c(crc, e->key + 14, BLOCK_HEAD_BYTES);
     crc = crc32c(crc, e->value, BLOCK_VALUE_BYTES);
-    crc = crc32c(crc, e->key + 14, BLOCK_TAIL_BYTES);
     return crc == get_le32(e->key + 30);
 }
 

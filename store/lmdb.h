@@ -1,14 +1,16 @@
 /* lmdb.h: the only caller of LMDB, for the rest of store/.
  *
  * Records carry an envelope {u8 ENVELOPE_VERSION, u32 CRC32C over key and payload} which is put on
- * and checked here. A block's value is its first 4,080 bytes: with LMDB's 16-byte header that is
- * exactly one page. The rest lies in its key, behind the 13 bytes that find it:
+ * and checked here. A block's value is its last 4,080 bytes: with LMDB's 16-byte header that is
+ * exactly one page, in which byte n of the block lies at n. The first 16 are in its key, behind the
+ * 13 bytes that find it:
  *
- *     'B'  data id (8, BE)  index (4, BE)  | version (1)  tail (16)  crc (4, LE)  key check (4, LE)
+ *     'B'  data id (8, BE)  index (4, BE)  | version (1)  head (16)  crc (4, LE)  key check (4, LE)
  *
  * crc is the CRC32C of the 13 bytes and the 4,096 bytes; key check is the CRC32C of the key before
- * it. On a miss both neighbours' checks are verified and must enclose what was looked for, so that
- * a damaged key or branch is -EIO and not a hole or ENOENT.
+ * it. On a miss both neighbours' checks and their leaves are verified and must enclose what was
+ * looked for, so that a damaged key, leaf or separator is -EIO and not a hole or ENOENT. (A branch
+ * whose page number leads to another sound page cannot be told here; fsck.foliofs finds it.)
  *
  * LMDB trusts its own pages. Every call runs under a guard: a SIGSEGV or SIGBUS on its map, or a
  * failed LMDB assertion, ends the call with -EIO and makes the environment dead until it is opened

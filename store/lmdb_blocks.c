@@ -18,7 +18,7 @@
 
 struct found_block {
     const uint8_t *value; /* BLOCK_VALUE_BYTES in the map; NULL: none to read */
-    uint8_t tail[BLOCK_TAIL_BYTES];
+    uint8_t head[BLOCK_HEAD_BYTES];
     uint32_t crc;
 };
 
@@ -98,7 +98,7 @@ static int take_block(struct blocks_walk *w, const struct lmdb_item *it, uint32_
     if (it->value_len != BLOCK_VALUE_BYTES)
         return -EIO;
     block->value = it->value;
-    memcpy(block->tail, it->key + BLOCK_TAIL_AT, BLOCK_TAIL_BYTES);
+    memcpy(block->head, it->key + BLOCK_HEAD_AT, BLOCK_HEAD_BYTES);
     block->crc = get_le32(it->key + BLOCK_CRC_AT);
     return 0;
 }
@@ -184,8 +184,8 @@ static void copy_block(struct lmdb *l, uint64_t object, const struct found_block
     uint8_t *data = vec->data;
     if (!lmdb_inside_map(l, block->value, BLOCK_VALUE_BYTES))
         return;
-    memcpy(data, block->value, BLOCK_VALUE_BYTES);
-    memcpy(data + BLOCK_VALUE_BYTES, block->tail, BLOCK_TAIL_BYTES);
+    memcpy(data, block->head, BLOCK_HEAD_BYTES);
+    memcpy(data + BLOCK_HEAD_BYTES, block->value, BLOCK_VALUE_BYTES);
     if (block_crc(object, vec->index, data) == block->crc)
         vec->error = 0;
 }

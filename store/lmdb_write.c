@@ -119,7 +119,7 @@ static void block_key(uint8_t *key, const struct put_block_args *a)
 {
     lmdb_block_prefix(key, a->object, a->index);
     key[BLOCK_PREFIX_BYTES] = BLOCK_KEY_VERSION;
-    memcpy(key + BLOCK_TAIL_AT, a->data + BLOCK_VALUE_BYTES, BLOCK_TAIL_BYTES);
+    memcpy(key + BLOCK_HEAD_AT, a->data, BLOCK_HEAD_BYTES);
     put_le32(key + BLOCK_CRC_AT, a->crc);
     put_le32(key + BLOCK_CHECK_AT, crc32c(0, key, BLOCK_CHECK_AT));
 }
@@ -135,7 +135,7 @@ static int put_block_work(struct lmdb *l, void *arg)
         MDB_val value = { .mv_size = BLOCK_VALUE_BYTES };
         rc = mdb_cursor_put(l->cursor, &key, &value, MDB_RESERVE);
         if (rc == 0)
-            memcpy(value.mv_data, a->data, BLOCK_VALUE_BYTES);
+            memcpy(value.mv_data, a->data + BLOCK_HEAD_BYTES, BLOCK_VALUE_BYTES);
     }
     return lmdb_errno(l, rc);
 }

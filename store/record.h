@@ -27,7 +27,7 @@ struct key {
 };
 
 enum key_type {
-    KEY_BLOCK = 'B',  /* data id, index (+ suffix inside LMDB)  -> 4,080 of its 4,096 bytes */
+    KEY_BLOCK = 'B',  /* data id, index (+ suffix inside LMDB)  -> its last 4,080 bytes      */
     KEY_COOKIE = 'C', /* directory, cookie                      -> struct dirent_record with name */
     KEY_DIRENT = 'D', /* directory, name                        -> struct dirent_record */
     KEY_COUNTER = 'I',/* -                                      -> next unused number */

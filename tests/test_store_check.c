@@ -847,17 +847,27 @@ Test(check, block_with_damaged_key_is_told_and_nothing_is_deleted)
                     "data 14: has 1 blocks but no inode owns it !");
 }
 
+/* Rename block 1 to a second block 0, with a good key check. */
 Test(check, two_blocks_of_one_index_are_told)
 {
-    uint8_t key[13] = { 'B' }, now[4];
+    uint8_t data[BLOCK_SIZE], key[38] = { 'B' };
+    memset(data, 11, sizeof data); /* as put_data() made it */
+    put_le64(data + 100, 10 * 1000 + 1);
     put_be64(key + 1, 10);
     put_be32(key + 9, 1);
-    put_be32(now, 0);
+    key[13] = 1;
+    memset(key + 14, 11, 16);
+    put_le32(key + 30, block_crc(10, 1, data));
+    put_le32(key + 34, crc32c(0, key, 34));
+    uint8_t now[38];
+    memcpy(now, key, sizeof now);
+    put_be32(now + 9, 0);
+    put_le32(now + 34, crc32c(0, now, 34));
     volume_commit(broken);
-    patch(broken, key, sizeof key, 9, now, 4); /* breaks its key check as well */
+    patch(broken, key, sizeof key, 0, now, sizeof now);
     volume_begin(broken);
-    EXPECT_REPAIRED(broken, "block 0 of data 10: its key is damaged !",
-                    "data 10: has 2 blocks, recorded are 3 !");
+    EXPECT_REPAIRED(broken, "block 0 of data 10: there are two !",
+                    "block 0 of data 10: its content is damaged !");
 }
 
 /* ---- records --------------------------------------------------------------------------------- */

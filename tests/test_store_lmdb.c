@@ -557,7 +557,7 @@ Test(lmdb, damaged_data_is_eio_for_that_block_only)
     uint8_t data[BLOCK_SIZE];
     make_blocks(200);
     fill_block(data, 5, 77, 1);
-    cr_assert_eq(damage(data, BLOCK_SIZE - 16, 1234), 1);
+    cr_assert_eq(damage(data + 16, BLOCK_SIZE - 16, 1234), 1);
     open_volume();
     read_blocks(5, 0, 200);
     for (uint32_t i = 0; i < 200; i++) {
