@@ -56,6 +56,7 @@ static int fork_child(struct daemon_state *d)
 {
     int fds[2];
     fflush(NULL);
+    close_range(3, ~0u, 0); /* a pipe that somebody waits on must not stay open with us */
     if (pipe2(fds, O_CLOEXEC) != 0)
         return -errno;
     pid_t pid = fork();

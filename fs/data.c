@@ -111,6 +111,17 @@ static void make_room(struct fs *fs)
     store_commit(fs->store, store_tid(fs->store));
 }
 
+static ssize_t write_or_make_room(struct inode *inode, uint64_t offset, const void *buf, size_t len,
+                                  unsigned flags)
+{
+    ssize_t n = write_locked(inode, offset, buf, len, flags);
+    if (n == -ENOSPC) {
+        make_room(inode->fs);
+        n = write_locked(inode, offset, buf, len, flags);
+    }
+    return n;
+}
+
 ssize_t file_write(struct open_file *file, uint64_t offset, const void *buf, size_t len,
                    unsigned flags)
 {
@@ -121,12 +132,17 @@ ssize_t file_write(struct open_file *file, uint64_t offset, const void *buf, siz
         if (err != 0)
             return err;
     }
-    ssize_t n = write_locked(inode, offset, buf, len, flags);
-    if (n == -ENOSPC) {
-        make_room(inode->fs);
-        n = write_locked(inode, offset, buf, len, flags);
+    ssize_t n = write_or_make_room(inode, offset, buf, len, flags);
+    if (!(flags & WRITE_CACHED) || n < 0)
+        return n;
+    /* The kernel takes a short answer to what it writes back for a whole one: go on, to the end or
+     * to the error. */
+    for (size_t done = (size_t)n; done < len; done += (size_t)n) {
+        n = write_or_make_room(inode, offset + done, (const char *)buf + done, len - done, flags);
+        if (n <= 0)
+            return n < 0 ? n : -EIO;
     }
-    return n;
+    return (ssize_t)len;
 }
 
 ssize_t file_copy_range(struct open_file *in, uint64_t in_off, struct open_file *out,

@@ -38,7 +38,7 @@ fail()
 daemons()
 {
     for dir in /proc/[0-9]*; do
-        case $(tr '\0' ' ' <"$dir/cmdline" 2>/dev/null) in
+        case $({ tr '\0' ' ' <"$dir/cmdline"; } 2>/dev/null) in
         "$bin/foliofs "*"$t/volume"*) echo "${dir#/proc/}" ;;
         esac
     done

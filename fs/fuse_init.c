@@ -9,6 +9,7 @@
 
 #include "fs/daemon.h"
 #include "fs/fuse_ops.h"
+#include "fs/names.h"
 #include "store/error.h"
 
 /* Requests the kernel may have under way in the background (readahead, writeback), and how many of
@@ -209,14 +210,24 @@ static void leave_loop(struct front *front)
     }
 }
 
-/* Have the kernel send what it caches of files that stay open. */
+/* Have the kernel send what it caches of files that stay open. syncfs() starts it for all at once,
+ * but since Linux 6.18 does not wait for FUSE; asking for each file does. */
 static void collect_writes(struct front *front)
 {
+    struct inode **inodes;
     int fd = open(front->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return;
-    syncfs(fd);
-    close(fd);
+    if (fd >= 0) {
+        syncfs(fd);
+        close(fd);
+    }
+    ssize_t nr = inode_list_used(front->fs, &inodes);
+    for (ssize_t i = 0; i < nr; i++) {
+        if (kernel_may_hold_writes(front, inodes[i]))
+            front_flush(front, inodes[i]->ino);
+        inode_put(inodes[i], 1);
+    }
+    if (nr >= 0)
+        free(inodes);
 }
 
 void front_quit(struct front *front)

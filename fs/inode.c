@@ -296,7 +296,7 @@ ssize_t inode_list_used(struct fs *fs, struct inode ***out)
     pthread_mutex_lock(&t->lock);
     uint64_t max = t->nr_inodes - t->nr_unused + 1;
     pthread_mutex_unlock(&t->lock);
-    struct inode **list = calloc(max, sizeof(*list));
+    struct inode **list = calloc(max, sizeof(struct inode *));
     if (list == NULL)
         return -ENOMEM;
     size_t nr = 0;
@@ -533,13 +533,14 @@ static bool catch_up(struct inode_table *t, struct inode *inode)
 static void unreferenced(struct inode_table *t, struct inode *inode)
 {
     struct entry *e = entry_of(inode);
+    struct fs *fs = inode->fs;
     if (e->state == ENTRY_NEW) { /* it came to nothing */
         hash_remove(t, inode);
         unlock_and_wake(t);
         take_apart(inode);
         return;
     }
-    bool behind = lags(inode) && !inode->fs->options.read_only;
+    bool behind = lags(inode) && !fs->options.read_only;
     if (e->state != ENTRY_READY || (behind && !catch_up(t, inode))) {
         pthread_mutex_unlock(&t->lock);
         return;
@@ -553,8 +554,8 @@ static void unreferenced(struct inode_table *t, struct inode *inode)
     unused_add(t, inode);
     bool over = t->nr_unused > t->max_unused;
     pthread_mutex_unlock(&t->lock);
-    if (over)
-        inode_shrink(inode->fs, t->max_unused);
+    if (over) /* the inode itself may be gone by now */
+        inode_shrink(fs, t->max_unused);
 }
 
 void inode_put(struct inode *inode, uint64_t n)

@@ -65,7 +65,6 @@ static int parse_options(int argc, char **argv, struct store_format *f)
             puts("mkfs.foliofs " FOLIO_VERSION);
             return EXIT_SUCCESS;
         default: /* getopt_long has said what is wrong */
-            fputs("mkfs.foliofs: see mkfs.foliofs --help\n", stderr);
             return EXIT_USAGE;
         }
     }

@@ -95,7 +95,8 @@ static int shrink(struct inode *inode, uint64_t size)
     }
     down_write(&m->invalidate_lock);
     atomic_store(&m->i_size, size);
-    truncate_inode_pages_range(m, (uint32_t)page_up(size), UINT32_MAX);
+    if (page_up(size) < END_OF_OBJECT)
+        truncate_inode_pages_range(m, (uint32_t)page_up(size), UINT32_MAX);
     inode_lock_records(inode->fs);
     shrink_record(&s);
     err = update_apply(&s.update, UPDATE_FREES, &tid);

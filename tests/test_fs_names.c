@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -1072,28 +1073,64 @@ Test(names, fsync_of_a_reloaded_directory_makes_its_names_durable)
 
 /* ---- threads ------------------------------------------------------------------------------------ */
 
-#define ROUNDS 2000
+#define ROUNDS   2000
+#define WATCHERS 3
 
-static void *replace_again_and_again(void *arg)
+static atomic_bool done; /* the thread that changes things tells the others */
+
+static void *watch_name(void *arg)
 {
     (void)arg;
-    for (int i = 0; i < ROUNDS; i++) {
-        touch(root, "new");
-        cr_assert_eq(dir_rename(root, "new", root, "name", 0), 0);
+    while (!atomic_load(&done)) {
+        int err = exists(root, "name");
+        cr_assert_eq(err, 0, "%s", strerror(-err));
     }
     return NULL;
 }
 
 Test(names_threads, a_name_that_is_replaced_is_there_all_the_time)
 {
-    pthread_t thread;
+    pthread_t threads[WATCHERS];
     touch(root, "name");
-    cr_assert_eq(pthread_create(&thread, NULL, replace_again_and_again, NULL), 0);
-    for (int i = 0; i < ROUNDS; i++) {
-        int err = exists(root, "name");
-        cr_assert_eq(err, 0, "%s", strerror(-err));
+    for (int i = 0; i < WATCHERS; i++)
+        cr_assert_eq(pthread_create(&threads[i], NULL, watch_name, NULL), 0);
+    for (int i = 0; i < 10 * ROUNDS; i++) {
+        touch(root, "new");
+        cr_assert_eq(dir_rename(root, "new", root, "name", 0), 0);
     }
-    pthread_join(thread, NULL);
+    atomic_store(&done, true);
+    for (int i = 0; i < WATCHERS; i++)
+        pthread_join(threads[i], NULL);
+}
+
+static void *load_again_and_again(void *arg)
+{
+    uint64_t ino = *(const uint64_t *)arg;
+    while (!atomic_load(&done)) {
+        struct inode *one, *two;
+        cr_assert_eq(inode_get(fs, ino, &one), 0);
+        cr_assert_eq(inode_get(fs, ino, &two), 0);
+        cr_assert_eq(one, two);
+        cr_assert_eq(inode_mode(one), S_IFREG | 0644U);
+        inode_put(one, 1);
+        inode_put(two, 1);
+    }
+    return NULL;
+}
+
+Test(names_threads, an_inode_is_loaded_once_and_never_seen_half_loaded)
+{
+    pthread_t threads[WATCHERS];
+    struct inode *file = make(root, "file", S_IFREG | 0644);
+    uint64_t ino = file->ino;
+    inode_put(file, 1);
+    for (int i = 0; i < WATCHERS; i++)
+        cr_assert_eq(pthread_create(&threads[i], NULL, load_again_and_again, &ino), 0);
+    for (int i = 0; i < 10 * ROUNDS; i++)
+        inode_shrink(fs, 0);
+    atomic_store(&done, true);
+    for (int i = 0; i < WATCHERS; i++)
+        pthread_join(threads[i], NULL);
 }
 
 static void *change_names(void *arg)
