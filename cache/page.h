@@ -60,6 +60,8 @@
  *         PG_locked                          ascending index within one mapping; held over the
  *                                            store's read
  *           (wait for PG_writeback)
+ *         inode_lock_records()               one for the volume: from building an inode's record to
+ *                                            applying it; no PG_locked is taken inside
  *             inode->i_lock                  attributes; never held over a sleep
  *             mapping->tree_lock             never held over a sleep
  *               cache->lru_lock              lists, free frames; never held over a sleep
