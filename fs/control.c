@@ -16,7 +16,7 @@
 #include "fs/control_path.h"
 #include "store/error.h"
 
-#define CONTROL_WORKERS   2u    /* so that stats answers while a sync runs */
+#define CONTROL_WORKERS   2u /* so that stats answers while a sync runs */
 #define CONTROL_BACKLOG   16
 #define CONTROL_POLL_MS   10000 /* how long a step waits for a client */
 #define CONTROL_CLIENT_MS 5000  /* a client has so long to send its line, and to take the reply */

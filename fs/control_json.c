@@ -215,12 +215,11 @@ static json_t *answer_stats(struct control_commands *c, const json_t *args)
     json_t *inode_part = json_object();
     put(inode_part, "inodes", inodes.inodes);
     put(inode_part, "unused", inodes.unused);
-    json_t *parts =
-        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "cache", cache_part(&cache),
-                  "readahead", readahead_part(&cache), "writeback", writeback_part(&cache),
-                  "reclaim", reclaim_part(&cache), "store", store_part(&store, &space), "inodes",
-                  inode_part, "operations", operations_part(c->fs), "memory",
-                  memory_part(&cache, &store, &inodes));
+    json_t *parts = json_pack(
+        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "cache", cache_part(&cache), "readahead",
+        readahead_part(&cache), "writeback", writeback_part(&cache), "reclaim",
+        reclaim_part(&cache), "store", store_part(&store, &space), "inodes", inode_part,
+        "operations", operations_part(c->fs), "memory", memory_part(&cache, &store, &inodes));
     json_t *reply = accepted();
     (void)json_object_set_new(reply, "stats", parts);
     return reply;
@@ -228,8 +227,8 @@ static json_t *answer_stats(struct control_commands *c, const json_t *args)
 
 /* ---- pages ----------------------------------------------------------------------------------- */
 
-#define SHOWN_FLAGS                                                                                \
-    (PG_locked | PG_uptodate | PG_dirty | PG_writeback | PG_error | PG_referenced | PG_active |    \
+#define SHOWN_FLAGS                                                                             \
+    (PG_locked | PG_uptodate | PG_dirty | PG_writeback | PG_error | PG_referenced | PG_active | \
      PG_readahead)
 
 static json_t *flag_names(uint32_t flags)
@@ -238,8 +237,9 @@ static json_t *flag_names(uint32_t flags)
         uint32_t flag;
         const char *name;
     } all[] = {
-        { PG_uptodate, "uptodate" },     { PG_dirty, "dirty" },         { PG_writeback, "writeback" },
-        { PG_locked, "locked" },         { PG_error, "error" },         { PG_active, "active" },
+        { PG_uptodate, "uptodate" },     { PG_dirty, "dirty" },
+        { PG_writeback, "writeback" },   { PG_locked, "locked" },
+        { PG_error, "error" },           { PG_active, "active" },
         { PG_referenced, "referenced" }, { PG_readahead, "readahead" },
     };
     json_t *names = json_array();
@@ -259,10 +259,9 @@ struct page_run {
 static void end_run(json_t *ranges, struct page_run *run)
 {
     if (run->count > 0)
-        (void)json_array_append_new(ranges, json_pack("{s:o, s:o, s:o}", "index",
-                                                      number(run->index), "count",
-                                                      number(run->count), "flags",
-                                                      flag_names(run->flags)));
+        (void)json_array_append_new(
+            ranges, json_pack("{s:o, s:o, s:o}", "index", number(run->index), "count",
+                              number(run->count), "flags", flag_names(run->flags)));
     run->count = 0;
 }
 

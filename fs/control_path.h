@@ -7,8 +7,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-#define CONTROL_PATH_BYTES 108u /* sizeof sun_path */
-#define CONTROL_DIRECTORIES 2u  /* places to look, the best first */
+#define CONTROL_PATH_BYTES  108u /* sizeof sun_path */
+#define CONTROL_DIRECTORIES 2u   /* places to look, the best first */
 
 /* The n-th directory (0 .. CONTROL_DIRECTORIES-1) for a daemon of uid. */
 void control_directory(unsigned n, uid_t uid, char path[CONTROL_PATH_BYTES]);

@@ -13,12 +13,12 @@
 int file_open(struct inode *inode, int flags, struct open_file **out)
 {
     bool writes = (flags & O_ACCMODE) != O_RDONLY;
-    if (writes && inode->fs->options.read_only)
+    if ((writes || (flags & O_TRUNC)) && inode->fs->options.read_only)
         return -EROFS;
     struct open_file *file = calloc(1, sizeof *file);
     if (file == NULL)
         return -ENOMEM;
-    int err = writes && (flags & O_TRUNC) ? inode_truncate(inode, 0) : 0;
+    int err = (flags & O_TRUNC) ? inode_truncate(inode, 0) : 0;
     if (err != 0) {
         free(file);
         return err;
@@ -26,7 +26,8 @@ int file_open(struct inode *inode, int flags, struct open_file **out)
     inode_ref(inode, 1);
     file->inode = inode;
     file->flags = flags;
-    file_ra_state_init(&file->ra, inode->mapping.ra_policy,
+    file_ra_state_init(&file->ra,
+                       __atomic_load_n(&inode->fs->options.readahead, __ATOMIC_RELAXED),
                        inode->fs->options.ra_pages != 0 ? inode->fs->options.ra_pages : RA_DEFAULT_PAGES);
     atomic_store(&file->wb_err, atomic_load(&inode->mapping.wb_err));
     atomic_store(&file->store_err, store_error_seq(inode->fs->store));
@@ -69,13 +70,18 @@ ssize_t file_get_pages(struct open_file *file, uint64_t offset, size_t *len, str
     while (n < nr && (err = filemap_get_page(m, &file->ra, first + (uint32_t)n,
                                              (uint32_t)(nr - n), &pages[n])) == 0)
         n++;
+    if (err < 0) {
+        /* Not the good pages before it: the kernel takes a short answer for the end of file and,
+         * where it caches, reads zeros from there on. */
+        while (n > 0)
+            put_page(m->cache, pages[--n]);
+        return err;
+    }
     uint64_t end = ((uint64_t)first + n) << PAGE_SHIFT;
     if (n == 0)
         want = 0;
     else if (offset + want > end)
         want = (size_t)(end - offset);
-    if (n == 0 && err < 0)
-        return err;
     *len = want;
     return (ssize_t)n;
 }
@@ -97,7 +103,7 @@ static ssize_t write_locked(struct inode *inode, uint64_t offset, const void *bu
     if (flags & WRITE_APPEND)
         offset = atomic_load(&inode->mapping.i_size);
     ssize_t n = filemap_write(&inode->mapping, offset, buf, len);
-    if (n > 0 && !(flags & WRITE_CACHED))
+    if (n > 0 && !(flags & WRITE_KEEP_TIMES))
         set_times(inode);
     up_write(&inode->i_rwsem);
     return n;

@@ -23,9 +23,9 @@ void file_release(struct open_file *file);
 
 ssize_t file_read(struct open_file *file, uint64_t offset, void *buf, size_t len);
 /* append: write at end of file. kill_priv: clear suid and sgid first. cached: the kernel writes
- * back what it cached: times are the kernel's business.
+ * back what it cached: all or an error. keep_times: they are the kernel's business.
  * -EFBIG, -ENOSPC, -EIO, -ENOMEM, -EROFS; bytes written, short when an error came after some. */
-enum write_flags { WRITE_APPEND = 1, WRITE_KILL_PRIV = 2, WRITE_CACHED = 4 };
+enum write_flags { WRITE_APPEND = 1, WRITE_KILL_PRIV = 2, WRITE_CACHED = 4, WRITE_KEEP_TIMES = 8 };
 ssize_t file_write(struct open_file *file, uint64_t offset, const void *buf, size_t len,
                    unsigned flags);
 

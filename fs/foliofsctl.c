@@ -31,9 +31,9 @@
 #define FOLIO_VERSION "0.1"
 #endif
 
-#define ANSWER_MS   10000                    /* how long we wait for a look at the mount, a reply */
-#define SYNC_MS     (3600 * 1000)            /* sync and drop write and free: as long as it takes */
-#define REPLY_BYTES ((size_t)16 << 20)       /* more than any reply */
+#define ANSWER_MS   10000              /* how long we wait for a look at the mount, a reply */
+#define SYNC_MS     (3600 * 1000)      /* sync and drop write and free: as long as it takes */
+#define REPLY_BYTES ((size_t)16 << 20) /* more than any reply */
 
 struct client {
     const char *mountpoint; /* as the user wrote it */
@@ -49,7 +49,8 @@ static const char usage_text[] =
     "  pages FILE        which pages of FILE are cached, and their state\n"
     "  sync              write everything back; durable when it returns\n"
     "  drop              give up every clean cached page and unused inode\n"
-    "  set NAME=VALUE    cache_size (bytes; K, M, G), dirty_ratio, dirty_background_ratio (per cent),\n"
+    "  set NAME=VALUE    cache_size (bytes; K, M, G), dirty_ratio, dirty_background_ratio (per "
+    "cent),\n"
     "                    dirty_expire, dirty_writeback, commit (seconds), readahead (none, linux)\n"
     "  version           of the daemon, and the volume's label and UUID\n"
     "\n"
@@ -281,8 +282,8 @@ static char *receive_reply(const struct client *client, int fd, uint64_t until, 
 /* Send cmd with args (stolen; may be NULL) and return the reply, which says ok. */
 static json_t *ask(const struct client *client, const char *cmd, json_t *args, int timeout_ms)
 {
-    json_t *request = json_pack("{s:i, s:s, s:o*}", "protocol", CONTROL_PROTOCOL, "cmd", cmd,
-                                "args", args);
+    json_t *request =
+        json_pack("{s:i, s:s, s:o*}", "protocol", CONTROL_PROTOCOL, "cmd", cmd, "args", args);
     char *text = request != NULL ? json_dumps(request, JSON_COMPACT) : NULL;
     json_decref(request);
     char *line = NULL;
@@ -390,9 +391,9 @@ static void print_stats(json_t *reply)
 {
     const char *part, *name;
     json_t *numbers, *n;
-    json_object_foreach (json_object_get(reply, "stats"), part, numbers) {
+    json_object_foreach(json_object_get(reply, "stats"), part, numbers) {
         (void)printf("%s\n", part);
-        json_object_foreach (numbers, name, n)
+        json_object_foreach(numbers, name, n)
             print_number(part, name, (uint64_t)json_integer_value(n));
     }
 }
@@ -401,12 +402,12 @@ static void print_ranges(const json_t *ranges)
 {
     size_t i, k;
     json_t *range, *flag;
-    json_array_foreach (ranges, i, range) {
+    json_array_foreach(ranges, i, range) {
         json_int_t index = json_integer_value(json_object_get(range, "index"));
         json_int_t count = json_integer_value(json_object_get(range, "count"));
         (void)printf("%12lld %12lld %10lld  ", (long long)index, (long long)(index + count - 1),
                      (long long)count);
-        json_array_foreach (json_object_get(range, "flags"), k, flag)
+        json_array_foreach(json_object_get(range, "flags"), k, flag)
             (void)printf(" %s", json_string_value(flag));
         (void)putchar('\n');
     }
@@ -433,13 +434,12 @@ static void print_version(json_t *reply)
 {
     char size[32];
     const char *label = json_string_value(json_object_get(reply, "label"));
-    (void)printf("foliofs %s, process %lld\n",
-                 json_string_value(json_object_get(reply, "version")),
+    (void)printf("foliofs %s, process %lld\n", json_string_value(json_object_get(reply, "version")),
                  (long long)json_integer_value(json_object_get(reply, "pid")));
-    (void)printf("volume %s, label \"%s\", capacity %s\n",
-                 json_string_value(json_object_get(reply, "uuid")), label != NULL ? label : "?",
-                 as_size((uint64_t)json_integer_value(json_object_get(reply, "capacity_bytes")),
-                         size));
+    (void)printf(
+        "volume %s, label \"%s\", capacity %s\n", json_string_value(json_object_get(reply, "uuid")),
+        label != NULL ? label : "?",
+        as_size((uint64_t)json_integer_value(json_object_get(reply, "capacity_bytes")), size));
 }
 
 static void do_version(const struct client *client, const char *arg)
@@ -464,10 +464,9 @@ static void print_drop(json_t *reply)
 {
     char pages[32], size[32], inodes[32];
     uint64_t n = (uint64_t)json_integer_value(json_object_get(reply, "pages"));
-    (void)printf("dropped %s pages (%s) and %s inodes\n", with_commas(n, pages),
-                 as_size(n * 4096, size),
-                 with_commas((uint64_t)json_integer_value(json_object_get(reply, "inodes")),
-                             inodes));
+    (void)printf(
+        "dropped %s pages (%s) and %s inodes\n", with_commas(n, pages), as_size(n * 4096, size),
+        with_commas((uint64_t)json_integer_value(json_object_get(reply, "inodes")), inodes));
 }
 
 static void do_drop(const struct client *client, const char *arg)
@@ -485,10 +484,8 @@ static void print_set(json_t *reply)
 static void do_set(const struct client *client, const char *arg)
 {
     const char *equals = strchr(arg, '=');
-    if (equals == NULL || equals == arg)
-        die_usage("set wants NAME=VALUE, not \"%s\"", arg);
-    json_t *args = json_pack("{s:s%, s:s}", "name", arg, (size_t)(equals - arg), "value",
-                             equals + 1);
+    json_t *args =
+        json_pack("{s:s%, s:s}", "name", arg, (size_t)(equals - arg), "value", equals + 1);
     if (args == NULL)
         die_usage("set: \"%s\" is not UTF-8", arg);
     show(client, ask(client, "set", args, ANSWER_MS), print_set);
@@ -537,9 +534,17 @@ static const struct command {
     const char *arg; /* what it wants after its name; NULL: nothing */
     void (*run)(const struct client *client, const char *arg);
 } commands[] = {
-    { "stats", NULL, do_stats }, { "pages", "FILE", do_pages },     { "sync", NULL, do_sync },
-    { "drop", NULL, do_drop },   { "set", "NAME=VALUE", do_set },   { "version", NULL, do_version },
+    { "stats", NULL, do_stats }, { "pages", "FILE", do_pages },   { "sync", NULL, do_sync },
+    { "drop", NULL, do_drop },   { "set", "NAME=VALUE", do_set }, { "version", NULL, do_version },
 };
+
+static void check_argument(const struct command *command, const char *arg)
+{
+    if (arg == NULL && command->arg != NULL)
+        die_usage("%s wants %s", command->name, command->arg);
+    if (command->run == do_set && (arg[0] == '=' || strchr(arg, '=') == NULL))
+        die_usage("set wants NAME=VALUE, not \"%s\"", arg);
+}
 
 static const struct command *find_command(const char *name)
 {
@@ -585,8 +590,7 @@ int main(int argc, char **argv)
     if (nr < 2)
         die_usage("MOUNTPOINT and COMMAND are missing");
     const struct command *command = find_command(rest[1]);
-    if (nr < 3 && command->arg != NULL)
-        die_usage("%s wants %s", command->name, command->arg);
+    check_argument(command, rest[2]); /* argv ends with a NULL */
     if (nr > (command->arg != NULL ? 3 : 2))
         die_usage("too many arguments: \"%s\"", rest[command->arg != NULL ? 3 : 2]);
     find_mount(&client, rest[0]);

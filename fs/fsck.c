@@ -131,8 +131,10 @@ static bool parse_options(int argc, char **argv, struct options *o, int *code)
             *code = EXIT_CLEAN;
             return false;
         } else if (letter != 'f') {
-            print_usage(letter == OPTION_HELP ? stdout : stderr);
-            *code = letter == OPTION_HELP ? EXIT_CLEAN : EXIT_USAGE;
+            if (letter == OPTION_HELP) { /* else getopt_long has said what is wrong */
+                print_usage(stdout);
+                *code = EXIT_CLEAN;
+            }
             return false;
         }
     }

@@ -149,6 +149,14 @@ static unsigned decode_valid(int to_set)
     return valid;
 }
 
+/* chown(2) with -1 and -1 clears suid and sgid too. Where that is ours to do, the kernel sends it
+ * with nothing to set, or only the ctime, as nothing else does. */
+static bool is_empty_chown(fuse_req_t req, int to_set)
+{
+    return (to_set & ~FUSE_SET_ATTR_CTIME) == 0 &&
+           wire_agreed(&front_of(req)->wire, WIRE_KILLPRIV_V2);
+}
+
 void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
                 struct fuse_file_info *fi)
 {
@@ -159,7 +167,8 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
         reply_status(req, err);
         return;
     }
-    if ((to_set & FUSE_SET_ATTR_SIZE) != 0 && (to_set & FUSE_SET_ATTR_KILL_SUID) != 0)
+    if (((to_set & FUSE_SET_ATTR_SIZE) != 0 && (to_set & FUSE_SET_ATTR_KILL_SUID) != 0) ||
+        is_empty_chown(req, to_set))
         err = drop_privilege(req, inode);
     if (err == 0)
         err = inode_setattr(inode, attr, decode_valid(to_set));

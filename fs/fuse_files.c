@@ -155,8 +155,8 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
  * through any descriptor open for writing. */
 static unsigned decode_write(const struct front *front, const struct fuse_file_info *fi)
 {
-    if (fi->writepage)
-        return WRITE_CACHED;
+    if (fi->writepage) /* a direct mount's mappings: their times are ours */
+        return front->kernel_cache ? WRITE_CACHED | WRITE_KEEP_TIMES : WRITE_CACHED;
     return !front->kernel_cache && (fi->flags & O_APPEND) != 0 ? WRITE_APPEND : 0;
 }
 

@@ -157,7 +157,8 @@ static int write_bio(struct store *s, struct bio *bio)
     struct key key;
     uint8_t value[NUMBER_BYTES];
     key_blocks(&key, bio->object);
-    struct txn_record *r = record_new(&key, value, number_encode(0, value), false);
+    size_t len = number_encode(0, value);
+    struct txn_record *r = record_new(&key, value, len, false);
     struct txn_block *blocks = copy_blocks(bio);
     int err = r == NULL || blocks == NULL ? -ENOMEM : 0;
     if (err == 0) {

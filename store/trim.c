@@ -178,7 +178,8 @@ static bool step_alloc(struct step *st)
         }
     }
     key_blocks(&key, st->object);
-    st->count = record_new(&key, value, number_encode(0, value), false);
+    size_t len = number_encode(0, value);
+    st->count = record_new(&key, value, len, false);
     key_trim(&key, st->object, st->key_from, st->to);
     st->done = record_new(&key, NULL, 0, true);
     return st->count != NULL && st->done != NULL;
@@ -249,7 +250,8 @@ static int step_apply(struct store *s, struct step *st, struct trim *t)
         delete_block(s, st, i);
     if (st->n > 0) {
         count = count > st->n ? count - st->n : 0;
-        memcpy(st->count->bytes + st->count->key_len, value, number_encode(count, value));
+        size_t len = number_encode(count, value);
+        memcpy(st->count->bytes + st->count->key_len, value, len);
         st->count->deleted = count == 0;
         txn_insert_record(s->running, st->count);
         st->count = NULL;

@@ -201,7 +201,8 @@ static int take_chunk(struct store *s, uint64_t end)
     struct update u;
     key_counter(&key);
     update_init(&u, s);
-    update_put(&u, &key, value, number_encode(end, value));
+    size_t len = number_encode(end, value);
+    update_put(&u, &key, value, len);
     return update_apply(&u, UPDATE_FREES, NULL); /* truncating takes numbers too */
 }
 

@@ -39,30 +39,40 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CELL 512u
-#define MAX_CELLS 512u /* 256 KiB in the largest file */
-#define MAX_FILES 4096u
-#define NR_NAMES 24u
-#define NR_DIRS 3u
+#define CELL        512u
+#define MAX_CELLS   512u /* 256 KiB in the largest file */
+#define MAX_FILES   4096u
+#define NR_NAMES    24u
+#define NR_DIRS     3u
 #define MAX_WORKERS 16u
-#define PATH_LEN 40u
+#define PATH_LEN    40u
 
 enum op {
-    OP_CREATE, OP_MKDIR, OP_RMDIR, OP_UNLINK, OP_RENAME, OP_LINK, OP_CHMOD, /* change names */
-    OP_WRITE, OP_MAP, OP_TRUNCATE, OP_PUNCH,                                /* change content */
-    OP_FSYNC, OP_FSYNCDIR,
+    OP_CREATE,
+    OP_MKDIR,
+    OP_RMDIR,
+    OP_UNLINK,
+    OP_RENAME,
+    OP_LINK,
+    OP_CHMOD, /* change names */
+    OP_WRITE,
+    OP_MAP,
+    OP_TRUNCATE,
+    OP_PUNCH, /* change content */
+    OP_FSYNC,
+    OP_FSYNCDIR,
 };
 
 struct event {
     uint32_t op;
-    uint32_t done;      /* 0: about to; 1: done */
-    uint32_t file;      /* number of the file (unique per worker) */
+    uint32_t done;        /* 0: about to; 1: done */
+    uint32_t file;        /* number of the file (unique per worker) */
     uint32_t from, count; /* cells; OP_TRUNCATE: from is the new size */
     uint32_t mode;
-    bool data_only;     /* OP_FSYNC: fdatasync */
-    bool replaces;      /* OP_RENAME: there was a file of that name; found out by the verifier */
+    bool data_only; /* OP_FSYNC: fdatasync */
+    bool replaces;  /* OP_RENAME: there was a file of that name; found out by the verifier */
     uint64_t generation;
-    uint64_t ino;       /* done creations */
+    uint64_t ino; /* done creations */
     char path[PATH_LEN], path2[PATH_LEN];
 };
 
@@ -212,8 +222,9 @@ static void write_cells(struct worker *w, unsigned n, uint32_t from, uint32_t co
 {
     static struct cell cells[MAX_CELLS];
     uint32_t file = w->names[n].file;
-    struct event e = { .op = OP_WRITE, .file = file, .from = from, .count = count,
-                       .generation = ++w->generation };
+    struct event e = {
+        .op = OP_WRITE, .file = file, .from = from, .count = count, .generation = ++w->generation
+    };
     int fd = fd_of(w, n);
     for (uint32_t i = 0; i < count; i++)
         fill_cell(&cells[i], (uint64_t)w->number << 32 | (file + 1), from + i, e.generation);
@@ -274,8 +285,9 @@ static void store_cells(struct worker *w)
     uint32_t file = w->names[n].file, size = w->cells[file];
     uint32_t from = (uint32_t)draw(w, size);
     uint32_t count = 1 + (uint32_t)draw(w, size - from < 16 ? size - from : 16);
-    struct event e = { .op = OP_MAP, .file = file, .from = from, .count = count,
-                       .generation = ++w->generation };
+    struct event e = {
+        .op = OP_MAP, .file = file, .from = from, .count = count, .generation = ++w->generation
+    };
     size_t len = (size_t)size * CELL;
     struct cell *map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd_of(w, n), 0);
     check(w, "mmap", map == MAP_FAILED ? -1 : 0);
@@ -312,12 +324,15 @@ static void punch(struct worker *w)
     if (n == NR_NAMES)
         return;
     uint32_t file = w->names[n].file;
-    struct event e = { .op = OP_PUNCH, .file = file, .from = (uint32_t)draw(w, MAX_CELLS / 2),
+    struct event e = { .op = OP_PUNCH,
+                       .file = file,
+                       .from = (uint32_t)draw(w, MAX_CELLS / 2),
                        .count = 1 + (uint32_t)draw(w, 60) };
     int fd = fd_of(w, n);
     note(w, &e, 0);
-    check(w, "punch", fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                (off_t)e.from * CELL, (off_t)e.count * CELL));
+    check(w, "punch",
+          fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)e.from * CELL,
+                    (off_t)e.count * CELL));
     note(w, &e, 1);
 }
 
@@ -408,7 +423,8 @@ static void change_mode(struct worker *w)
     unsigned n = pick(w, true);
     if (n == NR_NAMES)
         return;
-    struct event e = { .op = OP_CHMOD, .file = w->names[n].file,
+    struct event e = { .op = OP_CHMOD,
+                       .file = w->names[n].file,
                        .mode = 0600 | (uint32_t)draw(w, 0200) };
     path_of(w, n, e.path);
     note(w, &e, 0);
@@ -491,19 +507,52 @@ static void work(struct worker *w)
         w->fds[i] = -1;
     for (;;) {
         switch (draw(w, 20)) {
-        case 0: case 1: case 2: create(w); break;
-        case 3: case 4: case 5: case 6: overwrite(w); break;
-        case 7: case 8: store_cells(w); break;
-        case 9: resize(w); break;
-        case 10: punch(w); break;
-        case 11: case 12: sync_file(w); break;
-        case 13: sync_dir(w, (unsigned)draw(w, NR_DIRS)); break;
-        case 14: move(w); break;
-        case 15: link_name(w); break;
-        case 16: unlink_name(w); break;
-        case 17: change_mode(w); break;
-        case 18: make_or_remove_sub(w); break;
-        default: replace_carefully(w); break;
+        case 0:
+        case 1:
+        case 2:
+            create(w);
+            break;
+        case 3:
+        case 4:
+        case 5:
+        case 6:
+            overwrite(w);
+            break;
+        case 7:
+        case 8:
+            store_cells(w);
+            break;
+        case 9:
+            resize(w);
+            break;
+        case 10:
+            punch(w);
+            break;
+        case 11:
+        case 12:
+            sync_file(w);
+            break;
+        case 13:
+            sync_dir(w, (unsigned)draw(w, NR_DIRS));
+            break;
+        case 14:
+            move(w);
+            break;
+        case 15:
+            link_name(w);
+            break;
+        case 16:
+            unlink_name(w);
+            break;
+        case 17:
+            change_mode(w);
+            break;
+        case 18:
+            make_or_remove_sub(w);
+            break;
+        default:
+            replace_carefully(w);
+            break;
         }
     }
 }
@@ -619,8 +668,8 @@ static void count_links(struct tree *t)
     for (size_t i = 0; i < t->count; i++) {
         t->nodes[i].links = 0;
         for (size_t k = 0; k < t->count; k++)
-            t->nodes[i].links += !t->nodes[i].dir && !t->nodes[k].dir &&
-                                 t->nodes[k].file == t->nodes[i].file;
+            t->nodes[i].links +=
+                !t->nodes[i].dir && !t->nodes[k].dir && t->nodes[k].file == t->nodes[i].file;
     }
 }
 
@@ -665,8 +714,8 @@ static bool apply(struct tree *t, const struct event *e)
 
 static bool same_node(const struct node *a, const struct node *found)
 {
-    return a->dir == found->dir && a->mode == found->mode &&
-           (a->dir || a->links == found->links) && (a->ino == 0 || a->ino == found->ino);
+    return a->dir == found->dir && a->mode == found->mode && (a->dir || a->links == found->links) &&
+           (a->ino == 0 || a->ino == found->ino);
 }
 static bool same_tree(struct tree *a, struct tree *found)
 {
@@ -709,9 +758,11 @@ static void found_in(struct tree *t, const char *dir, const char *prefix)
             violation("%s: too many names, or a strange one", path);
             continue;
         }
-        add_node(t, path, (struct node){ .dir = S_ISDIR(st.st_mode), .ino = st.st_ino,
-                                         .mode = st.st_mode & 07777,
-                                         .links = (uint32_t)st.st_nlink });
+        add_node(t, path,
+                 (struct node){ .dir = S_ISDIR(st.st_mode),
+                                .ino = st.st_ino,
+                                .mode = st.st_mode & 07777,
+                                .links = (uint32_t)st.st_nlink });
         if (S_ISDIR(st.st_mode))
             found_in(t, path, "");
     }
@@ -924,8 +975,9 @@ static void check_content(const struct history *h, const struct node *node, size
         violation("%s: file %u, cell %u of %u is %s: it says file %llx, place %llu, generation "
                   "%llu; %zu generations from %llu to %llu%s would do (synced at event %zu)",
                   node->path, node->file, i, nr,
-                  is_zero(&cells[i]) ? "zeros"
-                  : cells[i].file != id ? "FOREIGN" : "wrong",
+                  is_zero(&cells[i])    ? "zeros"
+                  : cells[i].file != id ? "FOREIGN"
+                                        : "wrong",
                   (unsigned long long)cells[i].file, (unsigned long long)cells[i].place,
                   (unsigned long long)cells[i].generation, c.count,
                   (unsigned long long)(c.count ? c.generations[c.count - 1] : 0),
@@ -956,8 +1008,8 @@ static void explain(const struct history *h, struct tree *found)
         apply(&last, &h->events[i]);
     print_tree("after everything", &last);
     printf("  the last operations on names (durable up to %zu):\n", durable_names(h));
-    static const char *const names[] = { "create", "mkdir", "rmdir", "unlink", "rename", "link",
-                                         "chmod" };
+    static const char *const names[] = { "create", "mkdir", "rmdir", "unlink",
+                                         "rename", "link",  "chmod" };
     for (size_t i = h->count > 60 ? h->count - 60 : 0; i < h->count; i++)
         if (h->events[i].op <= OP_CHMOD)
             printf("    %zu %s file %u %s %s %o%s\n", i, names[h->events[i].op], h->events[i].file,

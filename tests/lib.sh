@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # lib.sh: what every mounted test begins with.
 #
 #   . "$(dirname -- "$0")/lib.sh"
@@ -195,7 +196,7 @@ try_mount()
 }
 mount_volume()
 {
-    try_mount "$@" || fail "foliofs $* does not mount: $(tail -n 5 "$T/daemon.out")"
+    try_mount "$@" || fail "${what:+$what: }foliofs $* does not mount: $(tail -n 5 "$T/daemon.out")"
 }
 
 # Take the daemon's exit status.

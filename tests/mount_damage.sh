@@ -81,16 +81,19 @@ for i in range(60):
     with open(name, "wb") as f:
         f.write(r.randbytes(r.choice([10, 4096, 20_000, 70_000])))
     names.append(name)
-for mark in ("marked-one", "marked-two"):
+for mark in ("marked-one", "marked-two"):  # 10 bytes
     with open(mark, "wb") as f:
-        f.write(b"".join(b"%s block %06d " % (mark.encode(), i) + r.randbytes(4096 - len(mark) - 14)
-                         for i in range(20)))
+        # (A block's first 16 bytes lie elsewhere than the other 4,080.)
+        f.write(b"".join(b"%s-%05d" % (mark.encode(), i) + b"%s block %06d" % (mark.encode(), i) +
+                         r.randbytes(4096 - 2 * len(mark) - 19) for i in range(20)))
     names.append(mark)
-with open("noted", "wb") as f:
-    f.write(b"content")
-os.setxattr("noted", "user.note", b"the-noted-value-in-an-attribute")
+for name in ("noted-first", "noted", "noted-last"):
+    with open(name, "wb") as f:
+        f.write(b"content")
+    os.setxattr(name, "user.note", b"the-%s-value-in-an-attribute" % name.encode())
+    names.append(name)
 os.symlink("the-target-of-the-symbolic-link", "symbolic")
-names += ["noted", "symbolic"]
+names += ["symbolic"]
 os.mkdir("other")
 with open("other/plain", "wb") as f:
     f.write(b"plain")
@@ -105,6 +108,7 @@ END
 # flip OFFSET... : one bit in each of these bytes of the volume.
 flip()
 {
+    [ $# -gt 0 ] || fail "$what: not found in the volume"
     python3 - "$V" "$@" <<'END'
 import sys
 with open(sys.argv[1], "r+b") as f:
@@ -142,9 +146,15 @@ refused()
         fail "$what: it mounts"
     fi
     reap_daemon
+    clearly_refused
+}
+clearly_refused()
+{
     [ "$daemon_status" -gt 0 ] && [ "$daemon_status" -lt 100 ] ||
         fail "$what: foliofs ended with $daemon_status: $(tail -n 5 "$T/daemon.out")"
-    [ "$(wc -l <"$T/daemon.out")" -eq 1 ] || fail "$what: not one clear line: $(cat "$T/daemon.out")"
+    # (With -f it prints its memory budget before.)
+    [ "$(grep -c '^foliofs: .*volume: ' "$T/daemon.out")" -eq 1 ] ||
+        fail "$what: not one clear line: $(cat "$T/daemon.out")"
 }
 
 # It may be refused or not; errors may come; nothing else.
@@ -196,7 +206,7 @@ only marked-one
 
 what='the first bytes of a block'
 restore
-flip $(offsets_of 'marked-two block 000000')
+flip $(offsets_of 'marked-two-00003')
 fsck_says '4'
 only marked-two
 
@@ -211,6 +221,22 @@ restore
 flip $(offsets_of 'the-noted-value-in-an')
 fsck_says '4'
 only noted
+
+# The first record of a kind is also a witness that there is none of the kind before it: damage
+# there may refuse the mount, clearly.
+what="the first attribute's record"
+restore
+flip $(offsets_of 'the-noted-first-value-in-an')
+fsck_says '4'
+: >"$T/daemon.out"
+if try_mount; then
+    look noted-first >"$T/look.out" 2>"$T/look.err" || fail "$what: reading hangs"
+    [ ! -s "$T/look.out" ] || fail "$what: $(head -n 5 "$T/look.out")"
+    unmount_volume
+else
+    reap_daemon
+    clearly_refused
+fi
 
 what='the superblock'
 restore
@@ -274,4 +300,4 @@ END
     survives
     [ "$fsck_status" -eq 0 ] || damaged=$((damaged + 1))
 done
-say "$trials random damages: fsck.foliofs saw $damaged (the others hit pages not in use)"
+say "$trials random damages: fsck.foliofs saw $damaged of them"

@@ -4,15 +4,16 @@
 . "$(dirname -- "$0")/lib.sh"
 need python3
 
-# fill DIRECTORY SUMS: write files until ENOSPC; only files whose fsync and close went well are
+# fill DIRECTORY SUMS [N]: write N files, or until ENOSPC; only files whose fsync went well are
 # acknowledged, into SUMS. Fails on any other error, and if no ENOSPC comes.
 fill()
 {
-    python3 - "$1" "$2" <<'END'
+    python3 - "$@" <<'END'
 import errno, hashlib, os, sys
 where, sums = sys.argv[1], open(sys.argv[2], "a")
+known = sum(1 for _ in open(sys.argv[2]))
 full = 0
-for i in range(4000):
+for i in range(known, known + int(sys.argv[3]) if len(sys.argv) > 3 else 4000):
     size = [300_000, 5000, 1_000_001, 70_000][i % 4]
     data = hashlib.sha256(b"%d" % i).digest() * (size // 32 + 1)
     data = data[:size]
@@ -40,8 +41,8 @@ for i in range(4000):
         if full == 5:
             sys.exit(0)
     if fsynced:
-        print(hashlib.sha256(data).hexdigest(), name, file=sums)
-sys.exit("4000 files, and no ENOSPC")
+        print(hashlib.sha256(data).hexdigest() + "  " + name, file=sums)
+sys.exit(0 if len(sys.argv) > 3 else "4000 files, and no ENOSPC")
 END
 }
 
@@ -122,7 +123,7 @@ for cache in kernel direct; do
     made=$(fill_names "$M") || fail "$what: filling with names"
     say "$what: $made names before ENOSPC"
     remount
-    rm -rf "${M:?}"/* || fail "$what: removing the names"
+    find "$M" -mindepth 1 -delete || fail "$what: removing the names"
     until_true 20 can_write 16 || fail "$what: no space after the names: $(cat "$T/dd.out")"
     unmount_volume
     check_volume "$what"
@@ -151,15 +152,22 @@ if is_root && mkdir "$T/disk" && mount -t tmpfs -o size=64m none "$T/disk" 2>"$T
             make_volume
             mount_volume -o "$options"
             try_filling
-            # Somebody else takes the rest of the disk.
-            dd if=/dev/zero of="$T/disk/other" bs=64K 2>/dev/null
+            unmount_volume
+            check_volume "$what"
+
+            # A new volume, and somebody else takes the rest of the disk while it is in use.
+            what="$what, beside somebody else"
+            make_volume
+            mount_volume -o "$options"
             : >"$T/sums"
-            fill "$M" "$T/sums" || fail "$what: filling beside another"
-            intact 'beside another'
+            fill "$M" "$T/sums" 30 || fail "$what: the first 30 files"
+            dd if=/dev/zero of="$T/disk/other" bs=64K 2>/dev/null
+            fill "$M" "$T/sums" || fail "$what: filling"
+            intact 'when full'
             rm "$T/disk/other"
-            until_true 20 can_write 4 || fail "$what: no space after the other went: $(cat "$T/dd.out")"
+            until_true 20 can_write 8 || fail "$what: no space after the other went: $(cat "$T/dd.out")"
             remount
-            intact 'beside another, after a remount'
+            intact 'after a remount'
             unmount_volume
             check_volume "$what"
             until_true 10 umount "$T/disk" || fail "umount of the disk"

@@ -2,7 +2,7 @@
 # What goes wrong at the command line is said in one clear line, with a non-zero status, and changes
 # nothing; and every way to end a mount writes everything back.
 . "$(dirname -- "$0")/lib.sh"
-need timeout
+need timeout flock
 
 # refuses STATUS PATTERN COMMAND...: it fails with that status (or any, "-") and one line that
 # matches.
@@ -127,8 +127,13 @@ is_unmounted()
 {
     ! is_mounted "$M"
 }
+is_free() # the daemon in the background holds a lock on the volume until it has written everything
+{
+    flock -n "$V" true
+}
 all_there() # NAME
 {
+    until_true 60 is_free || fail "after $1: the daemon still holds the volume"
     check_volume "after $1"
     mount_volume
     cksum <"$M/$1" | cmp -s - "$T/$1.sum" || fail "after $1: the content is not there"

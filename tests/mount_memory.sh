@@ -7,7 +7,7 @@
 need python3
 gib=${FOLIO_GIB:-1}
 budget=$((128 * 1024))
-base=$((24 * 1024)) # KiB: code's data, stacks and malloc's own, whatever the budget
+base=$((32 * 1024)) # KiB: code's data, stacks and malloc's own, whatever the budget
 
 start_sampling()
 {

@@ -13,12 +13,13 @@ make_tree() # DIRECTORY
     ln -s ../file1 "$1/deep/er/symbolic"
     ln -s /nowhere/at/all "$1/dangling"
     mkfifo "$1/fifo"
-    python3 - "$1/sparse" <<'END'
+    python3 - "$1" <<'END'
 import os, sys
-f = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o640)
-for at in (0, 1 << 20, (1 << 30) + 5, 5 << 30):
-    os.pwrite(f, b"data at %d\n" % at, at)
-os.ftruncate(f, (5 << 30) + (1 << 20))
+for name, far in (("sparse", 8 << 20), ("huge", 5 << 30)):
+    f = os.open(sys.argv[1] + "/" + name, os.O_RDWR | os.O_CREAT, 0o640)
+    for at in (0, 1 << 20, (3 << 20) + 5, far):
+        os.pwrite(f, b"data at %d\n" % at, at)
+    os.ftruncate(f, far + (1 << 20))
 END
     setfattr -n user.colour -v blue "$1/deep/file1"
     chmod 4711 "$1/deep/file2"
@@ -48,7 +49,7 @@ for where, dirs, files in os.walk("."):
             what.append(s.st_size)
             sha = hashlib.sha256()
             with open(path, "rb") as f:
-                if s.st_size > 1 << 30:  # sparse: where its data is, and what
+                if s.st_size > 1 << 30:  # huge: where its data is, and what
                     at = 0
                     while True:
                         try:
@@ -71,14 +72,15 @@ for cache in kernel direct; do
     mount_volume -o cache=$cache
     make_tree "$M/tree"
     describe "$M/tree" >"$T/there"
-    blocks=$(stat -c %b "$M/tree/sparse")
+    blocks=$(stat -c %b "$M/tree/huge")
     [ "$blocks" -le 64 ] || fail "$cache: the sparse file takes $blocks blocks of 512 bytes"
 
     tar -C "$M" -cSf "$T/tree.tar" --xattrs tree || fail "$cache: tar -c from the mount"
     [ "$(stat -c %s "$T/tree.tar")" -le 2000000 ] || fail "$cache: tar saw no holes"
     mkdir "$M/again"
     tar -C "$M/again" -xSpf "$T/tree.tar" --xattrs || fail "$cache: tar -x to the mount"
-    tar -C "$M/again" -df "$T/tree.tar" || fail "$cache: tar -d finds differences"
+    # (tar -d would read through 5 GiB of hole in pieces of 512 bytes.)
+    tar -C "$M/again" -d --exclude=huge -f "$T/tree.tar" || fail "$cache: tar -d finds differences"
     describe "$M/again/tree" | diff "$T/there" - || fail "$cache: the copy differs"
     unmount_volume
     check_volume "$cache"
