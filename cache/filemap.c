@@ -396,6 +396,7 @@ ssize_t filemap_read(struct address_space *m, struct file_ra_state *ra, uint64_t
         int err = filemap_get_page(m, ra, index, nr, &page);
         if (err < 0)
             return done > 0 ? (ssize_t)done : err;
+        cache_yield();
         size_t n = err > 0 ? 0 : clamp_to_size(m, pos, len - done);
         if (n == 0) {
             if (err == 0)

@@ -31,7 +31,8 @@
 #include "store/device.h"
 
 struct writeback_pass {
-    uint64_t size;  /* i_size when the dirty pages were chosen */
+    uint64_t size;  /* i_size before the dirty pages are chosen */
+    bool writes;    /* there were some; otherwise none is written, whatever becomes dirty */
     void *private;  /* the owner's */
 };
 
@@ -74,6 +75,7 @@ struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_loc
     struct list_head dirty;   /* cache->dirty_mappings                                (d) */
     bool on_dirty;            /* (d) */
     uint64_t dirtied_ns;      /* when it entered that list                            (d) */
+    uint64_t synced;          /* the last page_cache_sync that took it                (d) */
     unsigned wb_failures;     /* passes failed in a row                               (d) */
     uint64_t wb_retry_ns;     /* not before                                           (d) */
 };
@@ -87,6 +89,8 @@ struct cache_options {
     unsigned dirty_writeback_ms;  /* how often the flusher looks; 0: 5,000 */
     const struct clock *clock;    /* NULL: clock_monotonic */
     bool threads;                 /* start the flusher and the readahead worker */
+    bool stepped;                 /* no threads, but somebody else calls flusher_step(): who needs
+                                     it waits, instead of doing it */
 };
 #define CACHE_MIN_PAGES 16u
 
@@ -102,6 +106,8 @@ struct cache_stats {
 
 /* Errors: -ENOMEM, -EINVAL. */
 int page_cache_create(struct page_cache **out, const struct cache_options *o);
+/* Stop the threads; from then on the callers do their work. Nobody else uses the cache any more. */
+void page_cache_stop(struct page_cache *cache);
 /* Every mapping has been destroyed. Stops the threads. */
 void page_cache_destroy(struct page_cache *cache);
 void page_cache_stats(struct page_cache *cache, struct cache_stats *out);

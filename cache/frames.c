@@ -23,6 +23,7 @@ void *page_address(const struct page_cache *cache, const struct page *page)
 
 void put_page(struct page_cache *cache, struct page *page)
 {
+    cache_yield();
     int32_t n = atomic_fetch_sub_explicit(&page->refcount, 1, memory_order_acq_rel);
     assert(n > 0);
     if (n == 1)
@@ -53,6 +54,12 @@ static struct page *frame_take(struct page_cache *cache)
     return page;
 }
 
+/* Is there nobody else to clean pages? */
+static bool flushes_inline(const struct page_cache *cache)
+{
+    return cache->flusher == NULL && !cache->stepped;
+}
+
 struct page *page_alloc(struct page_cache *cache, bool wait)
 {
     struct page *page = frame_take(cache);
@@ -66,7 +73,7 @@ struct page *page_alloc(struct page_cache *cache, bool wait)
             count_add(&cache->count.alloc_waits, 1);
             cache_wait_progress(cache, seen, ALLOC_WAIT_MS);
             /* Others may have been faster to what came free: only standstill counts. */
-            idle += atomic_load(&cache->progress) == seen || cache->flusher == NULL;
+            idle += atomic_load(&cache->progress) == seen || flushes_inline(cache);
         }
         page = frame_take(cache);
     }
@@ -93,7 +100,7 @@ void cache_made_progress(struct page_cache *cache)
 
 void cache_wait_progress(struct page_cache *cache, uint32_t seen, unsigned ms)
 {
-    if (cache->flusher == NULL) {
+    if (flushes_inline(cache)) {
         flusher_step(cache);
         return;
     }
@@ -157,6 +164,7 @@ int page_cache_create(struct page_cache **out, const struct cache_options *o)
     if (cache == NULL)
         return -ENOMEM;
     cache->clock = o->clock != NULL ? o->clock : &clock_monotonic;
+    cache->stepped = o->stepped;
     cache->max_frames = frames_for(o);
     atomic_store(&cache->limit, o->cache_bytes >> PAGE_SHIFT);
     cache->arena = reserve_memory(cache->max_frames << PAGE_SHIFT);
@@ -181,12 +189,19 @@ int page_cache_create(struct page_cache **out, const struct cache_options *o)
     return 0;
 }
 
-void page_cache_destroy(struct page_cache *cache)
+void page_cache_stop(struct page_cache *cache)
 {
     worker_stop(cache->flusher);
     cache->flusher = NULL;
     worker_stop(cache->reader);
     cache->reader = NULL;
+    while (reader_worker(cache) == 0) /* pages are locked until what is queued is read */
+        ;
+}
+
+void page_cache_destroy(struct page_cache *cache)
+{
+    page_cache_stop(cache);
     assert(cache->used == 0);
     cache_rcu_barrier();
     if (cache->arena != NULL)

@@ -6,12 +6,14 @@
 
 bool get_page_unless_zero(struct page *page)
 {
+    cache_yield();
     int32_t n = atomic_load_explicit(&page->refcount, memory_order_relaxed);
     do {
         if (n == 0)
             return false;
     } while (!atomic_compare_exchange_weak_explicit(&page->refcount, &n, n + 1,
                                                     memory_order_acquire, memory_order_relaxed));
+    cache_yield();
     return true;
 }
 

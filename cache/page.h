@@ -77,6 +77,7 @@
 #include <stdint.h>
 
 #include "cache/list.h"
+#include "cache/wait.h"
 
 #define PAGE_SHIFT 12
 #define PAGE_SIZE (1u << PAGE_SHIFT) /* bytes */
@@ -112,16 +113,19 @@ _Static_assert(sizeof(struct page) <= 64, "a page's own memory beside its data: 
 
 static inline bool page_test(const struct page *page, uint32_t flags)
 {
+    cache_yield();
     return (atomic_load_explicit(&page->flags, memory_order_acquire) & flags) != 0;
 }
 
 /* Set or clear flags.   Returns the flags before. */
 static inline uint32_t page_set(struct page *page, uint32_t flags)
 {
+    cache_yield();
     return atomic_fetch_or_explicit(&page->flags, flags, memory_order_acq_rel);
 }
 static inline uint32_t page_clear(struct page *page, uint32_t flags)
 {
+    cache_yield();
     return atomic_fetch_and_explicit(&page->flags, ~flags, memory_order_acq_rel);
 }
 

@@ -37,6 +37,8 @@ struct page_cache {           /* (c) constant  (r) lru_lock  (d) dirty_lock  (a)
 
     pthread_mutex_t dirty_lock;
     struct list_head dirty_mappings; /* oldest at the back                                (d) */
+    struct rwsem sync_sem;     /* one page_cache_sync at a time */
+    uint64_t nr_syncs;         /* (sync_sem) */
     _Atomic uint64_t nr_dirty, nr_writeback; /* pages                                     (a) */
     _Atomic unsigned dirty_ratio, dirty_background_ratio;          /* per cent of limit   (a) */
     _Atomic unsigned dirty_expire_ms, dirty_writeback_ms;          /*                     (a) */
@@ -52,6 +54,7 @@ struct page_cache {           /* (c) constant  (r) lru_lock  (d) dirty_lock  (a)
     struct bio *ra_queue, **ra_tail; /* reads nobody waits for                        (ra_lock) */
 
     struct worker *flusher, *reader; /* (c) NULL without threads */
+    bool stepped;                    /* (c) the flusher's steps are somebody else's */
     _Atomic size_t node_bytes;       /* memory of all tree nodes */
     struct cache_counters count;
 };
@@ -69,7 +72,7 @@ struct page *page_alloc(struct page_cache *cache, bool wait);
 /* The reference count is 0 and nobody can find it. */
 void page_free(struct page_cache *cache, struct page *page);
 void cache_made_progress(struct page_cache *cache);
-/* Sleep until progress, at most ms; without threads: one step of the flusher instead. */
+/* Sleep until progress, at most ms; with nobody to make it: one step of the flusher instead. */
 void cache_wait_progress(struct page_cache *cache, uint32_t seen, unsigned ms);
 
 /* ---- reclaim.c ------------------------------------------------------------------------------- */

@@ -91,11 +91,10 @@ struct ra_bios {
     struct bio *now, *later;
 };
 
-static bool ra_bios_alloc(struct address_space *m, struct ra_bios *b)
+static bool ra_bios_alloc(struct ra_bios *b)
 {
-    uint64_t object = atomic_load(&m->object);
-    b->now = bio_alloc(BIO_READ, object, BIO_MAX_VECS);
-    b->later = bio_alloc(BIO_READ, object, BIO_MAX_VECS);
+    b->now = bio_alloc(BIO_READ, 0, BIO_MAX_VECS);
+    b->later = bio_alloc(BIO_READ, 0, BIO_MAX_VECS);
     if (b->now != NULL && b->later != NULL)
         return true;
     bio_free(b->now);
@@ -156,7 +155,7 @@ static int ra_read_window(struct address_space *m, const struct ra_window *w, ui
 {
     struct ra_bios bios;
     struct page *first = NULL;
-    if (!ra_bios_alloc(m, &bios))
+    if (!ra_bios_alloc(&bios))
         return -ENOMEM;
     if (must && (first = page_alloc(m->cache, true)) == NULL) {
         bio_free(bios.now);
@@ -164,6 +163,8 @@ static int ra_read_window(struct address_space *m, const struct ra_window *w, ui
         return -ENOMEM;
     }
     down_read(&m->invalidate_lock);
+    /* Only now: truncation changes the object, and the pages go into the tree of the new one. */
+    bios.now->object = bios.later->object = atomic_load(&m->object);
     uint64_t end = (uint64_t)w->start + w->size;
     uint64_t mark = w->async_size > 0 ? end - w->async_size : UINT64_MAX;
     for (uint64_t i = w->start; i < end; i++) {

@@ -27,7 +27,11 @@ void truncate_inode_pages_range(struct address_space *m, uint32_t first, uint32_
         for (unsigned i = 0; i < n; i++)
             truncate_page(m, pages[i]);
     }
-    dirty_list_del_if_clean(m);
+    /* During a pass no dirty page does not mean that everything is written: its end sees to it. */
+    if (down_write_trylock(&m->writeback_sem)) {
+        up_write(&m->writeback_sem);
+        dirty_list_del_if_clean(m);
+    }
 }
 
 /* The page at index, uptodate and locked, if there is anything in it: in the cache or on disk.

@@ -20,6 +20,14 @@ void wait_set_hooks(const struct wait_hooks *h)
     hooks = h;
 }
 
+#ifdef FOLIO_SIM
+void cache_yield(void)
+{
+    if (hooks != NULL && hooks->yield != NULL)
+        hooks->yield(hooks->arg);
+}
+#endif
+
 bool wait_on_word(_Atomic uint32_t *word, uint32_t seen, unsigned timeout_ms)
 {
     if (hooks != NULL) {
@@ -52,6 +60,7 @@ static void rwsem_sleep(struct rwsem *sem, uint32_t s)
 
 void down_read(struct rwsem *sem)
 {
+    cache_yield();
     uint32_t s = atomic_load(&sem->state);
     for (;;) {
         if (s & (RWSEM_WRITER | RWSEM_WAITING_MASK)) {
@@ -65,6 +74,7 @@ void down_read(struct rwsem *sem)
 
 void up_read(struct rwsem *sem)
 {
+    cache_yield();
     uint32_t s = atomic_fetch_sub(&sem->state, 1);
     if ((s & RWSEM_READERS) == 1 && (s & RWSEM_SLEEPERS)) {
         atomic_fetch_and(&sem->state, ~RWSEM_SLEEPERS);
@@ -80,6 +90,7 @@ bool down_write_trylock(struct rwsem *sem)
 
 void down_write(struct rwsem *sem)
 {
+    cache_yield();
     if (down_write_trylock(sem))
         return;
     uint32_t s = atomic_fetch_add(&sem->state, RWSEM_WAITING) + RWSEM_WAITING;
@@ -96,6 +107,7 @@ void down_write(struct rwsem *sem)
 
 void up_write(struct rwsem *sem)
 {
+    cache_yield();
     uint32_t s = atomic_fetch_and(&sem->state, ~(RWSEM_WRITER | RWSEM_SLEEPERS));
     if (s & RWSEM_SLEEPERS)
         wake_word(&sem->state);

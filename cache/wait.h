@@ -14,11 +14,22 @@
 struct wait_hooks {
     void (*wait)(void *arg, _Atomic uint32_t *word, uint32_t seen);
     void (*wake)(void *arg, _Atomic uint32_t *word);
+    void (*yield)(void *arg); /* only with FOLIO_SIM, see cache_yield() */
     void *arg;
 };
 
 /* Install hooks for the calling thread; NULL: back to futex(2). */
 void wait_set_hooks(const struct wait_hooks *hooks);
+
+/* Here another thread may come in between. Nothing, except in a build for the simulation, which takes
+ * threads over at these places, where a test with real ones would have to be lucky. */
+#ifdef FOLIO_SIM
+void cache_yield(void);
+#else
+static inline void cache_yield(void)
+{
+}
+#endif
 
 /* Sleep while *word == seen; may return early for no reason.
  * timeout_ms: 0 waits without limit.   Returns false when the time is over. */

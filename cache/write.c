@@ -5,20 +5,23 @@
 
 #include "cache/page_cache.h"
 
-/* Bring a locked page to the state in which [in, in+n) of it may be overwritten. */
-static int write_begin(struct address_space *m, struct page *page, uint32_t in, size_t n)
+/* Bring a locked page to the state in which n bytes of it may be overwritten. The owner hears of every
+ * page that is about to become dirty and has no block that we know of, those read as holes
+ * too (a_ops->block_exists). */
+static int write_begin(struct address_space *m, struct page *page, size_t n)
 {
     uint64_t pos = (uint64_t)atomic_load(&page->index) << PAGE_SHIFT;
+    int err = 0;
     wait_on_page_writeback(page);
-    if (page_test(page, PG_uptodate))
+    if (page_test(page, PG_dirty))
         return 0;
-    if (in == 0 && n == PAGE_SIZE)
-        return page_map_block(m, page);
-    if (pos < atomic_load(&m->i_size))
-        return read_page_locked(m, page);
-    /* Beyond the end nothing was ever written: zeros, without asking the store for them. */
-    memset(page_address(m->cache, page), 0, PAGE_SIZE);
-    return page_map_block(m, page);
+    if (!page_test(page, PG_uptodate) && n < PAGE_SIZE) {
+        if (pos < atomic_load(&m->i_size))
+            err = read_page_locked(m, page);
+        else /* nothing was ever written there: zeros, without asking the store for them */
+            memset(page_address(m->cache, page), 0, PAGE_SIZE);
+    }
+    return err == 0 ? page_map_block(m, page) : err;
 }
 
 /* One page's part of a write.   Returns bytes or -errno. */
@@ -30,7 +33,7 @@ static ssize_t write_page(struct address_space *m, uint64_t pos, const char *fro
     struct page *page = find_or_create_page(m, (uint32_t)(pos >> PAGE_SHIFT), &err);
     if (page == NULL)
         return err;
-    err = write_begin(m, page, in, n);
+    err = write_begin(m, page, n);
     if (err == 0)
         err = dirty_page_reserve(m, page);
     if (err == 0) {

@@ -276,10 +276,11 @@ int filemap_fdatawrite(struct address_space *m, enum writeback_sync sync)
     struct writeback_pass wp = {0};
     down_write(&m->writeback_sem);
     wp.size = atomic_load(&m->i_size); /* before the tags: see above */
+    wp.writes = atomic_load(&m->nrdirty) > 0;
     int err = m->a_ops != NULL && m->a_ops->writeback_begin != NULL
                   ? m->a_ops->writeback_begin(m, &wp) : 0;
     if (err == 0) {
-        err = write_cache_pages(&p, sync);
+        err = wp.writes ? write_cache_pages(&p, sync) : 0;
         int incomplete = err == 0 && p.skipped ? -EAGAIN : err;
         int end = m->a_ops != NULL && m->a_ops->writeback_end != NULL
                       ? m->a_ops->writeback_end(m, &wp, incomplete) : 0;
@@ -309,6 +310,16 @@ void wakeup_flusher(struct page_cache *cache)
         worker_wake(cache->flusher);
 }
 
+/* Have a mapping of the list written next: to the front with it, and a reference on its owner.
+ * Context: dirty_lock. */
+static struct address_space *take_dirty(struct page_cache *cache, struct address_space *m)
+{
+    list_move(&m->dirty, &cache->dirty_mappings);
+    if (m->a_ops != NULL && m->a_ops->get != NULL)
+        m->a_ops->get(m);
+    return m;
+}
+
 /* The oldest dirty mapping that may be tried now, with a reference on its owner; it moves to the
  * front, so that the next call gives another.   NULL: none (that is old enough). */
 static struct address_space *oldest_dirty(struct page_cache *cache, uint64_t now, uint64_t older_than)
@@ -319,11 +330,8 @@ static struct address_space *oldest_dirty(struct page_cache *cache, uint64_t now
         struct address_space *c = list_entry(n, struct address_space, dirty);
         if (c->wb_retry_ns > now || c->dirtied_ns > older_than)
             continue;
-        m = c;
         c->dirtied_ns = now;
-        list_move(n, &cache->dirty_mappings);
-        if (c->a_ops != NULL && c->a_ops->get != NULL)
-            c->a_ops->get(c);
+        m = take_dirty(cache, c);
         break;
     }
     pthread_mutex_unlock(&cache->dirty_lock);
@@ -380,20 +388,37 @@ unsigned flusher_step(struct page_cache *cache)
     return atomic_load(&cache->dirty_writeback_ms);
 }
 
+/* A dirty mapping that this sync has not had in hand; NULL: none. */
+static struct address_space *next_to_sync(struct page_cache *cache, uint64_t sync)
+{
+    struct address_space *m = NULL;
+    pthread_mutex_lock(&cache->dirty_lock);
+    for (struct list_head *n = cache->dirty_mappings.prev; n != &cache->dirty_mappings; n = n->prev) {
+        struct address_space *c = list_entry(n, struct address_space, dirty);
+        if (c->synced == sync)
+            continue;
+        c->synced = sync;
+        m = take_dirty(cache, c);
+        break;
+    }
+    pthread_mutex_unlock(&cache->dirty_lock);
+    return m;
+}
+
+/* Also what the flusher has in hand: writing it waits for the pass under way. One sync at a time, or
+ * the second would pass over what the first has not finished. */
 int page_cache_sync(struct page_cache *cache)
 {
-    uint64_t now = clock_now(cache->clock);
     int first = 0;
     struct address_space *m;
-    /* Every mapping that is dirty now: each moves to the front with a newer time. */
-    while ((m = oldest_dirty(cache, UINT64_MAX, now)) != NULL) {
-        pthread_mutex_lock(&cache->dirty_lock);
-        m->dirtied_ns = now + 1;
-        pthread_mutex_unlock(&cache->dirty_lock);
+    down_write(&cache->sync_sem);
+    uint64_t sync = ++cache->nr_syncs;
+    while ((m = next_to_sync(cache, sync)) != NULL) {
         int err = write_one_mapping(m, WB_SYNC_ALL);
         if (first == 0)
             first = err;
     }
+    up_write(&cache->sync_sem);
     return first;
 }
 

@@ -1,7 +1,8 @@
 /* durable.c: how data, size and mtime reach the store: the owner's half of a writeback pass.
  *
- *   writeback_begin   blocks beyond disk_size are about to exist: the record says so first
- *                     (INODE_EXTENDING), so that a crash in between leaves them to be trimmed
+ *   writeback_begin   blocks beyond disk_size may be about to exist: the record says so first
+ *                     (INODE_EXTENDING), so that a crash in between leaves them to be trimmed; also
+ *                     when it does not look so, as a file may grow before its pages are chosen
  *   (blocks)          go into the running transaction
  *   writeback_end     every byte that was there when the pass began is in it: the record may carry
  *                     that size and that mtime now
@@ -65,14 +66,14 @@ static int put_record(struct inode *inode, const struct inode_record *r, unsigne
     return err;
 }
 
-/* Blocks beyond the record's size are about to exist: say so in the record, before they do. */
-static int announce_blocks(struct inode *inode, uint64_t size)
+/* Blocks beyond the record's size may be about to exist: say so in the record, before they do. */
+static int announce_blocks(struct inode *inode)
 {
     struct inode_record r;
     int err = 0;
     inode_lock_records(inode->fs);
     inode_record(inode, &r);
-    if (size > r.size && !(r.flags & INODE_EXTENDING)) {
+    if (!(r.flags & INODE_EXTENDING)) {
         r.flags |= INODE_EXTENDING;
         err = put_record(inode, &r, UPDATE_FREES);
         if (err == 0) {
@@ -95,7 +96,7 @@ static int data_writeback_begin(struct address_space *m, struct writeback_pass *
     pthread_mutex_unlock(&inode->i_lock);
     if (gone) /* an orphan: a crash deletes it as a whole */
         return 0;
-    return announce_blocks(inode, pass->size);
+    return pass->writes ? announce_blocks(inode) : 0;
 }
 
 static bool same_time(struct timespec a, struct timespec b)
@@ -114,7 +115,8 @@ static void catch_up(struct inode *inode, uint64_t pass_size, struct inode_recor
         r->mtime = now_mtime;
         r->flags &= ~(uint32_t)INODE_EXTENDING;
     } else if (inode->truncations == inode->pass_truncations) {
-        r->size = pass_size < now ? pass_size : now;
+        uint64_t size = pass_size < now ? pass_size : now;
+        r->size = size > r->size ? size : r->size; /* it may have been made longer meanwhile */
         r->mtime = inode->pass_mtime;
     }
 }
@@ -146,9 +148,9 @@ static int end_pass(struct inode *inode, uint64_t pass_size)
 static int data_writeback_end(struct address_space *m, struct writeback_pass *pass, int error)
 {
     struct inode *inode = inode_of(m);
+    inode_raise_tid(inode, store_tid(inode->fs->store)); /* the blocks are at most there */
     if (error != 0)
         return error == -EAGAIN ? 0 : error; /* pages were left out: nothing to promise */
-    inode_raise_tid(inode, store_tid(inode->fs->store)); /* the blocks are at most there */
     inode_lock_records(inode->fs);
     int err = end_pass(inode, pass->size);
     inode_unlock_records(inode->fs);

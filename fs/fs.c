@@ -25,7 +25,9 @@ struct mounted {
 static unsigned committer_step(void *arg)
 {
     struct mounted *m = arg;
-    unsigned ms = store_step(m->fs.store, m->fs.options.commit_ms);
+    /* "set commit" changes it at any time. */
+    unsigned age = __atomic_load_n(&m->fs.options.commit_ms, __ATOMIC_RELAXED);
+    unsigned ms = store_step(m->fs.store, age);
     inode_reap(&m->fs);
     if (ms > 0 && !atomic_load(&m->stopping))
         store_wait(m->fs.store, ms);
@@ -101,6 +103,7 @@ static int set_up(struct mounted *m, const char *volume, struct store_error *err
     else if ((err = start_committer(m)) != 0)
         store_fail(error, err, "no thread could be started: %s", strerror(-err));
     if (err != 0) {
+        page_cache_stop(fs->cache);
         inode_table_destroy(fs);
         page_cache_destroy(fs->cache);
     }
@@ -187,13 +190,14 @@ static void discard_deleted(struct fs *fs)
         free(inodes);
 }
 
-/* The order: the committer would only take inodes away; pages before inodes, as they belong to them;
- * and what the kernel still knew of deleted files is gone with it, so the orphans are deleted by
- * their records. */
+/* The order: our threads first, as each may have an inode in hand when the table is taken apart;
+ * pages before inodes, as they belong to them; and what the kernel still knew of deleted files is
+ * gone with it, so the orphans are deleted by their records. */
 int fs_unmount(struct fs *fs)
 {
     struct mounted *m = (struct mounted *)fs;
     stop_committer(m);
+    page_cache_stop(fs->cache);
     discard_deleted(fs);
     int err = write_everything(fs);
     inode_table_destroy(fs);

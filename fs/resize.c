@@ -48,10 +48,9 @@ static void shrink_record(struct shrink *s)
     struct inode_record *r = &s->record;
     inode_record(s->inode, r);
     r->data_id = s->data_id;
-    if (s->size == 0)
-        r->flags &= ~(uint32_t)INODE_EXTENDING;
+    /* A pass under way may still rely on the flag: only its end takes it away. */
     if (s->size % PAGE_SIZE != 0)
-        r->flags |= INODE_EXTENDING; /* the last block's tail is zeroed in memory only, so far */
+        r->flags |= INODE_EXTENDING; /* the last block's tail is zeroed in memory only */
     if (r->size > s->size)
         r->size = s->size;
     r->ctime = fs_now();

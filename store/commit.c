@@ -66,10 +66,12 @@ static void commit_succeeded(struct store *s, uint64_t ns)
 
 static void commit_failed(struct store *s, int err)
 {
-    uint64_t ms = (uint64_t)RETRY_FIRST_MS << (s->failures < 10 ? s->failures : 10);
-    s->failures++;
+    uint64_t now = store_now_ns(), ms = (uint64_t)RETRY_FIRST_MS << s->failures;
     s->last_error = err;
-    s->retry_ns = store_now_ns() + (ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS) * 1000000u;
+    if (now >= s->retry_ns) { /* those who could not wait for the next try do not count */
+        s->failures++;
+        s->retry_ns = now + (ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS) * 1000000u;
+    }
     s->stats.commit_errors++;
     atomic_fetch_add(&s->error_seq, 1);
     if (s->failures >= COMMIT_TRIES || lmdb_dead(s->lmdb))

@@ -123,8 +123,8 @@ void store_unreserve(struct store *s, uint64_t nr_pages, uint64_t nr_new)
 
 int space_check_update(struct store *s, uint32_t records, uint64_t bytes, bool frees)
 {
-    if (frees)
-        return 0; /* the spare is for it */
+    if (frees) /* the spare is for it; yet a commit that outgrows the disk could never succeed */
+        return disk_check(s, pages_for(0, records, bytes));
     if (cap_used(s) + bytes / 2048 + 1 + SPARE_PAGES / 2 > cap_pages(s))
         return -ENOSPC;
     return disk_check(s, pages_for(0, records, bytes) + SPARE_PAGES / 2);

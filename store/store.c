@@ -72,6 +72,7 @@ static void init_locks(struct store *s)
     pthread_condattr_destroy(&attr);
     pthread_mutex_init(&s->lock, NULL);
     pthread_mutex_init(&s->trim_lock, NULL);
+    pthread_mutex_init(&s->number_lock, NULL);
 }
 
 static void store_free(struct store *s)
@@ -86,6 +87,7 @@ static void store_free(struct store *s)
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->lock);
     pthread_mutex_destroy(&s->trim_lock);
+    pthread_mutex_destroy(&s->number_lock);
     free(s);
 }
 

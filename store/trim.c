@@ -1,8 +1,9 @@
 /* trim.c: deleting blocks in bounded steps.
  *
  * A trim is a promise made with an update: from then on the range reads as holes. Its blocks are
- * deleted a few hundred at a time, each step an ordinary change of the running transaction. The
- * KEY_TRIM record stays until the last step, so a crash only means going on after the next mount.
+ * deleted a few hundred at a time, each step an ordinary change of the running transaction. A step
+ * also moves the beginning of the KEY_TRIM record behind what it deleted: what is written there from
+ * then on is new, and the next mount, which goes on where the record says, must leave it alone.
  * Who writes into a range that is still being trimmed does the steps himself first.
  */
 #include <assert.h>
@@ -148,13 +149,14 @@ ssize_t blocks_list(struct store *s, uint64_t object, uint64_t from, uint64_t to
 /* ---- one step -------------------------------------------------------------------------------- */
 
 struct step {
-    uint64_t object, from, to, key_from;
+    uint64_t object, from, to;
     uint32_t indices[LIST_BATCH];
     bool only_running[LIST_BATCH];
     struct txn_block *tombs[LIST_BATCH];
     size_t n;
     uint64_t next;
-    struct txn_record *count, *done; /* KEY_BLOCKS's new value; KEY_TRIM's deletion */
+    struct txn_record *count;       /* KEY_BLOCKS's new value */
+    struct txn_record *done, *rest; /* KEY_TRIM's deletion; the one of what is left */
 };
 
 /* Choose a trim: of object, or any. Context: lock. */
@@ -180,9 +182,11 @@ static bool step_alloc(struct step *st)
     key_blocks(&key, st->object);
     size_t len = number_encode(0, value);
     st->count = record_new(&key, value, len, false);
-    key_trim(&key, st->object, st->key_from, st->to);
+    key_trim(&key, st->object, st->from, st->to);
     st->done = record_new(&key, NULL, 0, true);
-    return st->count != NULL && st->done != NULL;
+    key_trim(&key, st->object, st->next, st->to);
+    st->rest = record_new(&key, NULL, 0, false);
+    return st->count != NULL && st->done != NULL && st->rest != NULL;
 }
 
 static void step_free(struct step *st)
@@ -192,6 +196,7 @@ static void step_free(struct step *st)
             block_put(st->tombs[i]);
     free(st->count);
     free(st->done);
+    free(st->rest);
 }
 
 /* A block that only running knows is simply forgotten; freezing may have made it committing's. */
@@ -221,19 +226,23 @@ static bool still_running(struct store *s, const struct step *st)
     return true;
 }
 
-static void finish_trim(struct store *s, struct step *st)
+/* The record follows the deletions, in the same transaction. Context: lock. */
+static void advance(struct store *s, struct step *st, struct trim *t)
 {
-    for (struct trim **t = &s->trims; *t != NULL; t = &(*t)->next) {
-        struct trim *done = *t;
-        if (done->object != st->object || done->key_from != st->key_from || done->to != st->to)
-            continue;
-        *t = done->next;
-        free(done);
-        atomic_fetch_sub(&s->nr_trims, 1);
-        break;
-    }
+    struct trim **link = &s->trims;
     txn_insert_record(s->running, st->done);
     st->done = NULL;
+    t->from = st->next;
+    if (t->from < t->to) {
+        txn_insert_record(s->running, st->rest);
+        st->rest = NULL;
+        return;
+    }
+    while (*link != t)
+        link = &(*link)->next;
+    *link = t->next;
+    free(t);
+    atomic_fetch_sub(&s->nr_trims, 1);
 }
 
 static int step_apply(struct store *s, struct step *st, struct trim *t)
@@ -257,9 +266,7 @@ static int step_apply(struct store *s, struct step *st, struct trim *t)
         st->count = NULL;
     }
     s->stats.blocks_deleted += st->n;
-    t->from = st->next;
-    if (st->next >= st->to)
-        finish_trim(s, st);
+    advance(s, st, t);
     return 0;
 }
 
@@ -288,8 +295,7 @@ int trim_step(struct store *s, uint64_t object)
     pthread_mutex_lock(&s->lock);
     struct trim *t = choose(s, object); /* stays: only holders of trim_lock remove it */
     if (t != NULL)
-        *st = (struct step){.object = t->object, .from = t->from, .to = t->to,
-                            .key_from = t->key_from};
+        *st = (struct step){.object = t->object, .from = t->from, .to = t->to};
     pthread_mutex_unlock(&s->lock);
     int err = t != NULL ? step_run(s, st, t) : 0;
     pthread_mutex_lock(&s->lock);
@@ -311,7 +317,6 @@ int trim_load(struct store *s)
             return -ENOMEM;
         *t = (struct trim){.object = key_u64(&key, 0), .from = key_u64(&key, 1),
                            .to = key_u64(&key, 2)};
-        t->key_from = t->from;
         trim_register(s, t);
     }
     return n == -ENOENT ? 0 : (int)n;

@@ -20,7 +20,7 @@
  *   T5  A block map entry or record is replaced, never changed in place: a reader that holds a
  *       reference on a block copies it without a lock.
  *
- *   locks: trim_lock, then store->lock; LMDB is never called under store->lock.
+ *   locks: trim_lock or number_lock, then store->lock; LMDB is never called under store->lock.
  */
 #ifndef FOLIO_STORE_TXN_H
 #define FOLIO_STORE_TXN_H
@@ -68,8 +68,7 @@ struct txn {
 
 struct trim { /* blocks [from, to) of object are to be deleted */
     struct trim *next;
-    uint64_t object, from, to;
-    uint64_t key_from; /* from, as the record has it */
+    uint64_t object, from, to; /* as its record says */
 };
 
 struct store {                /* (c) constant  (s) lock  (m) trim_lock  (a) atomic */
@@ -93,7 +92,8 @@ struct store {                /* (c) constant  (s) lock  (m) trim_lock  (a) atom
     pthread_mutex_t trim_lock; /* one trim step at a time */
     struct trim *trims;       /* (s) to change or read */
     _Atomic uint32_t nr_trims;
-    uint64_t next_number, end_number; /* (s) */
+    pthread_mutex_t number_lock;      /* held over taking the next chunk */
+    uint64_t next_number, end_number; /* (number_lock) */
     /* space.c (s) */
     uint64_t promised;        /* pages dirty in the cache */
     uint64_t promised_new;    /* of those, without a block */
@@ -148,7 +148,8 @@ void txn_started(struct store *s);
 
 /* ---- space.c --------------------------------------------------------------------------------- */
 
-/* Room for records of one update. Context: lock.   0 or -ENOSPC. */
+/* Room for records of one update. Context: lock.   0 or -ENOSPC: commit, and ask again; what frees
+ * may then go on all the same. */
 int space_check_update(struct store *s, uint32_t records, uint64_t bytes, bool frees);
 /* A commit ended well. Context: lock. */
 void space_after_commit(struct store *s, const struct txn *t);

@@ -110,7 +110,7 @@ void update_trim(struct update *u, uint64_t data_id, uint64_t from, uint64_t to)
         u->error = -ENOMEM;
         return;
     }
-    *t = (struct trim){.next = u->trims, .object = data_id, .from = from, .to = to, .key_from = from};
+    *t = (struct trim){.next = u->trims, .object = data_id, .from = from, .to = to};
     u->trims = t;
     struct key key;
     key_trim(&key, data_id, from, to);
@@ -161,6 +161,14 @@ static void apply_locked(struct store *s, struct update *u)
     }
 }
 
+/* Room in running. A commit that fails is no reason to refuse what deletes or keeps the books: it
+ * goes over the limit by its few records. */
+static int wait_room(struct store *s, bool frees)
+{
+    int err = txn_wait_room(s);
+    return frees && !lmdb_dead(s->lmdb) && !atomic_load(&s->read_only) ? 0 : err;
+}
+
 int update_apply(struct update *u, unsigned flags, uint64_t *tid)
 {
     struct store *s = u->store;
@@ -170,7 +178,7 @@ int update_apply(struct update *u, unsigned flags, uint64_t *tid)
     uint64_t object = trims ? u->trims->object : 0;
     if (err == 0) {
         pthread_mutex_lock(&s->lock);
-        while ((err = txn_wait_room(s)) == 0 &&
+        while ((err = wait_room(s, frees)) == 0 &&
                (err = space_check_update(s, u->nr_records, u->bytes, frees)) == -ENOSPC && !retried) {
             /* A commit turns estimates into facts, and frees what was deleted. */
             uint64_t t = s->running->tid;
@@ -179,6 +187,8 @@ int update_apply(struct update *u, unsigned flags, uint64_t *tid)
             pthread_mutex_lock(&s->lock);
             retried = true;
         }
+        if (err == -ENOSPC && frees)
+            err = 0; /* alone in its transaction, or nearly: the spare has room for that */
         if (err == 0) {
             apply_locked(s, u);
             if (tid != NULL)
@@ -206,21 +216,19 @@ static int take_chunk(struct store *s, uint64_t end)
     return update_apply(&u, UPDATE_FREES, NULL); /* truncating takes numbers too */
 }
 
+/* One at a time: of two that take a chunk the slower would put the counter back. */
 int store_new_number(struct store *s, uint64_t *out)
 {
-    pthread_mutex_lock(&s->lock);
-    while (s->next_number >= s->end_number) {
-        uint64_t end = s->end_number;
-        pthread_mutex_unlock(&s->lock);
-        int err = take_chunk(s, end + NUMBER_CHUNK);
-        if (err != 0)
-            return err;
-        pthread_mutex_lock(&s->lock);
-        /* Two may have taken the same chunk: it counts once. */
-        if (s->end_number == end)
-            s->end_number = end + NUMBER_CHUNK;
+    int err = 0;
+    pthread_mutex_lock(&s->number_lock);
+    if (s->next_number >= s->end_number) {
+        uint64_t end = s->end_number + NUMBER_CHUNK;
+        err = take_chunk(s, end);
+        if (err == 0)
+            s->end_number = end;
     }
-    *out = s->next_number++;
-    pthread_mutex_unlock(&s->lock);
-    return 0;
+    if (err == 0)
+        *out = s->next_number++;
+    pthread_mutex_unlock(&s->number_lock);
+    return err;
 }

@@ -1,0 +1,1004 @@
+/* page.pml: the rules of a page (cache/page.h), searched for every order in which threads can run.
+ *
+ * One mapping with NIDX page indexes over NFR frames. A page holds NHALF units of bytes, a unit being
+ * what one store writes at once; i_size counts units. All processes run for ever and may stop
+ * between any two operations, so the search covers every sequence of operations of any length. When
+ * all have stopped the flusher and reclaim go on until nothing is dirty and nothing is cached; then
+ * judge() compares the disk with the ghost: every unit inside i_size holds what was stored last.
+ * Spin reports by itself when some have not stopped and none can move: a deadlock.
+ *
+ *   reader     filemap_read, filemap_get_page, page_cache_sync_ra, find_get_page
+ *   owner      filemap_write, inode_truncate (shrink, grow), punch_pages: who holds i_rwsem. It
+ *              admits one at a time, so that one process which does any of them, in any order, is
+ *              all of them
+ *   client     loads and stores through a shared mapping; filemap_fault, page_mkwrite
+ *   flusher    write_cache_pages, clear_page_dirty_for_io, the store's copy, write_end_io. One,
+ *              since writeback_sem admits one pass at a time
+ *   reclaim    shrink_lru, remove_mapping; runs whenever it could find something
+ *
+ * An atomic block is one step that others see happen at once: one access to what is shared, or what
+ * the C code does under the tree_lock, or accesses of which only the last can be seen by somebody
+ * without PG_locked. Values are 1 and 2 in turn, 0 for "zeros", POISON for an undefined frame: a store
+ * that is lost leaves the other value behind. Read errors, tags for a pass's own pages (TOWRITE),
+ * reservations and commits are left out; so is memory ordering: steps are in sequence.
+ *
+ * -DREADER -DCLIENT -DRECLAIM choose who takes part (owner and flusher always do).
+ * -DBREAK_x breaks one rule, to show that the search notices; they are listed in lint_model.sh.
+ */
+#ifndef NIDX
+#define NIDX 2 /* pages the file can have */
+#endif
+#ifndef NHALF
+#define NHALF 1 /* units in a page: 2 to see a file end inside a page */
+#endif
+#ifndef NFR
+#define NFR 2 /* frames */
+#endif
+#define NU (NIDX * NHALF)
+#define NONE NFR /* no frame */
+#define POISON 2
+
+typedef struct_page {
+    byte refs;
+    bit locked, uptodate, dirty, writeback;
+    bit in_tree; /* page->mapping is the mapping; NULL otherwise */
+    bit free;    /* on the free list: a frozen page has no references and is not free yet */
+    byte index;
+    byte data[NHALF];
+};
+struct_page page[NFR];
+
+/* The mapping. */
+byte slot[NIDX] = NONE; /* the radix tree */
+bit tag_dirty[NIDX], tag_writeback[NIDX];
+byte i_size; /* units */
+bit invalidate_lock; /* held exclusively; who holds it shared does so for one step only */
+
+/* The client's page table. */
+byte pte[NIDX] = NONE;
+bit pte_writable[NIDX];
+
+/* The store's blocks: a block that does not exist reads as zeros. */
+bit disk[NU];
+
+/* Ghosts: what no program knows. */
+bit last[NU];    /* the value stored last; 0 beyond size */
+byte size;       /* i_size, as of the moment an operation takes effect */
+byte running;    /* processes that have not stopped */
+#ifdef BREAK_OBJECT
+bit object;      /* the file's data id; the blocks of any other are deleted */
+#endif
+
+#define UNIT(i, h) ((i) * NHALF + (h))
+#define BEYOND_EOF(i) (UNIT(i, 0) >= i_size)
+#define MAPPED(f) (pte[0] == (f) || pte[NIDX - 1] == (f))
+
+/* Who uses a page for index i holds a reference to a page that is that index's, and no other's. */
+#define HELD(f, i) (page[f].refs > 0 && !page[f].free && page[f].index == (i))
+
+/* ---- page.c, frames.c (all inside somebody's atomic step) --------------------------------------- */
+
+inline page_free(f)
+{
+    assert(!page[f].in_tree && !page[f].dirty && !page[f].writeback && !page[f].locked);
+#if !defined(BREAK_UNMAP) && !defined(BREAK_UNMAP_ONCE)
+    assert(!MAPPED(f));
+#endif
+    page[f].refs = 0;
+    page[f].free = 1;
+    page[f].uptodate = 0;
+    page[f].index = 0;
+    page[f].data[0] = POISON;
+    page[f].data[NHALF - 1] = POISON
+}
+
+inline put_page(f)
+{
+    assert(page[f].refs > 0);
+    page[f].refs--;
+    if
+    :: page[f].refs == 0 -> page_free(f)
+    :: else
+    fi
+}
+
+/* page_alloc(wait): sleeps while there is no frame. */
+inline page_alloc(f)
+{
+    atomic {
+        if
+        :: page[0].free -> f = 0
+        :: !page[0].free && page[1].free -> f = 1
+#if NFR > 2
+        :: !page[0].free && !page[1].free && page[2].free -> f = 2
+#endif
+        fi;
+        assert(page[f].refs == 0);
+        page[f].free = 0;
+        page[f].refs = 1
+    }
+}
+
+/* ---- filemap.c ------------------------------------------------------------------------------------ */
+
+/* find_get_page: f is NONE when there is no page. */
+inline find_get_page(i, f)
+{
+    do
+    :: atomic {
+        f = slot[i];
+        if
+        :: f == NONE -> break
+        :: else
+        fi };
+       atomic { /* get_page_unless_zero */
+        if
+        :: page[f].refs == 0 -> f = NONE /* being freed: look again */
+        :: else ->
+            page[f].refs++;
+#ifdef BREAK_RECHECK
+            break
+#endif
+        fi };
+#ifndef BREAK_RECHECK
+       atomic {
+        if
+        :: f == NONE
+        :: f != NONE && slot[i] == f -> break
+        :: f != NONE && slot[i] != f -> put_page(f); f = NONE
+        fi }
+#endif
+    od
+}
+
+/* lock_page, and the check that it has not left the tree meanwhile; f is NONE if it has. Inside an
+ * atomic step, which blocks here. */
+inline lock_page_in_tree(i, f)
+{
+    !page[f].locked;
+    assert(HELD(f, i));
+    if
+#ifndef BREAK_MAPPING_CHECK
+    :: !page[f].in_tree -> put_page(f); f = NONE
+    :: page[f].in_tree -> page[f].locked = 1
+#else
+    :: true -> page[f].locked = 1
+#endif
+    fi
+}
+
+/* add_to_page_cache_lru, inside an atomic step: f is NONE if another page was there. */
+inline add_to_page_cache(i, f)
+{
+    if
+    :: slot[i] != NONE -> put_page(f); f = NONE
+    :: else ->
+        page[f].locked = 1;
+        page[f].index = i;
+        page[f].in_tree = 1;
+        page[f].refs++;
+        slot[i] = f
+    fi
+}
+
+/* What read_page_locked leaves: the block's bytes in the page, the page uptodate. */
+inline read_page(i, f)
+{
+    page[f].data[0] = disk[UNIT(i, 0)];
+    page[f].data[NHALF - 1] = disk[UNIT(i, NHALF - 1)];
+    page[f].uptodate = 1
+}
+
+/* find_or_create_page: f locked, in the tree, referenced. Context: i_rwsem. */
+inline find_or_create_page(i, f)
+{
+    do
+    :: find_get_page(i, f);
+       if
+       :: f == NONE ->
+           page_alloc(f);
+           atomic {
+            add_to_page_cache(i, f);
+            if
+            :: f != NONE -> break
+            :: else
+            fi }
+       :: else ->
+           atomic {
+            lock_page_in_tree(i, f);
+            if
+            :: f != NONE -> break
+            :: else
+            fi }
+       fi
+    od
+}
+
+/* A miss: page_cache_sync_ra for one page. It lets the invalidate_lock go when the locked page is in
+ * the tree, before its read has ended: less than rule 7 asks, and enough, since who removes the page
+ * locks it first. */
+inline read_missing_page(i, f, obj)
+{
+#ifdef BREAK_OBJECT
+    obj = object; /* the bio is made before the lock is taken */
+#endif
+    page_alloc(f);
+    atomic {
+#ifndef BREAK_INVALIDATE_LOCK
+        !invalidate_lock;
+#endif
+        add_to_page_cache(i, f)
+    };
+    if
+    :: f != NONE ->
+        atomic { /* read_end_io */
+            read_page(i, f);
+#ifdef BREAK_OBJECT
+            if
+            :: obj != object -> page[f].data[0] = 0; page[f].data[NHALF - 1] = 0
+            :: else
+            fi;
+            obj = 0;
+#endif
+            page[f].locked = 0;
+            put_page(f);
+            f = NONE
+        }
+    :: else
+    fi
+}
+
+/* ---- writeback.c ----------------------------------------------------------------------------------- */
+
+inline set_page_dirty(f)
+{
+    assert(page[f].in_tree && page[f].uptodate && page[f].locked);
+    assert(tag_dirty[page[f].index] == page[f].dirty);
+    page[f].dirty = 1;
+    tag_dirty[page[f].index] = 1
+}
+
+#ifdef BREAK_STABLE
+#define STABLE(f) true
+#else
+#define STABLE(f) (!page[f].writeback) /* wait_on_page_writeback */
+#endif
+
+/* ---- the client's page table ------------------------------------------------------------------------ */
+
+inline unmap_page(i)
+{
+    pte[i] = NONE;
+    pte_writable[i] = 0
+}
+
+/* ---- processes --------------------------------------------------------------------------------------- */
+
+#ifdef READER
+proctype reader()
+{
+    byte i, f = NONE;
+#ifdef BREAK_OBJECT
+    bit obj;
+#else
+#define obj 0
+#endif
+idle:
+    if
+    :: goto stopped
+    :: i = 0
+#if NIDX > 1
+    :: i = 1
+#endif
+    fi;
+    do
+    :: atomic { /* filemap_get_page: beyond_eof */
+        if
+        :: BEYOND_EOF(i) -> goto idle
+        :: else
+        fi };
+       find_get_page(i, f);
+       if
+       :: f == NONE -> read_missing_page(i, f, obj)
+       :: else ->
+           if
+           :: atomic { page[f].uptodate -> break }
+           :: atomic { !page[f].uptodate -> /* page_make_uptodate: wait for who reads it */
+               lock_page_in_tree(i, f);
+               if
+               :: f != NONE -> assert(page[f].uptodate); page[f].locked = 0; break
+               :: else
+               fi }
+           fi
+       fi
+    od;
+    atomic { /* clamp_to_size, the copy. Bytes of a page that was truncated meanwhile may be old */
+        assert(HELD(f, i));
+        assert(BEYOND_EOF(i) || UNIT(i, 0) >= size || !page[f].in_tree ||
+               page[f].data[0] == last[UNIT(i, 0)]);
+        assert(UNIT(i, NHALF - 1) >= i_size || UNIT(i, NHALF - 1) >= size || !page[f].in_tree ||
+               page[f].data[NHALF - 1] == last[UNIT(i, NHALF - 1)]);
+        put_page(f);
+        f = NONE;
+        goto idle
+    };
+stopped:
+    running--;
+end_stopped:
+    false
+}
+#endif
+
+#ifdef CLIENT
+/* Each access is tried, faults, and is tried again, as the hardware does it. */
+proctype client()
+{
+    byte i, h, f = NONE;
+    bit store, value;
+#ifdef BREAK_OBJECT
+    bit obj;
+#else
+#define obj 0
+#endif
+idle:
+    if
+    :: goto stopped
+    :: i = 0
+#if NIDX > 1
+    :: i = 1
+#endif
+    fi;
+    if
+    :: h = 0
+#if NHALF > 1
+    :: h = 1
+#endif
+    fi;
+    if
+    :: store = 0
+    :: store = 1; value = 0
+    :: store = 1; value = 1
+    fi;
+retry:
+    atomic {
+        if
+        :: pte[i] == NONE -> goto fault
+        :: pte[i] != NONE && store && !pte_writable[i] -> goto mkwrite
+        :: else -> f = pte[i]
+        fi;
+        /* The access itself: a frame that is mapped is neither free nor anybody else's. */
+        assert(!page[f].free && page[f].index == i && page[f].uptodate);
+        if
+        :: store ->
+#ifndef LAX
+            assert(page[f].dirty); /* or reclaim would take it for clean */
+#endif
+            page[f].data[h] = value;
+            if
+            :: UNIT(i, h) < size -> last[UNIT(i, h)] = value
+            :: else /* beyond the end: to be forgotten */
+            fi
+        :: else ->
+            assert(UNIT(i, h) >= i_size || UNIT(i, h) >= size || !page[f].in_tree && invalidate_lock ||
+                   page[f].data[h] == last[UNIT(i, h)])
+        fi;
+        f = NONE; h = 0; store = 0; value = 0;
+        goto idle
+    };
+
+fault: /* filemap_fault */
+    find_get_page(i, f);
+    if
+    :: f == NONE ->
+        atomic {
+            if
+            :: BEYOND_EOF(i) -> goto sigbus
+            :: else
+            fi
+        };
+        read_missing_page(i, f, obj);
+        goto retry
+    :: else
+    fi;
+    atomic {
+        lock_page_in_tree(i, f);
+        if
+        :: f == NONE -> goto retry
+        :: else -> assert(page[f].uptodate)
+        fi;
+        if
+        :: BEYOND_EOF(i) -> page[f].locked = 0; put_page(f); f = NONE; goto sigbus
+        :: else
+        fi
+    };
+    atomic { /* UFFDIO_CONTINUE, write-protected */
+        assert(HELD(f, i));
+        pte[i] = f;
+        pte_writable[i] = 0;
+        page[f].locked = 0;
+        put_page(f);
+        f = NONE;
+        goto retry
+    };
+
+mkwrite: /* page_mkwrite */
+    find_get_page(i, f);
+    atomic {
+        if
+        :: f == NONE -> goto retry
+        :: else
+        fi };
+    atomic {
+        lock_page_in_tree(i, f);
+        if
+        :: f == NONE -> goto retry
+        :: else
+        fi
+    };
+    atomic {
+        STABLE(f);
+        if
+        :: BEYOND_EOF(i) -> page[f].locked = 0; put_page(f); f = NONE; goto sigbus
+        :: else -> set_page_dirty(f)
+        fi;
+#ifdef BREAK_UNLOCK_BEFORE_WRITABLE
+        page[f].locked = 0
+#endif
+    };
+    atomic { /* writable, if it is still mapped */
+        assert(HELD(f, i));
+        if
+        :: pte[i] == f -> pte_writable[i] = 1
+        :: else
+        fi;
+#ifndef BREAK_UNLOCK_BEFORE_WRITABLE
+        page[f].locked = 0;
+#endif
+        put_page(f);
+        f = NONE;
+        goto retry
+    };
+sigbus:
+    h = 0; store = 0; value = 0;
+    goto idle;
+stopped:
+    running--;
+end_stopped:
+    false
+}
+#endif
+
+/* The size from here on, for the ghost: units beyond it are zeros when the file grows again. */
+inline ghost_shrink(s)
+{
+    size = s;
+    u = s;
+    do
+    :: u < NU -> last[u] = 0; u++
+    :: else -> break
+    od;
+    u = 0
+}
+
+/* Zero a locked page from unit s on. */
+inline zero_tail(i, f, s)
+{
+    if
+    :: UNIT(i, 0) >= s -> page[f].data[0] = 0
+    :: else
+    fi;
+    if
+    :: UNIT(i, NHALF - 1) >= s -> page[f].data[NHALF - 1] = 0
+    :: else
+    fi
+}
+
+/* truncate_page for one index, with the invalidate_lock held. */
+inline truncate_page(i, f)
+{
+    find_get_page(i, f);
+    if
+    :: f == NONE
+    :: else ->
+        atomic {
+            lock_page_in_tree(i, f);
+#ifndef BREAK_UNMAP_ONCE
+            if
+            :: f != NONE -> unmap_page(i)
+            :: else
+            fi
+#endif
+        };
+        if
+        :: f == NONE
+        :: else ->
+            atomic {
+#ifndef BREAK_TRUNCATE_NO_WAIT
+                !page[f].writeback;
+#endif
+                assert(HELD(f, i) && page[f].in_tree);
+                assert(tag_dirty[i] == page[f].dirty); /* cancel_dirty_page */
+                page[f].dirty = 0;
+                tag_dirty[i] = 0;
+                tag_writeback[i] = 0;
+#ifdef BREAK_TRUNCATE_NO_WAIT
+                page[f].writeback = 0;
+#endif
+                slot[i] = NONE; /* remove_from_page_cache */
+                page[f].in_tree = 0;
+                page[f].refs--;
+                last[UNIT(i, 0)] = 0; /* for a hole: here it takes effect */
+                last[UNIT(i, NHALF - 1)] = 0;
+                page[f].locked = 0;
+                put_page(f);
+                f = NONE
+            }
+        fi
+    fi
+}
+
+proctype owner()
+{
+    byte i, f = NONE, u, s;
+    bit value;
+#ifdef BREAK_TAIL
+    bit zeroed;
+#endif
+idle:
+    if
+    :: goto stopped
+    :: goto write
+    :: goto truncate
+    :: goto punch
+    fi;
+
+write: /* filemap_write of one unit */
+    if
+    :: u = 0
+#if NU > 1
+    :: u = 1
+#endif
+    fi;
+    if
+    :: value = 0
+    :: value = 1
+    fi;
+    i = u / NHALF;
+    find_or_create_page(i, f);
+    atomic {
+        STABLE(f);
+        assert(HELD(f, i));
+        if /* write_begin */
+        :: page[f].uptodate
+        :: !page[f].uptodate && !BEYOND_EOF(i) -> read_page(i, f)
+        :: !page[f].uptodate && BEYOND_EOF(i) ->
+            page[f].data[0] = 0;
+            page[f].data[NHALF - 1] = 0;
+            page[f].uptodate = 1
+        fi;
+        page[f].data[u % NHALF] = value;
+        last[u] = value;
+        set_page_dirty(f);
+        if
+        :: u >= size -> size = u + 1
+        :: else
+        fi;
+#ifdef BREAK_ISIZE
+        page[f].locked = 0;
+        put_page(f);
+        f = NONE
+    };
+    atomic {
+#endif
+        if
+        :: u >= i_size -> i_size = u + 1
+        :: else
+        fi;
+#ifndef BREAK_ISIZE
+        page[f].locked = 0;
+        put_page(f);
+#endif
+        f = NONE; i = 0; u = 0; value = 0;
+        goto idle
+    };
+
+truncate:
+    if
+    :: s = 0
+    :: s = 1
+#if NU > 1
+    :: s = 2
+#endif
+    fi;
+    if
+    :: s > i_size -> goto grow /* i_size is the owner's: nobody else changes it */
+    :: else
+    fi;
+#if NHALF > 1
+    /* The page that the new end cuts, while nothing has changed yet: truncate_partial_page. It stays
+     * referenced, since nobody may wait for memory with the invalidate_lock held: a reader keeps its
+     * frame while it waits for that lock. */
+    if
+    :: s % NHALF != 0 ->
+        find_or_create_page(s / NHALF, f);
+        atomic {
+            !page[f].writeback;
+            if
+            :: page[f].uptodate
+            :: else -> read_page(s / NHALF, f)
+            fi;
+#ifdef BREAK_TAIL
+            zero_tail(s / NHALF, f, s);
+            size = s;
+            set_page_dirty(f);
+#endif
+            page[f].locked = 0
+        }
+    :: else
+    fi;
+#endif
+    atomic {
+        invalidate_lock = 1;
+        ghost_shrink(s);
+#ifndef BREAK_ISIZE_SHRINK
+        i_size = s;
+#endif
+        i = (s + NHALF - 1) / NHALF
+    };
+    atomic { /* unmap_mapping_range */
+        u = i;
+        do
+        :: u < NIDX -> unmap_page(u); u++
+        :: else -> break
+        od;
+        u = 0
+    };
+#if NHALF > 1
+    if
+    :: f != NONE ->
+#ifdef BREAK_TAIL
+        atomic { put_page(f); f = NONE }
+#else
+        atomic { !page[f].locked -> page[f].locked = 1 };
+        atomic {
+            !page[f].writeback;
+            assert(HELD(f, s / NHALF) && page[f].in_tree);
+            zero_tail(s / NHALF, f, s);
+            set_page_dirty(f);
+            page[f].locked = 0;
+            put_page(f);
+            f = NONE
+        }
+#endif
+    :: else
+    fi;
+#endif
+    do
+    :: atomic { i < NIDX -> skip };
+       truncate_page(i, f);
+       i++
+    :: atomic { i >= NIDX -> break }
+    od;
+    atomic { /* update_trim: the blocks */
+        u = (s + NHALF - 1) / NHALF * NHALF;
+        do
+        :: u < NU -> disk[u] = 0; u++
+        :: else -> break
+        od;
+#ifdef BREAK_OBJECT
+        if
+        :: s == 0 -> object = 1 - object
+        :: else
+        fi;
+#endif
+        invalidate_lock = 0;
+#ifdef BREAK_ISIZE_SHRINK
+    };
+    atomic {
+        i_size = s;
+#endif
+        i = 0; u = 0; s = 0;
+        goto idle
+    };
+
+grow: /* the bytes between the old end and its page's end may have been stored to: rule 7 */
+#if NHALF > 1 && !defined(BREAK_GROW)
+    if
+    :: i_size % NHALF != 0 ->
+        i = i_size / NHALF;
+        find_or_create_page(i, f);
+        atomic {
+            !page[f].writeback;
+            if
+            :: page[f].uptodate
+            :: else -> read_page(i, f)
+            fi;
+            zero_tail(i, f, i_size);
+            size = s;
+            i_size = s;
+            page[f].locked = 0;
+            put_page(f);
+            f = NONE; i = 0; s = 0;
+            goto idle
+        }
+    :: else
+    fi;
+#endif
+    atomic { size = s; i_size = s; s = 0; goto idle };
+
+punch: /* punch_pages of one page: the size stays */
+    if
+    :: i = 0
+#if NIDX > 1
+    :: i = 1
+#endif
+    fi;
+    atomic { invalidate_lock = 1 };
+    atomic { unmap_page(i) };
+    truncate_page(i, f);
+    atomic {
+        disk[UNIT(i, 0)] = 0;
+        disk[UNIT(i, NHALF - 1)] = 0;
+        last[UNIT(i, 0)] = 0;
+        last[UNIT(i, NHALF - 1)] = 0;
+        invalidate_lock = 0;
+        i = 0;
+        goto idle
+    };
+stopped:
+    running--;
+end_stopped:
+    false
+}
+
+/* write_cache_pages, page by page. Any write may fail. */
+proctype flusher()
+{
+    byte i, f = NONE;
+    byte lim;        /* units of the page that are inside the file */
+    byte sum[NHALF]; /* the bytes when the store began to copy: their checksum, so to say */
+end_idle:
+    atomic { /* find_get_pages_tag */
+        if
+        :: tag_dirty[0] -> i = 0
+#if NIDX > 1
+        :: tag_dirty[1] -> i = 1
+#endif
+        fi
+    };
+    find_get_page(i, f);
+    atomic {
+        if
+        :: f == NONE -> i = 0; goto end_idle
+        :: else
+        fi };
+    atomic {
+        lock_page_in_tree(i, f);
+        if
+        :: f == NONE -> i = 0; goto end_idle
+        :: f != NONE && !page[f].dirty ->
+            page[f].locked = 0; put_page(f); f = NONE; i = 0; goto end_idle
+        :: else
+        fi
+    };
+#ifdef BREAK_ZERO_FIRST
+    zero_tail(i, f, i_size);
+#endif
+#ifdef BREAK_MKCLEAN_AFTER_CLEAR
+    page[f].dirty = 0;
+#endif
+#ifndef BREAK_MKCLEAN_AFTER_COPY
+    atomic { /* page_mkclean */
+        if
+        :: pte[i] == f -> pte_writable[i] = 0
+        :: pte[i] == f && pte_writable[i] -> /* it did not reach every mapping */
+#ifndef BREAK_MKCLEAN_FAILS
+            page[f].dirty = 1;
+            page[f].locked = 0; put_page(f); f = NONE; i = 0; goto end_idle
+#else
+            skip
+#endif
+        :: pte[i] != f
+        fi
+    };
+#endif
+    atomic { /* clear_page_dirty_for_io */
+        assert(HELD(f, i) && !page[f].writeback && page[f].in_tree && page[f].uptodate);
+        assert(tag_dirty[i] && !tag_writeback[i]);
+        page[f].dirty = 0;
+        tag_dirty[i] = 0;
+        page[f].writeback = 1;
+        tag_writeback[i] = 1;
+        lim = (i_size > UNIT(i, 0) -> i_size - UNIT(i, 0) : 0);
+        lim = (lim > NHALF -> NHALF : lim);
+#ifdef BREAK_ZERO_FIRST
+        lim = NHALF;
+#endif
+        sum[0] = page[f].data[0];
+        sum[NHALF - 1] = page[f].data[NHALF - 1];
+        page[f].locked = 0
+    };
+    if
+    :: atomic { true -> /* the store copies; end_page_writeback */
+        assert(HELD(f, i));
+        assert(lim < 1 || page[f].data[0] == sum[0]);
+        assert(lim < NHALF || page[f].data[NHALF - 1] == sum[NHALF - 1]);
+        disk[UNIT(i, 0)] = (lim > 0 -> page[f].data[0] : 0);
+#if NHALF > 1
+        disk[UNIT(i, 1)] = (lim > 1 -> page[f].data[1] : 0);
+#endif
+       }
+    :: atomic { true -> /* it fails: dirty again first */
+#if defined(BREAK_REDIRTY_LATE)
+        page[f].writeback = 0;
+        tag_writeback[i] = 0
+       };
+       atomic {
+#endif
+#ifndef BREAK_REDIRTY
+        assert(page[f].in_tree);
+        page[f].dirty = 1;
+#ifdef BREAK_TAG
+        page[f].writeback = 0;
+        tag_writeback[i] = 0
+       };
+       atomic {
+#endif
+        tag_dirty[i] = 1
+#endif
+       }
+    fi;
+#ifdef BREAK_MKCLEAN_AFTER_COPY
+    atomic {
+        if
+        :: pte[i] == f -> pte_writable[i] = 0
+        :: else
+        fi
+    };
+#endif
+    atomic {
+        page[f].writeback = 0;
+        tag_writeback[i] = 0;
+        put_page(f);
+        f = NONE; i = 0; lim = 0; sum[0] = 0; sum[NHALF - 1] = 0;
+        goto end_idle
+    }
+}
+
+#ifdef RECLAIM
+/* One page at a time: what looks clean and unused. */
+#define LOOKS_CLEAN(f) (page[f].in_tree && page[f].refs == 1 && !page[f].locked && \
+                        !page[f].dirty && !page[f].writeback)
+
+proctype reclaim()
+{
+    byte i, f = NONE;
+end_idle:
+    atomic { /* isolate_pages */
+        if
+        :: LOOKS_CLEAN(0) -> f = 0
+        :: LOOKS_CLEAN(1) -> f = 1
+#if NFR > 2
+        :: LOOKS_CLEAN(2) -> f = 2
+#endif
+        fi;
+        i = page[f].index;
+        page[f].refs++
+    };
+    atomic { /* trylock_page */
+        if
+        :: page[f].locked || !page[f].in_tree -> put_page(f); f = NONE; i = 0; goto end_idle
+        :: else -> page[f].locked = 1
+        fi;
+#if !defined(BREAK_UNMAP) && !defined(BREAK_UNMAP_LATE)
+        unmap_page(i)
+#endif
+    };
+    atomic { /* remove_mapping */
+        if
+        :: !page[f].dirty && !page[f].writeback && page[f].refs == 2 ->
+#ifdef BREAK_FREEZE
+            skip
+        :: else ->
+            page[f].locked = 0; put_page(f); f = NONE; i = 0; goto end_idle
+        fi
+    };
+    atomic {
+            slot[i] = NONE;
+            page[f].in_tree = 0;
+            page[f].locked = 0;
+            page_free(f);
+            f = NONE; i = 0; goto end_idle
+#else
+            page[f].refs = 0; /* page_ref_freeze */
+            slot[i] = NONE;
+            page[f].in_tree = 0;
+        :: else ->
+            page[f].locked = 0; put_page(f); f = NONE; i = 0; goto end_idle
+        fi
+    };
+    atomic {
+#ifdef BREAK_UNMAP_LATE
+        unmap_page(i);
+#endif
+        page[f].locked = 0;
+        page_free(f);
+#ifdef BREAK_UNMAP
+    };
+    atomic {
+        pte[0] = (pte[0] == f -> NONE : pte[0]);
+        pte[NIDX - 1] = (pte[NIDX - 1] == f -> NONE : pte[NIDX - 1]);
+#endif
+        f = NONE; i = 0; goto end_idle
+#endif
+    }
+}
+#endif
+
+/* Runs when nobody else can. If somebody has not stopped this one stays blocked too: a deadlock. */
+proctype judge()
+{
+    byte u;
+end_wait:
+    atomic {
+        timeout -> running == 0 -> 
+        assert(i_size == size && !invalidate_lock);
+        do
+        :: u < NU ->
+            assert(disk[u] == last[u]);
+            assert(u < size || last[u] == 0);
+            u++
+        :: else -> break
+        od;
+        u = 0;
+        do
+        :: u < NIDX ->
+#ifdef RECLAIM
+            assert(slot[u] == NONE && pte[u] == NONE);
+#endif
+            assert(!tag_dirty[u] && !tag_writeback[u]);
+            u++
+        :: else -> break
+        od;
+        u = 0;
+        do
+        :: u < NFR ->
+            assert(!page[u].dirty && !page[u].writeback && !page[u].locked);
+            assert(page[u].free == !page[u].in_tree && page[u].refs == page[u].in_tree);
+            u++
+        :: else -> break
+        od
+    };
+end_done:
+    false
+}
+
+init {
+    atomic {
+        byte n = 0;
+        do
+        :: n < NFR ->
+            page[n].free = 1;
+            page[n].data[0] = POISON;
+            page[n].data[NHALF - 1] = POISON;
+            n++
+        :: else -> break
+        od;
+        n = 0;
+        running = 1;
+#ifdef READER
+        running++;
+        run reader();
+#endif
+#ifdef CLIENT
+        running++;
+        run client();
+#endif
+        run owner();
+        run flusher();
+#ifdef RECLAIM
+        run reclaim();
+#endif
+        run judge()
+    }
+}

@@ -1,0 +1,212 @@
+/* What files hold and say of themselves: block counts, the largest size, and what a crash leaves of a
+ * size that grows while its file is being written back. */
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cache/page_cache.h"
+#include "fs/data.h"
+#include "fs/dir.h"
+#include "fs/names.h"
+#include "store/check.h"
+
+static char home[64], volume[80], copy[80];
+static struct fs *fs;
+static struct inode *root;
+static const struct cred cred = {.uid = 1000, .gid = 100};
+
+static void mount_path(const char *path)
+{
+    struct store_error error = {.text = ""};
+    struct fs_options options = {.cache = {.cache_bytes = 4 << 20}};
+    cr_assert_eq(fs_mount(path, &options, &fs, &error), 0, "%s", error.text);
+    cr_assert_eq(inode_get(fs, ROOT_INO, &root), 0);
+}
+
+static void unmount(void)
+{
+    inode_put(root, 1);
+    cr_assert_eq(fs_unmount(fs), 0);
+}
+
+static void set_up(void)
+{
+    struct store_format f = {.capacity = 0};
+    struct store_error error = {.text = ""};
+    strcpy(home, "/tmp/folio-durable.XXXXXX");
+    cr_assert_not_null(mkdtemp(home));
+    snprintf(volume, sizeof volume, "%s/volume", home);
+    snprintf(copy, sizeof copy, "%s/copy", home);
+    cr_assert_eq(store_format(volume, &f, &error), 0, "%s", error.text);
+    mount_path(volume);
+}
+
+static void report(void *ctx, enum check_kind kind, bool fixable, const char *line)
+{
+    (void)ctx, (void)kind, (void)fixable;
+    fprintf(stderr, "check: %s\n", line);
+}
+
+static void tear_down(void)
+{
+    struct check *c;
+    unmount();
+    int fd = open(volume, O_RDONLY);
+    cr_assert_eq(check_volume(fd, report, NULL, &c), 0);
+    cr_expect_eq(check_summary(c)->found, 0);
+    check_free(c);
+    close(fd);
+    unlink(volume);
+    unlink(copy);
+    cr_assert_eq(rmdir(home), 0);
+}
+
+static struct open_file *make(const char *name)
+{
+    struct inode *inode;
+    struct open_file *file;
+    cr_assert_eq(dir_mknod(root, name, S_IFREG | 0644, 0, &cred, &inode), 0);
+    cr_assert_eq(file_open(inode, O_RDWR, &file), 0);
+    inode_put(inode, 1);
+    return file;
+}
+
+static void write_at(struct open_file *file, uint64_t offset, size_t len, int byte)
+{
+    static char buf[65536];
+    memset(buf, byte, len);
+    cr_assert_eq(file_write(file, offset, buf, len, 0), (ssize_t)len);
+}
+
+static int byte_at(struct open_file *file, uint64_t offset)
+{
+    unsigned char c;
+    ssize_t n = file_read(file, offset, &c, 1);
+    return n == 1 ? c : -1;
+}
+
+static uint64_t blocks_of(struct open_file *file)
+{
+    uint64_t blocks;
+    cr_assert_eq(store_count_blocks(fs->store, file->inode->data_id, &blocks), 0);
+    return blocks;
+}
+
+Test(fs_durable, a_block_that_began_as_a_hole_is_counted_once, .timeout = 60)
+{
+    set_up();
+    struct open_file *file = make("f");
+    cr_assert_eq(inode_truncate(file->inode, 1 << 20), 0);
+    write_at(file, 40 * PAGE_SIZE + 5, 10, 'a'); /* reads the hole first */
+    cr_assert_eq(file_fsync(file, false), 0);
+    cr_expect_eq(blocks_of(file), 1);
+    page_cache_drop(fs->cache);
+    write_at(file, 40 * PAGE_SIZE, PAGE_SIZE, 'b'); /* covers the page: no read */
+    cr_assert_eq(file_fsync(file, false), 0);
+    cr_expect_eq(blocks_of(file), 1, "%u blocks counted", (unsigned)blocks_of(file));
+    file_release(file);
+    tear_down();
+}
+
+Test(fs_durable, truncating_to_the_largest_size_twice_keeps_the_data, .timeout = 60)
+{
+    set_up();
+    struct open_file *file = make("f");
+    cr_assert_eq(inode_truncate(file->inode, MAX_FILE_SIZE), 0);
+    write_at(file, 0, 100, 'x');
+    cr_assert_eq(inode_truncate(file->inode, MAX_FILE_SIZE), 0);
+    cr_expect_eq(byte_at(file, 50), 'x');
+    file_release(file);
+    tear_down();
+}
+
+/* ---- a file that grows between the beginning of a pass and its choice of pages --------------- */
+
+static struct open_file *growing;
+static struct address_space_operations ops;
+static bool done;
+
+static void extend(void)
+{
+    write_at(growing, 0, 3 * PAGE_SIZE, 'n');
+}
+
+static void truncate_and_extend(void)
+{
+    cr_assert_eq(inode_truncate(growing->inode, 0), 0);
+    extend();
+}
+
+static void (*meanwhile)(void);
+
+static int begin_then_grow(struct address_space *m, struct writeback_pass *pass)
+{
+    int err = inode_a_ops.writeback_begin(m, pass);
+    if (!done)
+        meanwhile();
+    return err;
+}
+
+/* The blocks are in the running transaction, the size is not: commit, and crash. */
+static int crash_then_end(struct address_space *m, struct writeback_pass *pass, int error)
+{
+    if (!done) {
+        char command[256];
+        cr_assert_eq(store_commit(fs->store, store_tid(fs->store)), 0);
+        snprintf(command, sizeof command, "cp --sparse=always %s %s", volume, copy);
+        cr_assert_eq(system(command), 0);
+    }
+    done = true;
+    return inode_a_ops.writeback_end(m, pass, error);
+}
+
+static void check_growth(void (*what)(void))
+{
+    struct inode *inode;
+    set_up();
+    growing = make("f");
+    write_at(growing, 0, 100, 'o');
+    cr_assert_eq(file_fsync(growing, false), 0);
+    ops = inode_a_ops;
+    ops.writeback_begin = begin_then_grow;
+    ops.writeback_end = crash_then_end;
+    growing->inode->mapping.a_ops = &ops;
+    write_at(growing, 10, 10, 'o'); /* something to write */
+    done = false;
+    meanwhile = what;
+    cr_assert_eq(filemap_fdatawrite(&growing->inode->mapping, WB_SYNC_ALL), 0);
+    growing->inode->mapping.a_ops = &inode_a_ops;
+    file_release(growing);
+    struct fs *live = fs;
+    struct inode *live_root = root;
+    mount_path(copy);
+    cr_assert_eq(dir_lookup(root, "f", &inode), 0);
+    struct open_file *file;
+    cr_assert_eq(file_open(inode, O_RDWR, &file), 0);
+    inode_put(inode, 1);
+    uint64_t size = atomic_load(&file->inode->mapping.i_size);
+    cr_assert_leq(size, 100);
+    cr_assert_eq(inode_truncate(file->inode, 4 * PAGE_SIZE), 0);
+    cr_expect_eq(byte_at(file, 200), 0, "a byte beyond the end came back: %d", byte_at(file, 200));
+    cr_expect_eq(byte_at(file, 2 * PAGE_SIZE), 0, "a block beyond the end came back");
+    file_release(file);
+    unmount();
+    fs = live;
+    root = live_root;
+    tear_down();
+}
+
+Test(fs_durable, what_a_file_grows_by_during_a_pass_does_not_come_back_after_a_crash, .timeout = 60)
+{
+    check_growth(extend);
+}
+
+Test(fs_durable, nor_what_is_written_after_a_truncation_during_a_pass, .timeout = 60)
+{
+    check_growth(truncate_and_extend);
+}
+
+

@@ -1,0 +1,143 @@
+/* Blocks written where a trim has passed already, and a crash before the trim is done. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "store/store.h"
+
+#define OBJECT 7u
+#define BLOCKS 2000u /* several steps of a trim */
+
+static char home[64], volume[80], copy[80];
+static struct store *s;
+
+static void open_at(const char *path)
+{
+    struct store_error error = {""};
+    struct store_options o = {.txn_bytes = 0};
+    cr_assert_eq(store_open(path, &o, &s, &error), 0, "%s", error.text);
+}
+
+static void set_up(void)
+{
+    struct store_error error = {""};
+    struct store_format f = {.capacity = 0};
+    strcpy(home, "/tmp/folio-trim.XXXXXX");
+    cr_assert_not_null(mkdtemp(home));
+    snprintf(volume, sizeof volume, "%s/v", home);
+    snprintf(copy, sizeof copy, "%s/copy", home);
+    cr_assert_eq(store_format(volume, &f, &error), 0, "%s", error.text);
+    open_at(volume);
+}
+
+static void tear_down(void)
+{
+    cr_assert_eq(store_close(s), 0);
+    unlink(volume);
+    unlink(copy);
+    cr_assert_eq(rmdir(home), 0);
+}
+
+static void end(struct bio *bio)
+{
+    *(int *)bio->private = bio->error;
+}
+
+static uint32_t transfer(enum bio_op op, uint32_t index, void *data, uint16_t flags)
+{
+    int error = 1;
+    struct bio *bio = bio_alloc(op, OBJECT, 1);
+    bio_add(bio, index, data, NULL)->flags = flags;
+    bio->end_io = end;
+    bio->private = &error;
+    submit_bio(store_device(s), bio);
+    cr_assert_eq(error, 0);
+    uint32_t after = bio->vecs[0].flags;
+    bio_free(bio);
+    return after;
+}
+
+static void write_block(uint32_t index, uint8_t byte)
+{
+    static uint8_t buf[BLOCK_SIZE];
+    memset(buf, byte, sizeof buf);
+    bool new = store_block_exists(s, OBJECT, index) == 0;
+    cr_assert_eq(store_reserve(s, 1, new), 0);
+    transfer(BIO_WRITE, index, buf, new ? BV_NEW : 0);
+}
+
+static uint8_t read_block(uint32_t index)
+{
+    static uint8_t buf[BLOCK_SIZE];
+    return transfer(BIO_READ, index, buf, 0) & BV_HOLE ? 0 : buf[0];
+}
+
+/* The volume as a crash right now would leave it, opened and its trims carried out. */
+static struct store *crash(void)
+{
+    char command[256];
+    struct store *live = s;
+    snprintf(command, sizeof command, "cp --sparse=always %s %s", volume, copy);
+    cr_assert_eq(system(command), 0);
+    open_at(copy);
+    while (store_step(s, 1000000) == 0)
+        ;
+    return live;
+}
+
+static void trim_from(uint64_t from)
+{
+    struct update u;
+    update_init(&u, s);
+    update_trim(&u, OBJECT, from, (uint64_t)1 << 32);
+    cr_assert_eq(update_apply(&u, UPDATE_FREES, NULL), 0);
+}
+
+Test(store_trim, what_is_written_behind_an_unfinished_trim_survives_a_crash, .timeout = 60)
+{
+    set_up();
+    for (uint32_t i = 0; i < BLOCKS; i++)
+        write_block(i, 1);
+    cr_assert_eq(store_commit(s, store_tid(s)), 0);
+    trim_from(1); /* does its first step */
+    write_block(1, 2);
+    write_block(300, 3);
+    cr_assert_eq(store_commit(s, store_tid(s)), 0);
+    struct store *live = crash();
+    cr_expect_eq(read_block(0), 1);
+    cr_expect_eq(read_block(1), 2, "block 1 was committed, and reads as %u", read_block(1));
+    cr_expect_eq(read_block(300), 3, "block 300 was committed, and reads as %u", read_block(300));
+    cr_expect_eq(read_block(2), 0);
+    cr_expect_eq(read_block(BLOCKS - 1), 0);
+    uint64_t blocks;
+    cr_assert_eq(store_count_blocks(s, OBJECT, &blocks), 0);
+    cr_expect_eq(blocks, 3, "%u blocks", (unsigned)blocks);
+    cr_assert_eq(store_close(s), 0);
+    s = live;
+    tear_down();
+}
+
+Test(store_trim, two_trims_of_one_range_leave_nothing_and_no_record, .timeout = 60)
+{
+    set_up();
+    for (uint32_t i = 0; i < BLOCKS; i++)
+        write_block(i, 1);
+    trim_from(10);
+    trim_from(10);
+    trim_from(700);
+    write_block(11, 4);
+    cr_assert_eq(store_commit(s, store_tid(s)), 0);
+    struct store *live = crash();
+    cr_expect_eq(read_block(11), 4);
+    uint64_t blocks;
+    cr_assert_eq(store_count_blocks(s, OBJECT, &blocks), 0);
+    cr_expect_eq(blocks, 11, "%u blocks", (unsigned)blocks);
+    struct key key = {.len = 1, .bytes = {KEY_TRIM}};
+    uint8_t nothing[1];
+    cr_expect_lt(store_next(s, &key, 1, nothing, sizeof nothing), 0);
+    cr_assert_eq(store_close(s), 0);
+    s = live;
+    tear_down();
+}
