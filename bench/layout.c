@@ -48,16 +48,16 @@
 
 enum {
     BLOCK = 4096,
-    HEAD = 16,              /* LMDB's page header: what a value lacks to be a whole page */
+    HEAD = 16, /* LMDB's page header: what a value lacks to be a whole page */
     PREFIX = 13,
-    EXTENT_MAX = 16,        /* blocks in the largest extent */
+    EXTENT_MAX = 16, /* blocks in the largest extent */
     NOTE_MAX = 1 + 4 * EXTENT_MAX + HEAD + 4,
     KEY_MAX = PREFIX + NOTE_MAX,
-    WINDOW = 32,            /* blocks found, hinted and copied together, as readahead does */
+    WINDOW = 32, /* blocks found, hinted and copied together, as readahead does */
     OVERLAY_MAX = EXTENT_MAX / 2,
-    BATCH_MAX = 4096,       /* 16 pages a put, well under LMDB's 131,071 dirty pages */
+    BATCH_MAX = 4096, /* 16 pages a put, well under LMDB's 131,071 dirty pages */
     LAYOUTS = 6,
-    TURNS = 16,             /* slices into which a read phase is divided */
+    TURNS = 16, /* slices into which a read phase is divided */
     READS_WARM = 64000,
     READS_COLD = 8000,
     SINGLES = 400,
@@ -73,16 +73,16 @@ struct view;
 /* Where one block lies: head bytes in the note, the rest in the value. */
 struct piece {
     const uint8_t *head;
-    size_t         head_len;
+    size_t head_len;
     const uint8_t *body;
-    size_t         body_len;
-    uint32_t       crc;
+    size_t body_len;
+    uint32_t crc;
 };
 
 struct layout {
     const char *name;
-    unsigned    blocks;     /* an extent's size, and what fill() takes at a time */
-    size_t      head_len;   /* bytes of the extent kept in the note */
+    unsigned blocks; /* an extent's size, and what fill() takes at a time */
+    size_t head_len; /* bytes of the extent kept in the note */
     /* Locate count blocks from first; pointers live as long as the view's transaction. */
     bool (*find)(struct view *v, uint32_t first, unsigned count, struct piece *pieces);
     void (*put)(struct view *v, uint32_t index, const uint8_t *block);
@@ -92,24 +92,24 @@ struct layout {
 /* A cursor that walks upwards over the keys of one kind. */
 struct walk {
     MDB_cursor *cursor;
-    MDB_val     key, value;
-    bool        placed;
+    MDB_val key, value;
+    bool placed;
 };
 
 /* One transaction and its cursors. */
 struct view {
     const struct layout *layout;
-    MDB_txn     *txn;
-    struct walk  blocks;    /* kind B */
-    struct walk  others;    /* kind C or E, where the layout has one */
-    uint8_t     *scratch;   /* one extent */
+    MDB_txn *txn;
+    struct walk blocks; /* kind B */
+    struct walk others; /* kind C or E, where the layout has one */
+    uint8_t *scratch;   /* one extent */
 };
 
 /* What a phase cost. */
 struct meter {
-    double   seconds, worst;
+    double seconds, worst;
     uint64_t ops, bytes;
-    uint64_t device_bytes;  /* written to the block device, by anyone */
+    uint64_t device_bytes; /* written to the block device, by anyone */
 };
 
 enum phase { FILL, PUT, SEQ_WARM, RAND_WARM, SEQ_COLD, SEQ_HINT, RAND_COLD, PHASES };
@@ -121,32 +121,32 @@ struct pages {
 
 struct store {
     const struct layout *layout;
-    char          *path;
-    MDB_env       *env;
-    MDB_dbi        dbi;
-    struct view    reader, writer;
-    struct meter   meters[AGES][PHASES];
-    struct pages   pages[AGES];
-    double         single[AGES][SINGLES];
+    char *path;
+    MDB_env *env;
+    MDB_dbi dbi;
+    struct view reader, writer;
+    struct meter meters[AGES][PHASES];
+    struct pages pages[AGES];
+    double single[AGES][SINGLES];
 };
 
 struct bench {
-    char     *dir;
-    uint32_t  blocks;           /* size of the data */
-    unsigned  passes, batch;
+    char *dir;
+    uint32_t blocks; /* size of the data */
+    unsigned passes, batch;
     struct store stores[LAYOUTS];
-    unsigned  count;            /* stores in use */
-    unsigned  turn;             /* rotates who begins */
-    uint32_t *generation;       /* the truth: how often each block was put, the same for every store */
-    uint32_t *indexes;          /* the batch */
-    uint8_t  *payload;
-    uint64_t  random;
-    char      counter_path[64]; /* where device bytes are read; empty: /proc/self/io */
-    char     *plain_path;       /* the file beside which a single put is measured */
-    int       plain;
-    double    plain_single[AGES][SINGLES];
-    uint64_t  background_bytes; /* written to the device while nothing here wrote */
-    double    background_seconds;
+    unsigned count;       /* stores in use */
+    unsigned turn;        /* rotates who begins */
+    uint32_t *generation; /* the truth: how often each block was put, the same for every store */
+    uint32_t *indexes;    /* the batch */
+    uint8_t *payload;
+    uint64_t random;
+    char counter_path[64]; /* where device bytes are read; empty: /proc/self/io */
+    char *plain_path;      /* the file beside which a single put is measured */
+    int plain;
+    double plain_single[AGES][SINGLES];
+    uint64_t background_bytes; /* written to the device while nothing here wrote */
+    double background_seconds;
 };
 
 /* ---- errors: a benchmark stops at the first, and leaves its files to be looked at ---- */
@@ -214,7 +214,8 @@ static uint32_t crc_of(const uint8_t *data, size_t len)
 static void check_crc_function(void)
 {
     const uint8_t *digits = (const uint8_t *)"123456789";
-    if (crc_of(digits, 9) != 0xE3069283u || crc_more(crc_of(digits, 4), digits + 4, 5) != 0xE3069283u)
+    if (crc_of(digits, 9) != 0xE3069283u ||
+        crc_more(crc_of(digits, 4), digits + 4, 5) != 0xE3069283u)
         die("crc32_iscsi", "not CRC32C");
 }
 
@@ -235,8 +236,8 @@ static uint32_t note_check(const uint8_t *prefix, const uint8_t *note, size_t le
     return crc_more(crc_of(prefix, PREFIX), note, len - 4);
 }
 
-static size_t note_encode(uint8_t *note, const uint8_t *prefix, const uint32_t *crcs, unsigned blocks,
-                          const uint8_t *head, size_t head_len)
+static size_t note_encode(uint8_t *note, const uint8_t *prefix, const uint32_t *crcs,
+                          unsigned blocks, const uint8_t *head, size_t head_len)
 {
     size_t len = note_len(blocks, head_len);
     note[0] = FORMAT;
@@ -330,8 +331,8 @@ static bool walk_to(struct walk *w, uint8_t kind, uint32_t index)
     return order < 0 ? seek(w, kind, index) : order == 0;
 }
 
-static void store_value(struct walk *w, const uint8_t *key, size_t key_len,
-                        const uint8_t *value, size_t value_len)
+static void store_value(struct walk *w, const uint8_t *key, size_t key_len, const uint8_t *value,
+                        size_t value_len)
 {
     MDB_val k = { key_len, (void *)(uintptr_t)key }, d = { value_len, (void *)(uintptr_t)value };
     check(mdb_cursor_put(w->cursor, &k, &d, 0), "put");
@@ -380,8 +381,8 @@ static bool extent_cut(const struct walk *w, unsigned blocks, unsigned skip, uns
         unsigned k = skip + i;
         size_t head_len = k == 0 ? HEAD : 0;
         pieces[i] = (struct piece){ note + 1 + 4 * (size_t)blocks, head_len,
-                                    value + (size_t)k * BLOCK - HEAD + head_len,
-                                    BLOCK - head_len, get_le32(note + 1 + 4 * (size_t)k) };
+                                    value + (size_t)k * BLOCK - HEAD + head_len, BLOCK - head_len,
+                                    get_le32(note + 1 + 4 * (size_t)k) };
     }
     return true;
 }
@@ -475,8 +476,9 @@ static bool hybrid_find(struct view *v, uint32_t first, unsigned count, struct p
     for (unsigned i = 0; i < count; i++) {
         unsigned k = (first + i) % n;
         bool found = walk_to(&v->blocks, 'B', first + i)
-            ? extent_cut(&v->blocks, 1, 0, 1, pieces + i)
-            : walk_to(&v->others, 'E', first + i - k) && extent_cut(&v->others, n, k, 1, pieces + i);
+                         ? extent_cut(&v->blocks, 1, 0, 1, pieces + i)
+                         : walk_to(&v->others, 'E', first + i - k) &&
+                               extent_cut(&v->others, n, k, 1, pieces + i);
         if (!found)
             return false;
     }
@@ -524,12 +526,12 @@ static void hybrid_put(struct view *v, uint32_t index, const uint8_t *block)
 }
 
 static const struct layout LAYOUT_TABLE[LAYOUTS] = {
-    { "small-4096",        1,          0,    record_find, record_put, record_put },
-    { "small-4080+record", 1,          HEAD, record_find, record_put, record_put },
-    { "small-4080+key",    1,          HEAD, extent_find, small_put,  extent_fill },
-    { "extent-16K",        4,          HEAD, extent_find, extent_put, extent_fill },
-    { "extent-64K",        EXTENT_MAX, HEAD, extent_find, extent_put, extent_fill },
-    { "hybrid",            EXTENT_MAX, HEAD, hybrid_find, hybrid_put, hybrid_fill },
+    { "small-4096", 1, 0, record_find, record_put, record_put },
+    { "small-4080+record", 1, HEAD, record_find, record_put, record_put },
+    { "small-4080+key", 1, HEAD, extent_find, small_put, extent_fill },
+    { "extent-16K", 4, HEAD, extent_find, extent_put, extent_fill },
+    { "extent-64K", EXTENT_MAX, HEAD, extent_find, extent_put, extent_fill },
+    { "hybrid", EXTENT_MAX, HEAD, hybrid_find, hybrid_put, hybrid_fill },
 };
 
 /* ---- stores ---- */
@@ -654,7 +656,7 @@ static void store_chill(struct store *s)
 /* ---- meters ---- */
 
 struct mark {
-    double   seconds;
+    double seconds;
     uint64_t device_bytes;
 };
 
@@ -792,8 +794,11 @@ static void overwrite_pass(struct bench *b, unsigned pass)
         for (unsigned i = 0; i < b->count; i++) {
             struct store *s = in_turn(b, i);
             struct meter between = { 0 };
-            put_batch(b, s, pass == 0 ? &s->meters[FRESH][PUT]
-                          : pass == b->passes - 1 ? &s->meters[AGED][PUT] : &between, count);
+            put_batch(b, s,
+                      pass == 0               ? &s->meters[FRESH][PUT]
+                      : pass == b->passes - 1 ? &s->meters[AGED][PUT]
+                                              : &between,
+                      count);
         }
     }
 }
@@ -833,7 +838,8 @@ static void measure_singles(struct bench *b, enum age age)
 
 /* ---- reading ---- */
 
-static void copy_out(const struct bench *b, const struct store *s, const struct piece *p, uint32_t index)
+static void copy_out(const struct bench *b, const struct store *s, const struct piece *p,
+                     uint32_t index)
 {
     uint8_t block[BLOCK];
     if (p->head_len + p->body_len != BLOCK)
@@ -988,14 +994,17 @@ static void report_writes(struct bench *b, enum age age)
         const struct pages *p = &s->pages[age];
         char filled[64] = "– | –";
         if (age == FRESH)
-            snprintf(filled, sizeof filled, "%.0f | %.2f", mb_per_second(fill), amplification(fill));
-        printf("| %s | %s | %.3f | %.3f | %s | %.0f | %.2f | %.0f | %.0f / %.0f |\n", s->layout->name,
-               age == FRESH ? "fresh" : "aged", (double)p->file / live, (double)p->tree / live, filled,
-               ops_per_second(put), amplification(put), put->worst * 1e3,
-               percentile(s->single[age], 50) * 1e6, percentile(s->single[age], 99) * 1e6);
+            snprintf(filled, sizeof filled, "%.0f | %.2f", mb_per_second(fill),
+                     amplification(fill));
+        printf("| %s | %s | %.3f | %.3f | %s | %.0f | %.2f | %.0f | %.0f / %.0f |\n",
+               s->layout->name, age == FRESH ? "fresh" : "aged", (double)p->file / live,
+               (double)p->tree / live, filled, ops_per_second(put), amplification(put),
+               put->worst * 1e3, percentile(s->single[age], 50) * 1e6,
+               percentile(s->single[age], 99) * 1e6);
     }
-    printf("| pwrite + fdatasync | %s | | | | | | | | %.0f / %.0f |\n", age == FRESH ? "fresh" : "aged",
-           percentile(b->plain_single[age], 50) * 1e6, percentile(b->plain_single[age], 99) * 1e6);
+    printf("| pwrite + fdatasync | %s | | | | | | | | %.0f / %.0f |\n",
+           age == FRESH ? "fresh" : "aged", percentile(b->plain_single[age], 50) * 1e6,
+           percentile(b->plain_single[age], 99) * 1e6);
 }
 
 static void report_reads(const struct bench *b, enum age age)
@@ -1004,8 +1013,9 @@ static void report_reads(const struct bench *b, enum age age)
         const struct store *s = &b->stores[i];
         const struct meter *m = s->meters[age];
         printf("| %s | %s | %.0f | %.0f | %.0f | %.0f | %.0f |\n", s->layout->name,
-               age == FRESH ? "fresh" : "aged", mb_per_second(&m[SEQ_WARM]), mb_per_second(&m[SEQ_COLD]),
-               mb_per_second(&m[SEQ_HINT]), ops_per_second(&m[RAND_WARM]), ops_per_second(&m[RAND_COLD]));
+               age == FRESH ? "fresh" : "aged", mb_per_second(&m[SEQ_WARM]),
+               mb_per_second(&m[SEQ_COLD]), mb_per_second(&m[SEQ_HINT]),
+               ops_per_second(&m[RAND_WARM]), ops_per_second(&m[RAND_COLD]));
     }
 }
 
@@ -1015,16 +1025,19 @@ static void report(struct bench *b, double seconds)
     if (getloadavg(load, 3) < 0)
         load[0] = load[1] = load[2] = -1;
     printf("%u MiB of data, %u passes, %u puts per transaction; %.0f s; load %.1f %.1f %.1f; %s\n",
-           b->blocks / 256, b->passes, b->batch, seconds, load[0], load[1], load[2], mdb_version(NULL, NULL, NULL));
+           b->blocks / 256, b->passes, b->batch, seconds, load[0], load[1], load[2],
+           mdb_version(NULL, NULL, NULL));
     printf("device bytes from %s; others wrote %.2f MB/s to it while only reads ran\n\n",
            b->counter_path[0] ? "the block device's stat" : "/proc/self/io (no block device found)",
            (double)b->background_bytes / b->background_seconds / 1e6);
-    printf("| layout | age | file / live | tree / live | fill MB/s | device / payload (fill) | puts/s "
-           "| device / payload (puts) | worst batch ms | single put µs p50 / p99 |\n"
-           "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n");
+    printf(
+        "| layout | age | file / live | tree / live | fill MB/s | device / payload (fill) | puts/s "
+        "| device / payload (puts) | worst batch ms | single put µs p50 / p99 |\n"
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n");
     report_writes(b, FRESH);
     report_writes(b, AGED);
-    printf("\n| layout | age | sequential warm MB/s | cold | cold, hinted | random warm ops/s | cold |\n"
+    printf("\n| layout | age | sequential warm MB/s | cold | cold, hinted | random warm ops/s | "
+           "cold |\n"
            "|---|---|--:|--:|--:|--:|--:|\n");
     report_reads(b, FRESH);
     report_reads(b, AGED);
@@ -1065,8 +1078,8 @@ static void find_counter(struct bench *b)
 {
     struct stat st;
     check_sys(stat(b->dir, &st) == 0, b->dir);
-    snprintf(b->counter_path, sizeof b->counter_path, "/sys/dev/block/%u:%u/stat",
-             major(st.st_dev), minor(st.st_dev));
+    snprintf(b->counter_path, sizeof b->counter_path, "/sys/dev/block/%u:%u/stat", major(st.st_dev),
+             minor(st.st_dev));
     if (access(b->counter_path, R_OK) != 0)
         b->counter_path[0] = '\0';
 }

@@ -1,22 +1,23 @@
 /* check.c: the invariants of page.h, verified page by page. For a quiet mapping. */
 #include "cache/page_cache.h"
 
-#define CHECK(condition)                                                                           \
-    do {                                                                                           \
-        if (!(condition))                                                                          \
-            return __LINE__;                                                                       \
+#define CHECK(condition)     \
+    do {                     \
+        if (!(condition))    \
+            return __LINE__; \
     } while (0)
 
 static int page_check(struct address_space *m, struct page *page, uint32_t index)
 {
-    CHECK(atomic_load(&page->mapping) == m);                                       /* I1 */
-    CHECK(atomic_load(&page->index) == index);                                     /* I1 */
-    CHECK(!page_test(page, PG_dirty) || page_test(page, PG_uptodate));             /* I2 */
-    CHECK(radix_tree_tag_get(&m->pages, index, RADIX_TAG_DIRTY) == page_test(page, PG_dirty)); /* I3 */
+    CHECK(atomic_load(&page->mapping) == m);                           /* I1 */
+    CHECK(atomic_load(&page->index) == index);                         /* I1 */
+    CHECK(!page_test(page, PG_dirty) || page_test(page, PG_uptodate)); /* I2 */
+    CHECK(radix_tree_tag_get(&m->pages, index, RADIX_TAG_DIRTY) ==
+          page_test(page, PG_dirty)); /* I3 */
     CHECK(radix_tree_tag_get(&m->pages, index, RADIX_TAG_WRITEBACK) ==
-          page_test(page, PG_writeback));                                          /* I3 */
-    CHECK(!(page_test(page, PG_writeback) && page_test(page, PG_dirty)));          /* I4 */
-    CHECK(atomic_load(&page->refcount) >= 1);                                      /* I5 */
+          page_test(page, PG_writeback));                                 /* I3 */
+    CHECK(!(page_test(page, PG_writeback) && page_test(page, PG_dirty))); /* I4 */
+    CHECK(atomic_load(&page->refcount) >= 1);                             /* I5 */
     CHECK(page_test(page, PG_lru));
     return 0;
 }

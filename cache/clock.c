@@ -11,4 +11,4 @@ static uint64_t monotonic_now(void *arg)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-const struct clock clock_monotonic = {.now_ns = monotonic_now, .arg = NULL};
+const struct clock clock_monotonic = { .now_ns = monotonic_now, .arg = NULL };

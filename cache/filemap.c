@@ -8,7 +8,8 @@
 #include "cache/page_cache.h"
 #include "cache/rcu.h"
 
-#define LOOKUP_TRIES 16u /* times a reader meets its page evicted before it holds on to one itself */
+#define LOOKUP_TRIES \
+    16u /* times a reader meets its page evicted before it holds on to one itself */
 
 /* ---- mappings -------------------------------------------------------------------------------- */
 
@@ -259,7 +260,7 @@ int read_page_locked(struct address_space *m, struct page *page)
     struct bio *bio = bio_alloc(BIO_READ, atomic_load(&m->object), 1);
     if (bio == NULL)
         return -ENOMEM;
-    struct read_wait w = {.cache = m->cache, .page = page};
+    struct read_wait w = { .cache = m->cache, .page = page };
     page_clear(page, PG_error);
     bio_add(bio, atomic_load(&page->index), page_address(m->cache, page), page);
     bio->end_io = read_one_end_io;
@@ -336,8 +337,8 @@ static int filemap_create_page(struct address_space *m, uint32_t index, struct p
     return err;
 }
 
-int filemap_get_page(struct address_space *m, struct file_ra_state *ra, uint32_t index,
-                     uint32_t nr, struct page **out)
+int filemap_get_page(struct address_space *m, struct file_ra_state *ra, uint32_t index, uint32_t nr,
+                     struct page **out)
 {
     struct page_cache *cache = m->cache;
     struct page *page;

@@ -31,9 +31,9 @@
 #include "store/device.h"
 
 struct writeback_pass {
-    uint64_t size;  /* i_size before the dirty pages are chosen */
-    bool writes;    /* there were some; otherwise none is written, whatever becomes dirty */
-    void *private;  /* the owner's */
+    uint64_t size; /* i_size before the dirty pages are chosen */
+    bool writes;   /* there were some; otherwise none is written, whatever becomes dirty */
+    void *private; /* the owner's */
 };
 
 /* What a mapping asks of its owner (fs/ or a test). Every member may be NULL. */
@@ -57,12 +57,12 @@ struct address_space_operations {
 
 struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_lock exclusive
                                  (d) cache->dirty_lock  (a) atomic */
-    struct page_cache *cache;                    /* (c) */
-    struct device *dev;                          /* (c) */
-    _Atomic uint64_t object;                     /* the store's data id              (i, a) */
-    const struct address_space_operations *a_ops;/* (c) */
-    void *owner;                                 /* (c) the inode */
-    struct radix_tree pages;                     /* (t) to change, RCU to read */
+    struct page_cache *cache; /* (c) */
+    struct device *dev;       /* (c) */
+    _Atomic uint64_t object;  /* the store's data id              (i, a) */
+    const struct address_space_operations *a_ops; /* (c) */
+    void *owner;                                  /* (c) the inode */
+    struct radix_tree pages;                      /* (t) to change, RCU to read */
     pthread_mutex_t tree_lock;
     struct rwsem invalidate_lock;
     struct rwsem writeback_sem;
@@ -72,24 +72,24 @@ struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_loc
     _Atomic uint32_t wb_err;  /* counts failed writes; see filemap_check_errors       (a) */
     _Atomic int32_t wb_errno; /* the latest of them: -errno                           (a) */
     const struct ra_policy *ra_policy; /* for files opened from now on                  (a) */
-    struct list_head dirty;   /* cache->dirty_mappings                                (d) */
-    bool on_dirty;            /* (d) */
-    uint64_t dirtied_ns;      /* when it entered that list                            (d) */
-    uint64_t synced;          /* the last page_cache_sync that took it                (d) */
-    unsigned wb_failures;     /* passes failed in a row                               (d) */
-    uint64_t wb_retry_ns;     /* not before                                           (d) */
+    struct list_head dirty; /* cache->dirty_mappings                                (d) */
+    bool on_dirty;          /* (d) */
+    uint64_t dirtied_ns;    /* when it entered that list                            (d) */
+    uint64_t synced;        /* the last page_cache_sync that took it                (d) */
+    unsigned wb_failures;   /* passes failed in a row                               (d) */
+    uint64_t wb_retry_ns;   /* not before                                           (d) */
 };
 
 struct cache_options {
-    uint64_t cache_bytes;         /* page memory; at least CACHE_MIN_PAGES pages */
-    uint64_t max_bytes;           /* address space set aside: cache_bytes may grow to it; 0: same */
-    unsigned dirty_ratio;         /* per cent of the cache: writers wait above it; 0: 20 */
+    uint64_t cache_bytes; /* page memory; at least CACHE_MIN_PAGES pages */
+    uint64_t max_bytes;   /* address space set aside: cache_bytes may grow to it; 0: same */
+    unsigned dirty_ratio; /* per cent of the cache: writers wait above it; 0: 20 */
     unsigned dirty_background_ratio; /* per cent: the flusher starts; 0: 10 */
-    unsigned dirty_expire_ms;     /* age at which a dirty file is written; 0: 30,000 */
-    unsigned dirty_writeback_ms;  /* how often the flusher looks; 0: 5,000 */
-    const struct clock *clock;    /* NULL: clock_monotonic */
-    bool threads;                 /* start the flusher and the readahead worker */
-    bool stepped;                 /* no threads, but somebody else calls flusher_step(): who needs
+    unsigned dirty_expire_ms;        /* age at which a dirty file is written; 0: 30,000 */
+    unsigned dirty_writeback_ms;     /* how often the flusher looks; 0: 5,000 */
+    const struct clock *clock;       /* NULL: clock_monotonic */
+    bool threads;                    /* start the flusher and the readahead worker */
+    bool stepped; /* no threads, but somebody else calls flusher_step(): who needs
                                      it waits, instead of doing it */
 };
 #define CACHE_MIN_PAGES 16u
@@ -148,8 +148,8 @@ unsigned find_get_pages(struct address_space *m, uint64_t *next, uint32_t last, 
 /* The page uptodate, read if need be: referenced, unlocked.
  * ra: the open file's readahead state, or NULL for none. nr: pages the caller wants from here.
  * Errors: -EIO, -ENOMEM; 1: beyond end of file.   Blocks: on the store. */
-int filemap_get_page(struct address_space *m, struct file_ra_state *ra, uint32_t index,
-                     uint32_t nr, struct page **out);
+int filemap_get_page(struct address_space *m, struct file_ra_state *ra, uint32_t index, uint32_t nr,
+                     struct page **out);
 
 /* ---- files ----------------------------------------------------------------------------------- */
 

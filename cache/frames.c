@@ -14,7 +14,7 @@
 #include "cache/rcu.h"
 
 #define ALLOC_WAIT_MS 100u /* how long page_alloc sleeps at a time */
-#define ALLOC_TRIES 50u    /* sleeps in which nothing at all moved, before it gives up */
+#define ALLOC_TRIES   50u  /* sleeps in which nothing at all moved, before it gives up */
 
 void *page_address(const struct page_cache *cache, const struct page *page)
 {
@@ -151,8 +151,8 @@ static uint64_t frames_for(const struct cache_options *o)
 
 static void *reserve_memory(uint64_t bytes)
 {
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
     return p == MAP_FAILED ? NULL : p;
 }
 
@@ -274,19 +274,30 @@ void page_cache_stats(struct page_cache *cache, struct cache_stats *out)
 {
     const struct cache_counters *n = &cache->count;
     *out = (struct cache_stats){
-        .dirty = get(&cache->nr_dirty), .writeback = get(&cache->nr_writeback),
+        .dirty = get(&cache->nr_dirty),
+        .writeback = get(&cache->nr_writeback),
         .limit = get(&cache->limit),
         .tree_bytes = atomic_load(&cache->node_bytes),
-        .hits = get(&n->hits), .misses = get(&n->misses), .waits = get(&n->waits),
-        .ra_sync = get(&n->ra_sync), .ra_async = get(&n->ra_async),
-        .ra_pages = get(&n->ra_pages), .ra_used = get(&n->ra_used),
+        .hits = get(&n->hits),
+        .misses = get(&n->misses),
+        .waits = get(&n->waits),
+        .ra_sync = get(&n->ra_sync),
+        .ra_async = get(&n->ra_async),
+        .ra_pages = get(&n->ra_pages),
+        .ra_used = get(&n->ra_used),
         .ra_wasted = get(&n->ra_wasted),
-        .read_pages = get(&n->read_pages), .written_pages = get(&n->written_pages),
-        .read_errors = get(&n->read_errors), .write_errors = get(&n->write_errors),
-        .reclaimed = get(&n->reclaimed), .scanned = get(&n->scanned),
-        .activated = get(&n->activated), .direct_reclaims = get(&n->direct_reclaims),
-        .alloc_waits = get(&n->alloc_waits), .throttled = get(&n->throttled),
-        .throttled_ns = get(&n->throttled_ns), .passes = get(&n->passes),
+        .read_pages = get(&n->read_pages),
+        .written_pages = get(&n->written_pages),
+        .read_errors = get(&n->read_errors),
+        .write_errors = get(&n->write_errors),
+        .reclaimed = get(&n->reclaimed),
+        .scanned = get(&n->scanned),
+        .activated = get(&n->activated),
+        .direct_reclaims = get(&n->direct_reclaims),
+        .alloc_waits = get(&n->alloc_waits),
+        .throttled = get(&n->throttled),
+        .throttled_ns = get(&n->throttled_ns),
+        .passes = get(&n->passes),
     };
     pthread_mutex_lock(&cache->lru_lock);
     out->pages = cache->used;

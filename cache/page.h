@@ -79,9 +79,9 @@
 #include "cache/list.h"
 #include "cache/wait.h"
 
-#define PAGE_SHIFT 12
-#define PAGE_SIZE (1u << PAGE_SHIFT) /* bytes */
-#define PAGE_MASK (~(uint64_t)(PAGE_SIZE - 1))
+#define PAGE_SHIFT    12
+#define PAGE_SIZE     (1u << PAGE_SHIFT) /* bytes */
+#define PAGE_MASK     (~(uint64_t)(PAGE_SIZE - 1))
 #define MAX_FILE_SIZE ((uint64_t)1 << 44) /* bytes: 16 TiB, the reach of a 32-bit page index */
 
 enum page_flag {
@@ -90,24 +90,24 @@ enum page_flag {
     PG_uptodate = 1 << 2,
     PG_dirty = 1 << 3,
     PG_writeback = 1 << 4,
-    PG_error = 1 << 5,        /* the last read failed; the next reader clears it and tries once */
-    PG_referenced = 1 << 6,   /* used since reclaim last looked */
-    PG_active = 1 << 7,       /* on the active list */
-    PG_lru = 1 << 8,          /* on a list                                (lru_lock) */
-    PG_readahead = 1 << 9,    /* touching it starts the next window */
-    PG_mappedtodisk = 1 << 10,/* a block exists for it, or is promised by an earlier write */
-    PG_prefetched = 1 << 11,  /* read ahead and not used yet: for the counters */
+    PG_error = 1 << 5,         /* the last read failed; the next reader clears it and tries once */
+    PG_referenced = 1 << 6,    /* used since reclaim last looked */
+    PG_active = 1 << 7,        /* on the active list */
+    PG_lru = 1 << 8,           /* on a list                                (lru_lock) */
+    PG_readahead = 1 << 9,     /* touching it starts the next window */
+    PG_mappedtodisk = 1 << 10, /* a block exists for it, or is promised by an earlier write */
+    PG_prefetched = 1 << 11,   /* read ahead and not used yet: for the counters */
 };
 
 struct address_space;
 struct page_cache;
 
-struct page {                 /* (c) constant  (l) PG_locked  (t) tree_lock  (r) lru_lock  (a) atomic */
+struct page { /* (c) constant  (l) PG_locked  (t) tree_lock  (r) lru_lock  (a) atomic */
     _Atomic uint32_t flags;   /* PG_*                                                     (a) */
     _Atomic int32_t refcount; /* 0: free                                                  (a) */
     _Atomic(struct address_space *) mapping; /* NULL: not in a tree      (l+t to change, a) */
-    _Atomic uint32_t index;   /* page number in the file; constant while mapping is set   (a) */
-    struct list_head lru;     /* active, inactive or free list                            (r) */
+    _Atomic uint32_t index; /* page number in the file; constant while mapping is set   (a) */
+    struct list_head lru;   /* active, inactive or free list                            (r) */
 };
 _Static_assert(sizeof(struct page) <= 64, "a page's own memory beside its data: at most 64 bytes");
 

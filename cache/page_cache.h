@@ -21,28 +21,28 @@ struct cache_counters { /* all atomic, relaxed: for people, never for decisions 
 
 #define LRU_BATCH 32u /* pages a reclaim step isolates at a time */
 
-struct page_cache {           /* (c) constant  (r) lru_lock  (d) dirty_lock  (a) atomic */
+struct page_cache {            /* (c) constant  (r) lru_lock  (d) dirty_lock  (a) atomic */
     const struct clock *clock; /* (c) */
     char *arena;               /* (c) max_frames frames, side by side */
     struct page *pages;        /* (c) their structs */
     uint64_t max_frames;       /* (c) */
 
     pthread_mutex_t lru_lock;
-    _Atomic uint64_t limit;    /* frames that may be in use                     (r to change, a) */
-    uint64_t fresh;            /* frames from here on were never used                     (r) */
-    uint64_t used;             /* frames with a page in them                              (r) */
-    struct list_head free;     /* used once, empty now                                    (r) */
-    struct list_head active, inactive;  /* most recent at the front                       (r) */
-    uint64_t nr_active, nr_inactive;    /*                                                (r) */
+    _Atomic uint64_t limit; /* frames that may be in use                     (r to change, a) */
+    uint64_t fresh;         /* frames from here on were never used                     (r) */
+    uint64_t used;          /* frames with a page in them                              (r) */
+    struct list_head free;  /* used once, empty now                                    (r) */
+    struct list_head active, inactive; /* most recent at the front                       (r) */
+    uint64_t nr_active, nr_inactive;   /*                                                (r) */
 
     pthread_mutex_t dirty_lock;
     struct list_head dirty_mappings; /* oldest at the back                                (d) */
-    struct rwsem sync_sem;     /* one page_cache_sync at a time */
-    uint64_t nr_syncs;         /* (sync_sem) */
+    struct rwsem sync_sem;           /* one page_cache_sync at a time */
+    uint64_t nr_syncs;               /* (sync_sem) */
     _Atomic uint64_t nr_dirty, nr_writeback; /* pages                                     (a) */
-    _Atomic unsigned dirty_ratio, dirty_background_ratio;          /* per cent of limit   (a) */
-    _Atomic unsigned dirty_expire_ms, dirty_writeback_ms;          /*                     (a) */
-    _Atomic bool want_writeback; /* reclaim met dirty pages, or somebody asked            (a) */
+    _Atomic unsigned dirty_ratio, dirty_background_ratio; /* per cent of limit   (a) */
+    _Atomic unsigned dirty_expire_ms, dirty_writeback_ms; /*                     (a) */
+    _Atomic bool want_writeback;    /* reclaim met dirty pages, or somebody asked            (a) */
     _Atomic bool writeback_failing; /* the flusher's last round got nowhere               (a) */
 
     /* Counts frames freed and pages written: who waits for memory or for fewer dirty pages sleeps

@@ -152,8 +152,9 @@ static void linux_access(struct file_ra_state *ra, const struct ra_access *a, st
             async_size = size > 1 ? size - 1 : 1;
         set_window(ra, a->index, size, async_size);
     }
-    *out = (struct ra_window){.start = atomic_load_explicit(&ra->start, memory_order_relaxed),
-                              .size = size, .async_size = async_size};
+    *out = (struct ra_window){ .start = atomic_load_explicit(&ra->start, memory_order_relaxed),
+                               .size = size,
+                               .async_size = async_size };
 }
 
-const struct ra_policy ra_linux = {.name = "linux", .access = linux_access};
+const struct ra_policy ra_linux = { .name = "linux", .access = linux_access };

@@ -8,7 +8,7 @@
 
 const struct ra_policy *ra_policy_find(const char *name)
 {
-    static const struct ra_policy *const all[] = {&ra_none, &ra_linux};
+    static const struct ra_policy *const all[] = { &ra_none, &ra_linux };
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         if (strcmp(all[i]->name, name) == 0)
             return all[i];
@@ -30,7 +30,7 @@ static void none_access(struct file_ra_state *ra, const struct ra_access *a, str
     out->size = 0;
 }
 
-const struct ra_policy ra_none = {.name = "none", .access = none_access};
+const struct ra_policy ra_none = { .name = "none", .access = none_access };
 
 static bool page_is_cached(struct address_space *m, uint32_t index)
 {
@@ -66,15 +66,19 @@ static uint64_t pages_in_file(struct address_space *m)
 static struct ra_window choose_window(struct address_space *m, struct file_ra_state *ra,
                                       uint32_t index, uint32_t nr, bool marker)
 {
-    struct ra_access a = {.index = index, .nr = nr, .marker = marker, .mapping = m,
-                          .file_pages = pages_in_file(m),
-                          .history = count_history, .next_miss = next_miss};
-    struct ra_window w = {.start = index};
+    struct ra_access a = { .index = index,
+                           .nr = nr,
+                           .marker = marker,
+                           .mapping = m,
+                           .file_pages = pages_in_file(m),
+                           .history = count_history,
+                           .next_miss = next_miss };
+    struct ra_window w = { .start = index };
     uint64_t end = a.file_pages, most = atomic_load(&m->cache->limit) / 4 + 1;
     if (ra != NULL && ra->policy != NULL)
         ra->policy->access(ra, &a, &w);
     if (w.size == 0 && !marker)
-        w = (struct ra_window){.start = index, .size = nr};
+        w = (struct ra_window){ .start = index, .size = nr };
     if (w.size > most)
         w.size = (uint32_t)most;
     if (w.size > BIO_MAX_VECS)

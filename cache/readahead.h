@@ -29,14 +29,14 @@ struct ra_window {
 struct file_ra_state {
     const struct ra_policy *policy;
     _Atomic uint32_t start, size, async_size; /* the current window */
-    _Atomic uint32_t ra_pages;   /* the largest window, pages */
-    _Atomic uint64_t prev_index; /* the last page read; UINT64_MAX: none yet */
+    _Atomic uint32_t ra_pages;                /* the largest window, pages */
+    _Atomic uint64_t prev_index;              /* the last page read; UINT64_MAX: none yet */
 };
 
 struct ra_access {
-    uint32_t index;    /* the page asked for */
-    uint32_t nr;       /* pages the request wants from there */
-    bool marker;       /* it was a hit on PG_readahead (else: a miss) */
+    uint32_t index; /* the page asked for */
+    uint32_t nr;    /* pages the request wants from there */
+    bool marker;    /* it was a hit on PG_readahead (else: a miss) */
     uint64_t file_pages;
     /* pages cached, without a gap, just before index; looked up when called (Linux: count_history_pages) */
     uint32_t (*history)(struct address_space *m, uint32_t index, uint32_t max);
@@ -55,7 +55,8 @@ const struct ra_policy *ra_policy_find(const char *name); /* NULL: unknown */
 
 #define RA_DEFAULT_PAGES 32u /* 128 KiB, Linux's default read_ahead_kb */
 
-void file_ra_state_init(struct file_ra_state *ra, const struct ra_policy *policy, uint32_t ra_pages);
+void file_ra_state_init(struct file_ra_state *ra, const struct ra_policy *policy,
+                        uint32_t ra_pages);
 
 /* The mechanism: ask the policy, insert the window's missing pages, read them. The pages asked for
  * are read by the caller's own bio, the rest by the readahead worker.

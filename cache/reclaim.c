@@ -76,7 +76,7 @@ static unsigned isolate_pages(struct page_cache *cache, struct page **batch, uin
     unsigned n = 0;
     pthread_mutex_lock(&cache->lru_lock);
     refill_inactive_locked(cache);
-    while (n < LRU_BATCH && *budget > 0 && !list_empty(&cache->inactive)) {
+    while (n<LRU_BATCH && * budget> 0 && !list_empty(&cache->inactive)) {
         struct page *page = list_entry(cache->inactive.prev, struct page, lru);
         list_move(&page->lru, &cache->inactive);
         (*budget)--;

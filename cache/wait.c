@@ -7,11 +7,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#define RWSEM_WRITER 0x80000000u
-#define RWSEM_SLEEPERS 0x40000000u /* somebody sleeps: wake on release */
-#define RWSEM_WAITING 0x00010000u  /* one writer waiting; 14 bits of them */
+#define RWSEM_WRITER       0x80000000u
+#define RWSEM_SLEEPERS     0x40000000u /* somebody sleeps: wake on release */
+#define RWSEM_WAITING      0x00010000u /* one writer waiting; 14 bits of them */
 #define RWSEM_WAITING_MASK 0x3fff0000u
-#define RWSEM_READERS 0x0000ffffu
+#define RWSEM_READERS      0x0000ffffu
 
 static _Thread_local const struct wait_hooks *hooks;
 
@@ -34,10 +34,10 @@ bool wait_on_word(_Atomic uint32_t *word, uint32_t seen, unsigned timeout_ms)
         hooks->wait(hooks->arg, word, seen);
         return true;
     }
-    struct timespec ts = {.tv_sec = timeout_ms / 1000,
-                          .tv_nsec = (long)(timeout_ms % 1000) * 1000000};
-    long r = syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, timeout_ms != 0 ? &ts : NULL, NULL,
-                     0);
+    struct timespec ts = { .tv_sec = timeout_ms / 1000,
+                           .tv_nsec = (long)(timeout_ms % 1000) * 1000000 };
+    long r =
+        syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, timeout_ms != 0 ? &ts : NULL, NULL, 0);
     return r == 0 || atomic_load_explicit(word, memory_order_acquire) != seen;
 }
 

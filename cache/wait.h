@@ -26,9 +26,7 @@ void wait_set_hooks(const struct wait_hooks *hooks);
 #ifdef FOLIO_SIM
 void cache_yield(void);
 #else
-static inline void cache_yield(void)
-{
-}
+static inline void cache_yield(void) {}
 #endif
 
 /* Sleep while *word == seen; may return early for no reason.

@@ -14,9 +14,9 @@
 
 #include "cache/page_cache.h"
 
-#define TAG_BATCH 4096u       /* pages tagged under one hold of the tree lock */
-#define RETRY_FIRST_MS 100u   /* back-off after a failed pass: doubles */
-#define RETRY_MOST_MS 10000u
+#define TAG_BATCH      4096u /* pages tagged under one hold of the tree lock */
+#define RETRY_FIRST_MS 100u  /* back-off after a failed pass: doubles */
+#define RETRY_MOST_MS  10000u
 
 /* ---- dirtying -------------------------------------------------------------------------------- */
 
@@ -107,10 +107,10 @@ void cancel_dirty_page(struct address_space *m, struct page *page)
 
 struct pass {
     struct address_space *m;
-    struct bio *bio;            /* being filled */
-    _Atomic uint32_t inflight;  /* bios submitted and not ended */
-    _Atomic int error;          /* the first */
-    bool skipped;               /* a page was left out (WB_SYNC_NONE) */
+    struct bio *bio;           /* being filled */
+    _Atomic uint32_t inflight; /* bios submitted and not ended */
+    _Atomic int error;         /* the first */
+    bool skipped;              /* a page was left out (WB_SYNC_NONE) */
 };
 
 /* The write's outcome. Dirty again comes before the end of writeback: in between the page would look
@@ -196,7 +196,8 @@ static int pass_add_page(struct pass *p, struct page *page, enum writeback_sync 
 {
     struct address_space *m = p->m;
     int err = 0;
-    if (p->bio == NULL && (p->bio = bio_alloc(BIO_WRITE, atomic_load(&m->object), BIO_MAX_VECS)) == NULL)
+    if (p->bio == NULL &&
+        (p->bio = bio_alloc(BIO_WRITE, atomic_load(&m->object), BIO_MAX_VECS)) == NULL)
         err = -ENOMEM;
     if (err == 0 && sync == WB_SYNC_NONE && !trylock_page(page)) {
         p->skipped = true;
@@ -212,8 +213,8 @@ static int pass_add_page(struct pass *p, struct page *page, enum writeback_sync 
     bool ours = atomic_load(&page->mapping) == m && page_test(page, PG_dirty);
     if (ours) {
         wait_on_page_writeback(page);
-        struct bio_vec *v = bio_add(p->bio, atomic_load(&page->index),
-                                    page_address(m->cache, page), page);
+        struct bio_vec *v =
+            bio_add(p->bio, atomic_load(&page->index), page_address(m->cache, page), page);
         v->flags = page_test(page, PG_mappedtodisk) ? 0 : BV_NEW;
         clear_page_dirty_for_io(m, page);
     } else if (atomic_load(&page->mapping) == m) {
@@ -272,18 +273,20 @@ static void record_error(struct address_space *m, int err)
 
 int filemap_fdatawrite(struct address_space *m, enum writeback_sync sync)
 {
-    struct pass p = {.m = m};
-    struct writeback_pass wp = {0};
+    struct pass p = { .m = m };
+    struct writeback_pass wp = { 0 };
     down_write(&m->writeback_sem);
     wp.size = atomic_load(&m->i_size); /* before the tags: see above */
     wp.writes = atomic_load(&m->nrdirty) > 0;
     int err = m->a_ops != NULL && m->a_ops->writeback_begin != NULL
-                  ? m->a_ops->writeback_begin(m, &wp) : 0;
+                  ? m->a_ops->writeback_begin(m, &wp)
+                  : 0;
     if (err == 0) {
         err = wp.writes ? write_cache_pages(&p, sync) : 0;
         int incomplete = err == 0 && p.skipped ? -EAGAIN : err;
         int end = m->a_ops != NULL && m->a_ops->writeback_end != NULL
-                      ? m->a_ops->writeback_end(m, &wp, incomplete) : 0;
+                      ? m->a_ops->writeback_end(m, &wp, incomplete)
+                      : 0;
         if (err == 0)
             err = end;
     }
@@ -322,11 +325,13 @@ static struct address_space *take_dirty(struct page_cache *cache, struct address
 
 /* The oldest dirty mapping that may be tried now, with a reference on its owner; it moves to the
  * front, so that the next call gives another.   NULL: none (that is old enough). */
-static struct address_space *oldest_dirty(struct page_cache *cache, uint64_t now, uint64_t older_than)
+static struct address_space *oldest_dirty(struct page_cache *cache, uint64_t now,
+                                          uint64_t older_than)
 {
     struct address_space *m = NULL;
     pthread_mutex_lock(&cache->dirty_lock);
-    for (struct list_head *n = cache->dirty_mappings.prev; n != &cache->dirty_mappings; n = n->prev) {
+    for (struct list_head *n = cache->dirty_mappings.prev; n != &cache->dirty_mappings;
+         n = n->prev) {
         struct address_space *c = list_entry(n, struct address_space, dirty);
         if (c->wb_retry_ns > now || c->dirtied_ns > older_than)
             continue;
@@ -348,8 +353,8 @@ static void note_outcome(struct address_space *m, int err)
     } else {
         uint64_t ms = (uint64_t)RETRY_FIRST_MS << (m->wb_failures < 10 ? m->wb_failures : 10);
         m->wb_failures++;
-        m->wb_retry_ns = clock_now(cache->clock) +
-                         (ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS) * 1000000u;
+        m->wb_retry_ns =
+            clock_now(cache->clock) + (ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS) * 1000000u;
     }
     pthread_mutex_unlock(&cache->dirty_lock);
     atomic_store_explicit(&cache->writeback_failing, err != 0, memory_order_relaxed);
@@ -393,7 +398,8 @@ static struct address_space *next_to_sync(struct page_cache *cache, uint64_t syn
 {
     struct address_space *m = NULL;
     pthread_mutex_lock(&cache->dirty_lock);
-    for (struct list_head *n = cache->dirty_mappings.prev; n != &cache->dirty_mappings; n = n->prev) {
+    for (struct list_head *n = cache->dirty_mappings.prev; n != &cache->dirty_mappings;
+         n = n->prev) {
         struct address_space *c = list_entry(n, struct address_space, dirty);
         if (c->synced == sync)
             continue;

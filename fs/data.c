@@ -26,9 +26,9 @@ int file_open(struct inode *inode, int flags, struct open_file **out)
     inode_ref(inode, 1);
     file->inode = inode;
     file->flags = flags;
-    file_ra_state_init(&file->ra,
-                       __atomic_load_n(&inode->fs->options.readahead, __ATOMIC_RELAXED),
-                       inode->fs->options.ra_pages != 0 ? inode->fs->options.ra_pages : RA_DEFAULT_PAGES);
+    file_ra_state_init(&file->ra, __atomic_load_n(&inode->fs->options.readahead, __ATOMIC_RELAXED),
+                       inode->fs->options.ra_pages != 0 ? inode->fs->options.ra_pages
+                                                        : RA_DEFAULT_PAGES);
     atomic_store(&file->wb_err, atomic_load(&inode->mapping.wb_err));
     atomic_store(&file->store_err, store_error_seq(inode->fs->store));
     pthread_mutex_lock(&inode->i_lock);
@@ -67,8 +67,8 @@ ssize_t file_get_pages(struct open_file *file, uint64_t offset, size_t *len, str
     fs_count(file->inode->fs, FS_READS);
     inode_touch_atime(file->inode);
     nr = nr < max ? nr : max;
-    while (n < nr && (err = filemap_get_page(m, &file->ra, first + (uint32_t)n,
-                                             (uint32_t)(nr - n), &pages[n])) == 0)
+    while (n < nr && (err = filemap_get_page(m, &file->ra, first + (uint32_t)n, (uint32_t)(nr - n),
+                                             &pages[n])) == 0)
         n++;
     if (err < 0) {
         /* Not the good pages before it: the kernel takes a short answer for the end of file and,

@@ -11,7 +11,7 @@ struct open_file {
     struct inode *inode; /* one reference */
     int flags;           /* O_* */
     struct file_ra_state ra;
-    _Atomic uint32_t wb_err;    /* errors seen, of the file and of the store's commits */
+    _Atomic uint32_t wb_err; /* errors seen, of the file and of the store's commits */
     _Atomic uint32_t store_err;
 };
 
@@ -52,6 +52,5 @@ ssize_t file_copy_range(struct open_file *in, uint64_t in_off, struct open_file 
 /* Durable on return; reports an error this open file has not seen. datasync: as fdatasync. */
 int file_fsync(struct open_file *file, bool datasync);
 int inode_fsync(struct inode *inode); /* directories */
-int file_flush(struct open_file *file); /* close(2): reports errors, waits for nothing */
 
 #endif

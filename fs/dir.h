@@ -18,14 +18,15 @@ int dir_mknod(struct inode *dir, const char *name, uint32_t mode, uint64_t rdev,
 int dir_symlink(struct inode *dir, const char *name, const char *target, const struct cred *cred,
                 struct inode **out); /* -ENAMETOOLONG for the target too */
 int dir_readlink(struct inode *inode, char *buf, size_t size); /* NUL-terminated; -EINVAL */
-int dir_link(struct inode *inode, struct inode *dir, const char *name); /* -EPERM, -EMLINK, -EEXIST */
+int dir_link(struct inode *inode, struct inode *dir,
+             const char *name);                      /* -EPERM, -EMLINK, -EEXIST */
 int dir_unlink(struct inode *dir, const char *name); /* -EISDIR, -ENOENT */
 int dir_rmdir(struct inode *dir, const char *name);  /* -ENOTEMPTY, -ENOTDIR, -EBUSY */
 /* flags: RENAME_NOREPLACE, RENAME_EXCHANGE; others -EINVAL. The data of a regular file that
  * replaces another is put into the running transaction before the rename.
  * -EEXIST, -ENOENT, -ENOTDIR, -EISDIR, -ENOTEMPTY, -EINVAL (into its own subtree). */
-int dir_rename(struct inode *olddir, const char *oldname, struct inode *newdir,
-               const char *newname, unsigned flags);
+int dir_rename(struct inode *olddir, const char *oldname, struct inode *newdir, const char *newname,
+               unsigned flags);
 
 struct dir_entry {
     uint64_t ino;

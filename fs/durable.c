@@ -43,8 +43,8 @@ static int data_block_exists(struct address_space *m, uint32_t index)
     struct inode *inode = inode_of(m);
     if (inode->fresh) {
         uint64_t end = atomic_load(&inode->alloc_end);
-        while (end <= index && !atomic_compare_exchange_weak(&inode->alloc_end, &end,
-                                                             (uint64_t)index + 1))
+        while (end <= index &&
+               !atomic_compare_exchange_weak(&inode->alloc_end, &end, (uint64_t)index + 1))
             ;
         if (end <= index)
             return 0;
@@ -109,7 +109,8 @@ static void catch_up(struct inode *inode, uint64_t pass_size, struct inode_recor
 {
     uint64_t now = atomic_load(&inode->mapping.i_size);
     struct timespec now_mtime = inode->mtime;
-    bool clean = atomic_load(&inode->mapping.nrdirty) == 0; /* after i_size: a page is dirtied first */
+    bool clean =
+        atomic_load(&inode->mapping.nrdirty) == 0; /* after i_size: a page is dirtied first */
     if (clean) {
         r->size = now;
         r->mtime = now_mtime;
@@ -131,8 +132,8 @@ static int end_pass(struct inode *inode, uint64_t pass_size)
     catch_up(inode, pass_size, &r);
     bool gone = inode->nlink == 0;
     pthread_mutex_unlock(&inode->i_lock);
-    if (gone || (r.size == before.size && same_time(r.mtime, before.mtime) &&
-                 r.flags == before.flags))
+    if (gone ||
+        (r.size == before.size && same_time(r.mtime, before.mtime) && r.flags == before.flags))
         return 0;
     int err = put_record(inode, &r, UPDATE_FREES);
     if (err != 0)
@@ -208,10 +209,4 @@ int file_fsync(struct open_file *file, bool datasync)
     if (err == 0)
         err = seen;
     return err == 0 && failed_commit ? -EIO : err;
-}
-
-int file_flush(struct open_file *file)
-{
-    (void)file;
-    return 0; /* as a local filesystem: errors are fsync's to report, once */
 }

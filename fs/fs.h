@@ -15,13 +15,13 @@ struct inode_table;
 
 struct fs_options {
     bool read_only;
-    unsigned commit_ms;       /* age at which the running transaction is committed; 0: 5,000 */
-    uint64_t txn_bytes;       /* 0: the store's default */
-    uint64_t max_inodes;      /* inodes kept in memory that nobody uses; 0: 16,384 */
+    unsigned commit_ms;  /* age at which the running transaction is committed; 0: 5,000 */
+    uint64_t txn_bytes;  /* 0: the store's default */
+    uint64_t max_inodes; /* inodes kept in memory that nobody uses; 0: 16,384 */
     struct cache_options cache;
     const struct ra_policy *readahead; /* NULL: ra_linux */
-    uint32_t ra_pages;        /* largest readahead window, pages; 0: RA_DEFAULT_PAGES */
-    bool threads;             /* background work on worker threads */
+    uint32_t ra_pages;                 /* largest readahead window, pages; 0: RA_DEFAULT_PAGES */
+    bool threads;                      /* background work on worker threads */
     /* Have the kernel write back and forget what it caches of an inode; NULL when nothing is in
      * front of us. Called with no lock held, never from a thread that serves requests. */
     int (*flush_front)(void *arg, uint64_t ino);
@@ -31,12 +31,12 @@ struct fs_options {
 struct fs {
     struct store *store;
     struct page_cache *cache;
-    struct device *dev;         /* top of the device stack */
+    struct device *dev; /* top of the device stack */
     struct fs_options options;
-    struct rwsem rename_lock;   /* every change of the tree of names takes it exclusively */
+    struct rwsem rename_lock; /* every change of the tree of names takes it exclusively */
     struct inode_table *inodes;
-    struct worker *committer;   /* store_step */
-    _Atomic uint64_t ops[8];    /* counters shown by stats; see enum fs_counter */
+    struct worker *committer; /* store_step */
+    _Atomic uint64_t ops[8];  /* counters shown by stats; see enum fs_counter */
 };
 
 enum fs_counter { FS_LOOKUPS, FS_CREATES, FS_UNLINKS, FS_READS, FS_WRITES, FS_FSYNCS };

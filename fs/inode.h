@@ -24,33 +24,33 @@
 
 #include "fs/fs.h"
 
-struct inode {              /* (c) constant  (i) i_lock  (n) fs->rename_lock  (w) i_rwsem exclusive
+struct inode {            /* (c) constant  (i) i_lock  (n) fs->rename_lock  (w) i_rwsem exclusive
                                (h) table's lock  (a) atomic */
-    struct fs *fs;          /* (c) */
-    uint64_t ino;           /* (c) */
-    struct rwsem i_rwsem;   /* regular files: write, truncate, fallocate exclusive */
+    struct fs *fs;        /* (c) */
+    uint64_t ino;         /* (c) */
+    struct rwsem i_rwsem; /* regular files: write, truncate, fallocate exclusive */
     pthread_mutex_t i_lock;
-    struct address_space mapping; /* i_size is the size in mapping.i_size */
-    uint32_t mode, uid, gid;      /* (i) */
-    uint32_t nlink;               /* (n+i) */
-    uint64_t data_id;             /* (w+i); 0: none yet */
-    uint64_t disk_size;           /* (i) */
-    uint32_t flags;               /* (i) INODE_* as the record has it */
-    uint64_t rdev;                /* (c) */
-    uint64_t parent;              /* (n) directories */
-    uint64_t cookie;              /* (n) directories: the next entry's */
+    struct address_space mapping;               /* i_size is the size in mapping.i_size */
+    uint32_t mode, uid, gid;                    /* (i) */
+    uint32_t nlink;                             /* (n+i) */
+    uint64_t data_id;                           /* (w+i); 0: none yet */
+    uint64_t disk_size;                         /* (i) */
+    uint32_t flags;                             /* (i) INODE_* as the record has it */
+    uint64_t rdev;                              /* (c) */
+    uint64_t parent;                            /* (n) directories */
+    uint64_t cookie;                            /* (n) directories: the next entry's */
     struct timespec atime, mtime, ctime, btime; /* (i) */
     struct timespec disk_mtime;                 /* (i) */
-    bool fresh;                   /* (c) made by inode_new since the mount */
-    _Atomic uint64_t alloc_end;   /* fresh: no block at or beyond this index was ever written (a) */
-    uint32_t truncations;         /* (i) counts them, for the writeback pass that one overtakes */
-    uint32_t pass_truncations;    /* (i) as the pass under way began; likewise */
-    struct timespec pass_mtime;   /* (i) */
-    _Atomic uint64_t tid;         /* the last transaction that touched its record or blocks (a) */
-    uint32_t open_writers;        /* (i) open files that can write */
-    uint64_t refs;                /* (h) */
-    struct inode *hash_next;      /* (h) */
-    struct list_head unused;      /* (h) */
+    bool fresh;                                 /* (c) made by inode_new since the mount */
+    _Atomic uint64_t alloc_end; /* fresh: no block at or beyond this index was ever written (a) */
+    uint32_t truncations;       /* (i) counts them, for the writeback pass that one overtakes */
+    uint32_t pass_truncations;  /* (i) as the pass under way began; likewise */
+    struct timespec pass_mtime; /* (i) */
+    _Atomic uint64_t tid;       /* the last transaction that touched its record or blocks (a) */
+    uint32_t open_writers;      /* (i) open files that can write */
+    uint64_t refs;              /* (h) */
+    struct inode *hash_next;    /* (h) */
+    struct list_head unused;    /* (h) */
 };
 
 int inode_table_create(struct fs *fs, uint64_t max_unused);
@@ -88,9 +88,15 @@ void inode_put_record(struct update *u, uint64_t ino, const struct inode_record 
 int inode_getattr(struct inode *inode, struct stat *st);
 
 enum setattr_valid {
-    SETATTR_MODE = 1, SETATTR_UID = 2, SETATTR_GID = 4, SETATTR_SIZE = 8,
-    SETATTR_ATIME = 16, SETATTR_MTIME = 32, SETATTR_CTIME = 64,
-    SETATTR_ATIME_NOW = 128, SETATTR_MTIME_NOW = 256,
+    SETATTR_MODE = 1,
+    SETATTR_UID = 2,
+    SETATTR_GID = 4,
+    SETATTR_SIZE = 8,
+    SETATTR_ATIME = 16,
+    SETATTR_MTIME = 32,
+    SETATTR_CTIME = 64,
+    SETATTR_ATIME_NOW = 128,
+    SETATTR_MTIME_NOW = 256,
     SETATTR_KILL_PRIV = 512, /* clear suid, and sgid if group-executable, as a write does */
 };
 /* Size changes go through inode_truncate (data.h); all that is asked changes in one update where

@@ -79,7 +79,7 @@ static int shrink(struct inode *inode, uint64_t size)
 {
     struct address_space *m = &inode->mapping;
     uint64_t old = atomic_load(&m->i_size), tid;
-    struct shrink s = {.inode = inode, .size = size};
+    struct shrink s = { .inode = inode, .size = size };
     int err = 0;
     update_init(&s.update, inode->fs->store);
     if (size < old && size % PAGE_SIZE != 0) {

@@ -8,7 +8,7 @@ struct bio *bio_alloc(enum bio_op op, uint64_t object, uint32_t max_vecs)
     assert(max_vecs > 0 && max_vecs <= BIO_MAX_VECS);
     struct bio *bio = malloc(sizeof *bio + max_vecs * sizeof bio->vecs[0]);
     if (bio != NULL)
-        *bio = (struct bio){.op = op, .object = object, .max_vecs = max_vecs};
+        *bio = (struct bio){ .op = op, .object = object, .max_vecs = max_vecs };
     return bio;
 }
 
@@ -22,7 +22,7 @@ struct bio_vec *bio_add(struct bio *bio, uint32_t index, void *data, void *owner
     assert(bio->nr_vecs < bio->max_vecs);
     assert(bio->nr_vecs == 0 || bio->vecs[bio->nr_vecs - 1].index < index);
     struct bio_vec *v = &bio->vecs[bio->nr_vecs++];
-    *v = (struct bio_vec){.data = data, .owner = owner, .index = index};
+    *v = (struct bio_vec){ .data = data, .owner = owner, .index = index };
     return v;
 }
 

@@ -18,9 +18,9 @@
 
 #include <stdint.h>
 
-#define BLOCK_SHIFT 12
-#define BLOCK_SIZE (1u << BLOCK_SHIFT) /* bytes */
-#define BIO_MAX_VECS 256u              /* 1 MiB: the largest FUSE request */
+#define BLOCK_SHIFT  12
+#define BLOCK_SIZE   (1u << BLOCK_SHIFT) /* bytes */
+#define BIO_MAX_VECS 256u                /* 1 MiB: the largest FUSE request */
 
 struct device;
 
@@ -50,9 +50,9 @@ struct bio {
     int error; /* the first vec's error; 0 when every vec is good */
     void (*end_io)(struct bio *bio);
     void *private;
-    struct device *dev;     /* where it was last sent */
-    struct bio *next;       /* owner: whoever holds the bio (submit_bio's list, a queue) */
-    struct bio_vec vecs[];  /* in ascending index order */
+    struct device *dev;    /* where it was last sent */
+    struct bio *next;      /* owner: whoever holds the bio (submit_bio's list, a queue) */
+    struct bio_vec vecs[]; /* in ascending index order */
 };
 
 /* Allocate a bio with room for max_vecs (1..BIO_MAX_VECS) blocks.   Returns NULL: no memory. */

@@ -11,8 +11,8 @@
 
 /* What the transactions know about the bio's blocks. */
 struct found {
-    bool skip[BIO_MAX_VECS];              /* answered: LMDB is not asked */
-    struct txn_block *block[BIO_MAX_VECS];/* referenced, to be copied */
+    bool skip[BIO_MAX_VECS];               /* answered: LMDB is not asked */
+    struct txn_block *block[BIO_MAX_VECS]; /* referenced, to be copied */
 };
 
 /* The vec with that index, from the i-th on. */
@@ -100,7 +100,8 @@ static uint64_t count_new(const struct bio *bio)
 }
 
 /* Context: lock held, room made. Takes the blocks over. */
-static void insert_blocks(struct store *s, const struct bio *bio, struct txn_block *b, uint64_t nr_new)
+static void insert_blocks(struct store *s, const struct bio *bio, struct txn_block *b,
+                          uint64_t nr_new)
 {
     txn_started(s);
     while (b != NULL) {
@@ -205,8 +206,9 @@ static void volume_destroy(struct device *dev)
     (void)dev; /* it is part of the store */
 }
 
-const struct device_ops volume_device_ops = {
-    .name = "volume", .submit = volume_submit, .destroy = volume_destroy};
+const struct device_ops volume_device_ops = { .name = "volume",
+                                              .submit = volume_submit,
+                                              .destroy = volume_destroy };
 
 struct device *store_device(struct store *s)
 {

@@ -6,8 +6,8 @@
 #include "store/txn.h"
 
 #define RETRY_FIRST_MS 100u /* back-off after a failed commit: doubles */
-#define RETRY_MOST_MS 10000u
-#define COMMIT_TRIES 12u    /* failures in a row (a minute) after which the store is read-only */
+#define RETRY_MOST_MS  10000u
+#define COMMIT_TRIES   12u /* failures in a row (a minute) after which the store is read-only */
 
 void txn_started(struct store *s)
 {
@@ -25,7 +25,7 @@ static int write_txn(struct store *s, struct txn *t)
         err = b->deleted ? lmdb_del_block(s->lmdb, b->object, b->index)
                          : lmdb_put_block(s->lmdb, b->object, b->index, b->data, b->crc);
     for (struct txn_record *r = txn_min_record(t); r != NULL && err == 0; r = txn_after_record(r)) {
-        struct key key = {.len = r->key_len};
+        struct key key = { .len = r->key_len };
         for (uint16_t i = 0; i < r->key_len; i++)
             key.bytes[i] = r->bytes[i];
         err = r->deleted ? lmdb_del(s->lmdb, &key)

@@ -23,7 +23,7 @@ struct dev_fault {
 /* What goes below in the place of a bio some of whose blocks fail, and what it stands for. */
 struct split {
     struct bio *original;
-    uint8_t *torn;            /* copies of torn blocks */
+    uint8_t *torn;              /* copies of torn blocks */
     uint32_t vec[BIO_MAX_VECS]; /* of the original, for each vec below */
 };
 
@@ -36,7 +36,8 @@ static uint64_t next_random(struct dev_fault *d)
     return d->random * 0x2545f4914f6cdd1du;
 }
 
-static bool applies(struct dev_fault *d, struct active_rule *a, const struct bio *bio, uint32_t index)
+static bool applies(struct dev_fault *d, struct active_rule *a, const struct bio *bio,
+                    uint32_t index)
 {
     const struct fault_rule *r = &a->rule;
     bool op = bio->op == BIO_READ ? r->reads : r->writes;
@@ -141,8 +142,9 @@ static void fault_destroy(struct device *dev)
     free(d);
 }
 
-static const struct device_ops fault_ops = {
-    .name = "fault", .submit = fault_submit, .destroy = fault_destroy};
+static const struct device_ops fault_ops = { .name = "fault",
+                                             .submit = fault_submit,
+                                             .destroy = fault_destroy };
 
 struct device *dev_fault_create(struct device *below, uint64_t seed)
 {
@@ -163,7 +165,7 @@ int dev_fault_add(struct device *dev, const struct fault_rule *rule)
     int err = -ENOSPC;
     pthread_mutex_lock(&d->lock);
     if (d->nr < FAULT_RULES_MAX) {
-        d->rules[d->nr++] = (struct active_rule){.rule = *rule};
+        d->rules[d->nr++] = (struct active_rule){ .rule = *rule };
         err = 0;
     }
     pthread_mutex_unlock(&d->lock);

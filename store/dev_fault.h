@@ -20,11 +20,11 @@ enum fault_kind { FAULT_EIO, FAULT_ENOSPC, FAULT_LOST, FAULT_TORN };
 struct fault_rule {
     enum fault_kind kind;
     bool reads, writes;
-    uint64_t object;         /* 0: any */
-    uint32_t first, last;    /* indices */
-    uint64_t after;          /* blocks that match and pass before it begins */
-    uint64_t count;          /* blocks it hits before it ends; 0: no end */
-    uint32_t per_million;    /* of the blocks that match; 0: all */
+    uint64_t object;      /* 0: any */
+    uint32_t first, last; /* indices */
+    uint64_t after;       /* blocks that match and pass before it begins */
+    uint64_t count;       /* blocks it hits before it ends; 0: no end */
+    uint32_t per_million; /* of the blocks that match; 0: all */
 };
 #define FAULT_RULES_MAX 16u
 

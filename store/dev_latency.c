@@ -6,11 +6,14 @@
 #include <string.h>
 
 const struct latency_model latency_hdd = {
-    .name = "hdd", .seek_ns = 8000000, .access_ns = 100000, .block_ns = 25000, .lanes = 1};
+    .name = "hdd", .seek_ns = 8000000, .access_ns = 100000, .block_ns = 25000, .lanes = 1
+};
 const struct latency_model latency_ssd = {
-    .name = "ssd", .seek_ns = 0, .access_ns = 80000, .block_ns = 8000, .lanes = 8};
+    .name = "ssd", .seek_ns = 0, .access_ns = 80000, .block_ns = 8000, .lanes = 8
+};
 const struct latency_model latency_nvme = {
-    .name = "nvme", .seek_ns = 0, .access_ns = 12000, .block_ns = 1300, .lanes = 32};
+    .name = "nvme", .seek_ns = 0, .access_ns = 12000, .block_ns = 1300, .lanes = 32
+};
 
 struct waiting {
     struct waiting *next;
@@ -32,7 +35,7 @@ struct dev_latency {
 
 const struct latency_model *latency_find(const char *name)
 {
-    static const struct latency_model *const all[] = {&latency_hdd, &latency_ssd, &latency_nvme};
+    static const struct latency_model *const all[] = { &latency_hdd, &latency_ssd, &latency_nvme };
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         if (strcmp(all[i]->name, name) == 0)
             return all[i];
@@ -100,8 +103,9 @@ static void latency_destroy(struct device *dev)
     free(d);
 }
 
-static const struct device_ops latency_ops = {
-    .name = "latency", .submit = latency_submit, .destroy = latency_destroy};
+static const struct device_ops latency_ops = { .name = "latency",
+                                               .submit = latency_submit,
+                                               .destroy = latency_destroy };
 
 struct device *dev_latency_create(struct device *below, const struct latency_model *model,
                                   uint64_t (*now_ns)(void *arg), void *arg)

@@ -12,10 +12,10 @@
 
 struct latency_model {
     const char *name;
-    uint64_t seek_ns;      /* a bio that does not continue the last one */
-    uint64_t access_ns;    /* every bio */
-    uint64_t block_ns;     /* every block */
-    unsigned lanes;        /* bios served at the same time */
+    uint64_t seek_ns;   /* a bio that does not continue the last one */
+    uint64_t access_ns; /* every bio */
+    uint64_t block_ns;  /* every block */
+    unsigned lanes;     /* bios served at the same time */
 };
 
 extern const struct latency_model latency_hdd, latency_ssd, latency_nvme;

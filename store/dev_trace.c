@@ -36,7 +36,7 @@ static void trace_submit(struct device *dev, struct bio *bio)
         bio_endio(bio);
         return;
     }
-    *s = (struct stand_in){.dev = d, .end_io = bio->end_io, .private = bio->private};
+    *s = (struct stand_in){ .dev = d, .end_io = bio->end_io, .private = bio->private };
     d->trace(d->arg, bio, false);
     bio->end_io = trace_end_io;
     bio->private = s;
@@ -48,8 +48,9 @@ static void trace_destroy(struct device *dev)
     free(dev);
 }
 
-static const struct device_ops trace_ops = {
-    .name = "trace", .submit = trace_submit, .destroy = trace_destroy};
+static const struct device_ops trace_ops = { .name = "trace",
+                                             .submit = trace_submit,
+                                             .destroy = trace_destroy };
 
 struct device *dev_trace_create(struct device *below, trace_fn trace, void *arg)
 {

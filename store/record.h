@@ -13,13 +13,13 @@
 #include <stdint.h>
 #include <time.h>
 
-#define KEY_MAX 272u            /* bytes: type, inode number, a name of 255, and some room */
-#define NAME_MAX_BYTES 255u     /* bytes in one name */
-#define SYMLINK_MAX_BYTES 4095u /* bytes in a symbolic link's target */
-#define XATTR_VALUE_MAX 65536u  /* bytes in an extended attribute's value */
-#define VALUE_MAX XATTR_VALUE_MAX
-#define LABEL_MAX_BYTES 64u     /* bytes in a volume's label */
-#define ROOT_INO 1u
+#define KEY_MAX           272u   /* bytes: type, inode number, a name of 255, and some room */
+#define NAME_MAX_BYTES    255u   /* bytes in one name */
+#define SYMLINK_MAX_BYTES 4095u  /* bytes in a symbolic link's target */
+#define XATTR_VALUE_MAX   65536u /* bytes in an extended attribute's value */
+#define VALUE_MAX         XATTR_VALUE_MAX
+#define LABEL_MAX_BYTES   64u /* bytes in a volume's label */
+#define ROOT_INO          1u
 
 struct key {
     uint16_t len;
@@ -30,14 +30,14 @@ enum key_type {
     KEY_BLOCK = 'B',  /* data id, index (+ suffix inside LMDB)  -> its last 4,080 bytes      */
     KEY_COOKIE = 'C', /* directory, cookie                      -> struct dirent_record with name */
     KEY_DIRENT = 'D', /* directory, name                        -> struct dirent_record */
-    KEY_COUNTER = 'I',/* -                                      -> next unused number */
-    KEY_LINK = 'L',   /* inode                                  -> target of a symbolic link */
-    KEY_BLOCKS = 'N', /* data id                                -> blocks it has */
-    KEY_ORPHAN = 'O', /* inode                                  -> (empty) to be deleted */
-    KEY_SUPER = 'S',  /* -                                      -> struct super_record */
-    KEY_TRIM = 'T',   /* data id, from, to                      -> (empty) blocks to be deleted */
-    KEY_XATTR = 'X',  /* inode, name                            -> value */
-    KEY_INODE = 'i',  /* inode                                  -> struct inode_record */
+    KEY_COUNTER = 'I', /* -                                      -> next unused number */
+    KEY_LINK = 'L',    /* inode                                  -> target of a symbolic link */
+    KEY_BLOCKS = 'N',  /* data id                                -> blocks it has */
+    KEY_ORPHAN = 'O',  /* inode                                  -> (empty) to be deleted */
+    KEY_SUPER = 'S',   /* -                                      -> struct super_record */
+    KEY_TRIM = 'T',    /* data id, from, to                      -> (empty) blocks to be deleted */
+    KEY_XATTR = 'X',   /* inode, name                            -> value */
+    KEY_INODE = 'i',   /* inode                                  -> struct inode_record */
 };
 
 void key_super(struct key *k);
@@ -67,7 +67,7 @@ struct super_record {
     struct timespec created;
 };
 #define FORMAT_VERSION 1u
-#define FORMAT_MAGIC "FolioFS\n" /* 8 bytes, behind the version byte of the superblock's payload */
+#define FORMAT_MAGIC   "FolioFS\n" /* 8 bytes, behind the version byte of the superblock's payload */
 #define FEATURES_KNOWN UINT64_C(0)
 
 enum inode_flags {
@@ -79,25 +79,25 @@ struct inode_record {
     uint32_t uid;
     uint32_t gid;
     uint32_t nlink;
-    uint64_t size;     /* bytes */
-    uint64_t data_id;  /* KEY_BLOCK's object; 0: never had data */
-    uint64_t rdev;     /* as st_rdev */
-    uint64_t parent;   /* directories: the parent's inode; others 0 */
-    uint64_t cookie;   /* directories: next entry's cookie */
-    uint32_t flags;    /* INODE_* */
+    uint64_t size;    /* bytes */
+    uint64_t data_id; /* KEY_BLOCK's object; 0: never had data */
+    uint64_t rdev;    /* as st_rdev */
+    uint64_t parent;  /* directories: the parent's inode; others 0 */
+    uint64_t cookie;  /* directories: next entry's cookie */
+    uint32_t flags;   /* INODE_* */
     struct timespec atime, mtime, ctime, btime;
 };
 
 struct dirent_record {
     uint64_t ino;
-    uint64_t cookie; /* 3 and up: 1 and 2 are "." and ".." */
-    uint8_t type;    /* DT_* */
+    uint64_t cookie;               /* 3 and up: 1 and 2 are "." and ".." */
+    uint8_t type;                  /* DT_* */
     uint8_t name_len;              /* KEY_COOKIE records only; else 0 */
     char name[NAME_MAX_BYTES + 1]; /* likewise; NUL-terminated */
 };
 
-#define INODE_BYTES 109u
-#define SUPER_BYTES 125u
+#define INODE_BYTES  109u
+#define SUPER_BYTES  125u
 #define DIRENT_BYTES (19u + NAME_MAX_BYTES)
 #define NUMBER_BYTES 9u
 

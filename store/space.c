@@ -16,10 +16,10 @@
 
 #include "store/txn.h"
 
-#define PAGE_BYTES 4096u
-#define SPARE_PAGES 256u       /* of the cap: for deleting and the books, on a full volume */
-#define AHEAD_PAGES 1024u      /* allocate at least so many at a time, while the disk has them */
-#define TREE_PAGES 64u         /* branch pages and the free list of one commit */
+#define PAGE_BYTES  4096u
+#define SPARE_PAGES 256u  /* of the cap: for deleting and the books, on a full volume */
+#define AHEAD_PAGES 1024u /* allocate at least so many at a time, while the disk has them */
+#define TREE_PAGES  64u   /* branch pages and the free list of one commit */
 
 /* The most pages that one transaction of so many entries makes LMDB write. */
 static uint64_t pages_for(uint64_t blocks, uint64_t records, uint64_t record_bytes)
@@ -64,7 +64,7 @@ static int allocate_to(struct store *s, uint64_t end)
     if (ahead > most)
         ahead = most > end ? most : end;
     int fd = lmdb_fd(s->lmdb);
-    uint64_t tries[2] = {ahead, end};
+    uint64_t tries[2] = { ahead, end };
     for (int i = 0; i < 2; i++) {
         off_t from = (off_t)(s->allocated * PAGE_BYTES);
         if (fallocate(fd, 0, from, (off_t)((tries[i] - s->allocated) * PAGE_BYTES)) == 0) {
@@ -83,7 +83,8 @@ static int allocate_to(struct store *s, uint64_t end)
 static int disk_check(struct store *s, uint64_t more)
 {
     uint64_t growth = pages_of_txn(s->running) + pages_of_txn(s->committing) +
-                      pages_for(s->promised, 0, 0) + more, free = reusable(s);
+                      pages_for(s->promised, 0, 0) + more,
+             free = reusable(s);
     growth = growth > free ? growth - free : 0;
     return allocate_to(s, s->usage.last_page + 1 + growth);
 }
@@ -162,14 +163,14 @@ void store_space(struct store *s, struct store_space *out)
     pthread_mutex_lock(&s->lock);
     uint64_t cap = cap_pages(s), used = cap_used(s), spare = SPARE_PAGES;
     uint64_t free = cap > used + spare ? cap - used - spare : 0;
-    uint64_t inside = (s->allocated != UINT64_MAX ? s->allocated - s->usage.last_page - 1 : 0) +
-                      reusable(s);
+    uint64_t inside =
+        (s->allocated != UINT64_MAX ? s->allocated - s->usage.last_page - 1 : 0) + reusable(s);
     pthread_mutex_unlock(&s->lock);
     struct statvfs v;
     uint64_t disk = free;
     if (fstatvfs(lmdb_fd(s->lmdb), &v) == 0)
         disk = (uint64_t)v.f_bavail * v.f_frsize / PAGE_BYTES + inside;
-    *out = (struct store_space){.capacity = cap * PAGE_BYTES,
-                                .used = used * PAGE_BYTES,
-                                .available = (disk < free ? disk : free) * PAGE_BYTES};
+    *out = (struct store_space){ .capacity = cap * PAGE_BYTES,
+                                 .used = used * PAGE_BYTES,
+                                 .available = (disk < free ? disk : free) * PAGE_BYTES };
 }

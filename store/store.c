@@ -12,8 +12,9 @@
 #include "store/volume_lock.h"
 
 #define DEFAULT_TXN_BYTES ((uint64_t)64 << 20)
-#define MIN_TXN_BYTES ((uint64_t)1 << 20)
-#define MAX_TXN_BYTES ((uint64_t)128 << 20) /* 32,768 blocks: far below LMDB's 131,071 dirty pages */
+#define MIN_TXN_BYTES     ((uint64_t)1 << 20)
+#define MAX_TXN_BYTES \
+    ((uint64_t)128 << 20) /* 32,768 blocks: far below LMDB's 131,071 dirty pages */
 
 static int read_super(struct store *s, const char *path, struct store_error *error)
 {
@@ -26,13 +27,15 @@ static int read_super(struct store *s, const char *path, struct store_error *err
         snprintf(error->text, sizeof error->text,
                  "%s: not a FolioFS volume (no superblock); make one with mkfs.foliofs", path);
     else if (err == -EPROTONOSUPPORT)
-        snprintf(error->text, sizeof error->text,
-                 "%s: format version %u, features %#llx: this program knows version %u; use a newer "
-                 "foliofs", path, s->super.format_version, (unsigned long long)s->super.features,
-                 FORMAT_VERSION);
+        snprintf(
+            error->text, sizeof error->text,
+            "%s: format version %u, features %#llx: this program knows version %u; use a newer "
+            "foliofs",
+            path, s->super.format_version, (unsigned long long)s->super.features, FORMAT_VERSION);
     else if (err != 0)
         snprintf(error->text, sizeof error->text,
-                 "%s: the superblock is damaged; run fsck.foliofs %s, restore a backup", path, path);
+                 "%s: the superblock is damaged; run fsck.foliofs %s, restore a backup", path,
+                 path);
     return err == -ENOENT ? -EINVAL : err;
 }
 

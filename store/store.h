@@ -38,13 +38,13 @@ struct store_error {
 };
 
 struct store_format {
-    const char *label;  /* at most 64 bytes; NULL: none */
-    uint64_t capacity;  /* bytes; 0: DEFAULT_CAPACITY */
-    bool force;         /* overwrite what is there */
+    const char *label; /* at most 64 bytes; NULL: none */
+    uint64_t capacity; /* bytes; 0: DEFAULT_CAPACITY */
+    bool force;        /* overwrite what is there */
     uint32_t root_uid, root_gid;
 };
 #define DEFAULT_CAPACITY ((uint64_t)1 << 40)
-#define MIN_CAPACITY ((uint64_t)4 << 20)
+#define MIN_CAPACITY     ((uint64_t)4 << 20)
 
 /* Make a volume with a superblock and an empty root directory, durable on return.
  * Errors: -EEXIST (not forced), -EBUSY (in use), -EINVAL, -ENOSPC, -EIO; error says it in words. */

@@ -38,9 +38,9 @@ void trim_register(struct store *s, struct trim *t)
 /* ---- which blocks there are ------------------------------------------------------------------ */
 
 struct listing {
-    uint32_t stored[LIST_BATCH];  /* LMDB's */
+    uint32_t stored[LIST_BATCH]; /* LMDB's */
     uint32_t pending[2 * LIST_BATCH];
-    bool dead[2 * LIST_BATCH];    /* a pending deletion */
+    bool dead[2 * LIST_BATCH]; /* a pending deletion */
     bool running_only[2 * LIST_BATCH];
     size_t nr_stored, nr_pending;
 };
@@ -51,7 +51,8 @@ static uint64_t list_pending(struct store *s, uint64_t object, uint64_t from, ui
                              struct listing *l)
 {
     struct txn_block *r = txn_first_block(s->running, object, from);
-    struct txn_block *c = s->committing != NULL ? txn_first_block(s->committing, object, from) : NULL;
+    struct txn_block *c =
+        s->committing != NULL ? txn_first_block(s->committing, object, from) : NULL;
     l->nr_pending = 0;
     while ((r != NULL && r->index < to) || (c != NULL && c->index < to)) {
         bool use_r = r != NULL && r->index < to && (c == NULL || r->index <= c->index);
@@ -86,7 +87,8 @@ static int list_all(struct store *s, uint64_t object, uint64_t from, uint64_t to
 }
 
 /* Merge both lists below complete into indices. */
-static size_t merge(const struct listing *l, uint64_t complete, uint32_t *indices, bool *only_running)
+static size_t merge(const struct listing *l, uint64_t complete, uint32_t *indices,
+                    bool *only_running)
 {
     size_t n = 0, p = 0, q = 0;
     while (n < LIST_BATCH) {
@@ -295,7 +297,7 @@ int trim_step(struct store *s, uint64_t object)
     pthread_mutex_lock(&s->lock);
     struct trim *t = choose(s, object); /* stays: only holders of trim_lock remove it */
     if (t != NULL)
-        *st = (struct step){.object = t->object, .from = t->from, .to = t->to};
+        *st = (struct step){ .object = t->object, .from = t->from, .to = t->to };
     pthread_mutex_unlock(&s->lock);
     int err = t != NULL ? step_run(s, st, t) : 0;
     pthread_mutex_lock(&s->lock);
@@ -308,15 +310,16 @@ int trim_step(struct store *s, uint64_t object)
 
 int trim_load(struct store *s)
 {
-    struct key key = {.len = 1, .bytes = {KEY_TRIM}};
+    struct key key = { .len = 1, .bytes = { KEY_TRIM } };
     uint8_t nothing[1];
     ssize_t n;
     while ((n = lmdb_next(s->lmdb, &key, 1, nothing, sizeof nothing)) >= 0) {
         struct trim *t = malloc(sizeof *t);
         if (t == NULL)
             return -ENOMEM;
-        *t = (struct trim){.object = key_u64(&key, 0), .from = key_u64(&key, 1),
-                           .to = key_u64(&key, 2)};
+        *t = (struct trim){ .object = key_u64(&key, 0),
+                            .from = key_u64(&key, 1),
+                            .to = key_u64(&key, 2) };
         trim_register(s, t);
     }
     return n == -ENOENT ? 0 : (int)n;

@@ -80,7 +80,7 @@ struct txn_record *record_new(const struct key *key, const void *value, size_t l
     struct txn_record *r = malloc(sizeof *r + key->len + len);
     if (r == NULL)
         return NULL;
-    *r = (struct txn_record){.value_len = (uint32_t)len, .key_len = key->len, .deleted = deleted};
+    *r = (struct txn_record){ .value_len = (uint32_t)len, .key_len = key->len, .deleted = deleted };
     memcpy(r->bytes, key->bytes, key->len);
     if (len > 0)
         memcpy(r->bytes + key->len, value, len);
@@ -92,7 +92,7 @@ struct txn_block *block_new(uint64_t object, uint32_t index, const void *data)
     struct txn_block *b = malloc(sizeof *b);
     if (b == NULL)
         return NULL;
-    *b = (struct txn_block){.object = object, .index = index, .deleted = data == NULL};
+    *b = (struct txn_block){ .object = object, .index = index, .deleted = data == NULL };
     atomic_store(&b->refs, 1);
     if (data == NULL)
         return b;
@@ -192,7 +192,7 @@ struct txn_block *txn_first_block(struct txn *t, uint64_t object, uint64_t index
 {
     if (index > UINT32_MAX)
         return NULL;
-    struct txn_block probe = {.object = object, .index = (uint32_t)index};
+    struct txn_block probe = { .object = object, .index = (uint32_t)index };
     struct txn_block *b = RB_NFIND(block_map, &t->blocks, &probe);
     return b != NULL && b->object == object ? b : NULL;
 }

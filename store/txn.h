@@ -62,8 +62,8 @@ struct txn {
     uint64_t nr_records, nr_blocks; /* entries, deletions included */
     uint64_t nr_new;                /* blocks that did not exist before */
     uint64_t record_bytes;
-    uint64_t bytes;                 /* memory */
-    uint64_t born_ns;               /* first entry; 0: empty */
+    uint64_t bytes;   /* memory */
+    uint64_t born_ns; /* first entry; 0: empty */
 };
 
 struct trim { /* blocks [from, to) of object are to be deleted */
@@ -71,26 +71,26 @@ struct trim { /* blocks [from, to) of object are to be deleted */
     uint64_t object, from, to; /* as its record says */
 };
 
-struct store {                /* (c) constant  (s) lock  (m) trim_lock  (a) atomic */
-    struct lmdb *lmdb;        /* (c) */
-    int lock_fd;              /* (c) */
-    struct super_record super;/* (c) */
-    struct device dev;        /* (c) */
+struct store {                 /* (c) constant  (s) lock  (m) trim_lock  (a) atomic */
+    struct lmdb *lmdb;         /* (c) */
+    int lock_fd;               /* (c) */
+    struct super_record super; /* (c) */
+    struct device dev;         /* (c) */
     pthread_mutex_t lock;
-    pthread_cond_t changed;   /* a commit ended, or there is work */
+    pthread_cond_t changed;           /* a commit ended, or there is work */
     struct txn *running, *committing; /* (s) */
-    bool busy;                /* somebody commits (s) */
-    bool wake;                /* (s) */
-    uint64_t durable;         /* tid (s) */
-    uint64_t commits;         /* good ones so far (s) */
-    unsigned failures;        /* in a row (s) */
-    int last_error;           /* -errno of the last failure (s) */
-    uint64_t retry_ns;        /* not before (s) */
+    bool busy;                        /* somebody commits (s) */
+    bool wake;                        /* (s) */
+    uint64_t durable;                 /* tid (s) */
+    uint64_t commits;                 /* good ones so far (s) */
+    unsigned failures;                /* in a row (s) */
+    int last_error;                   /* -errno of the last failure (s) */
+    uint64_t retry_ns;                /* not before (s) */
     _Atomic uint32_t error_seq;
     _Atomic bool read_only;
-    uint64_t txn_limit;       /* bytes one transaction may take (c) */
+    uint64_t txn_limit;        /* bytes one transaction may take (c) */
     pthread_mutex_t trim_lock; /* one trim step at a time */
-    struct trim *trims;       /* (s) to change or read */
+    struct trim *trims;        /* (s) to change or read */
     _Atomic uint32_t nr_trims;
     pthread_mutex_t number_lock;      /* held over taking the next chunk */
     uint64_t next_number, end_number; /* (number_lock) */
@@ -109,7 +109,8 @@ struct txn *txn_new(uint64_t tid);
 void txn_free(struct txn *t);
 bool txn_empty(const struct txn *t);
 struct txn_record *record_new(const struct key *key, const void *value, size_t len, bool deleted);
-struct txn_block *block_new(uint64_t object, uint32_t index, const void *data); /* NULL data: deleted */
+struct txn_block *block_new(uint64_t object, uint32_t index,
+                            const void *data); /* NULL data: deleted */
 void block_put(struct txn_block *b);
 /* Insert, replacing. Ownership passes. Context: store->lock. */
 void txn_insert_record(struct txn *t, struct txn_record *r);

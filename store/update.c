@@ -41,7 +41,7 @@ static void next_pending(struct txn *t, const struct key *key, size_t prefix, st
     struct txn_record *r = t != NULL ? txn_next_record(t, key) : NULL;
     if (r == NULL || !has_prefix(r->bytes, r->key_len, key, prefix))
         return;
-    struct key k = {.len = r->key_len};
+    struct key k = { .len = r->key_len };
     memcpy(k.bytes, r->bytes, r->key_len);
     if (!*found || key_compare(&k, min) < 0)
         *min = k;
@@ -77,7 +77,7 @@ ssize_t store_next(struct store *s, struct key *key, size_t prefix, void *buf, s
 
 void update_init(struct update *u, struct store *s)
 {
-    *u = (struct update){.store = s};
+    *u = (struct update){ .store = s };
 }
 
 static void update_add(struct update *u, struct txn_record *r)
@@ -110,7 +110,7 @@ void update_trim(struct update *u, uint64_t data_id, uint64_t from, uint64_t to)
         u->error = -ENOMEM;
         return;
     }
-    *t = (struct trim){.next = u->trims, .object = data_id, .from = from, .to = to};
+    *t = (struct trim){ .next = u->trims, .object = data_id, .from = from, .to = to };
     u->trims = t;
     struct key key;
     key_trim(&key, data_id, from, to);
@@ -179,7 +179,8 @@ int update_apply(struct update *u, unsigned flags, uint64_t *tid)
     if (err == 0) {
         pthread_mutex_lock(&s->lock);
         while ((err = wait_room(s, frees)) == 0 &&
-               (err = space_check_update(s, u->nr_records, u->bytes, frees)) == -ENOSPC && !retried) {
+               (err = space_check_update(s, u->nr_records, u->bytes, frees)) == -ENOSPC &&
+               !retried) {
             /* A commit turns estimates into facts, and frees what was deleted. */
             uint64_t t = s->running->tid;
             pthread_mutex_unlock(&s->lock);

@@ -10,16 +10,16 @@
 
 #include "cache/page_cache.h"
 
-#define FILES 3
-#define STRETCHES 8
+#define FILES         3
+#define STRETCHES     8
 #define STRETCH_PAGES 8u
-#define FILE_PAGES (STRETCHES * STRETCH_PAGES)
-#define FILE_BYTES ((uint64_t)FILE_PAGES << PAGE_SHIFT)
+#define FILE_PAGES    (STRETCHES * STRETCH_PAGES)
+#define FILE_BYTES    ((uint64_t)FILE_PAGES << PAGE_SHIFT)
 
 struct file {
     struct address_space m;
     pthread_rwlock_t locks[STRETCHES];
-    pthread_mutex_t i_rwsem; /* writers and truncation, as fs/ does it */
+    pthread_mutex_t i_rwsem;  /* writers and truncation, as fs/ does it */
     uint8_t stamp[STRETCHES]; /* what every byte of the stretch is (its lock) */
     _Atomic int refs;
 };
@@ -39,7 +39,7 @@ static void file_put(struct address_space *m)
     atomic_fetch_sub(&((struct file *)m->owner)->refs, 1);
 }
 
-static const struct address_space_operations ops = {.get = file_get, .put = file_put};
+static const struct address_space_operations ops = { .get = file_get, .put = file_put };
 
 static void write_stretch(struct file *f, unsigned s, unsigned *seed)
 {
@@ -123,8 +123,10 @@ static void *worker(void *arg)
 int main(void)
 {
     const char *seconds = getenv("FOLIO_SECONDS");
-    struct cache_options o = {.cache_bytes = 96u << PAGE_SHIFT, .threads = true,
-                              .dirty_expire_ms = 50, .dirty_writeback_ms = 20};
+    struct cache_options o = { .cache_bytes = 96u << PAGE_SHIFT,
+                               .threads = true,
+                               .dirty_expire_ms = 50,
+                               .dirty_writeback_ms = 20 };
     struct device *dev = dev_memory_create();
     pthread_t threads[4];
     if (dev == NULL || page_cache_create(&cache, &o) != 0)
@@ -138,7 +140,7 @@ int main(void)
     }
     for (uintptr_t i = 0; i < 4; i++)
         pthread_create(&threads[i], NULL, worker, (void *)i);
-    struct timespec ts = {.tv_sec = seconds != NULL ? atoi(seconds) : 5};
+    struct timespec ts = { .tv_sec = seconds != NULL ? atoi(seconds) : 5 };
     nanosleep(&ts, NULL);
     atomic_store(&stop, true);
     for (unsigned i = 0; i < 4; i++)

@@ -23,10 +23,11 @@ static void require(bool ok, const char *what)
 static void round_trip(const char *volume, unsigned round)
 {
     static char buf[64 << 10];
-    static const struct cred cred = {.uid = 1, .gid = 1};
-    struct fs_options o = {.threads = true,
-                           .cache = {.cache_bytes = 1 << 20, .dirty_writeback_ms = 1,
-                                     .dirty_expire_ms = 1}};
+    static const struct cred cred = { .uid = 1, .gid = 1 };
+    struct fs_options o = {
+        .threads = true,
+        .cache = { .cache_bytes = 1 << 20, .dirty_writeback_ms = 1, .dirty_expire_ms = 1 }
+    };
     struct store_error error;
     struct fs *fs;
     struct inode *root, *inode;
@@ -53,7 +54,7 @@ int main(void)
 {
     const char *seconds = getenv("FOLIO_SECONDS");
     char home[] = "/tmp/folio-unmount.XXXXXX", volume[64];
-    struct store_format f = {.capacity = 0};
+    struct store_format f = { .capacity = 0 };
     struct store_error error;
     require(mkdtemp(home) != NULL, "mkdtemp");
     snprintf(volume, sizeof volume, "%s/v", home);

@@ -8,7 +8,7 @@ static uint32_t one_of(struct sched *s, const uint32_t *choices, uint32_t n)
 {
     return choices[sched_random(s, n)];
 }
-#define ONE_OF(s, ...)                                                                             \
+#define ONE_OF(s, ...) \
     one_of(s, (const uint32_t[]){ __VA_ARGS__ }, sizeof((uint32_t[]){ __VA_ARGS__ }) / 4)
 
 static void draw_cache(struct sched *s, struct sim_options *o)
@@ -49,10 +49,11 @@ static void draw_store(struct sched *s, struct sim_options *o)
 static void draw_load(struct sched *s, struct sim_options *o)
 {
     static const uint8_t usual[OPS] = {
-        [OP_READ] = 12, [OP_GET_PAGES] = 4, [OP_WRITE] = 12, [OP_TRUNCATE] = 2, [OP_GROW] = 1,
-        [OP_PUNCH] = 2, [OP_ALLOCATE] = 1, [OP_SYNC_ALL] = 2, [OP_SYNC_NONE] = 2,
-        [OP_SYNC_CACHE] = 1, [OP_DROP] = 1, [OP_INVALIDATE] = 2, [OP_RESIZE] = 1, [OP_HOLD] = 2,
-        [OP_SCRIBBLE] = 2 };
+        [OP_READ] = 12,     [OP_GET_PAGES] = 4,  [OP_WRITE] = 12,   [OP_TRUNCATE] = 2,
+        [OP_GROW] = 1,      [OP_PUNCH] = 2,      [OP_ALLOCATE] = 1, [OP_SYNC_ALL] = 2,
+        [OP_SYNC_NONE] = 2, [OP_SYNC_CACHE] = 1, [OP_DROP] = 1,     [OP_INVALIDATE] = 2,
+        [OP_RESIZE] = 1,    [OP_HOLD] = 2,       [OP_SCRIBBLE] = 2
+    };
     o->files = 1 + sched_random(s, FILES_MAX);
     o->file_pages = ONE_OF(s, 2, 4, 8, 24, FILE_PAGES_MAX);
     o->workers = 2 + sched_random(s, WORKERS_MAX - 1);
@@ -85,21 +86,22 @@ void sim_draw(struct sched *s, struct sim_options *o)
 
 void sim_print_options(const struct sim_options *o)
 {
-    fprintf(stderr,
-            "options: %u to %u pages of cache, %u files of %u pages, %u workers, writes of %u "
-            "pages%s, readahead %u, dirty %u/%u %% %u/%u ms\n"
-            "  device %s %" PRIu64 "+%" PRIu64 "+%" PRIu64 " ns, %u lanes; faults %u per million "
-            "every %u steps, reserve %u per 1000%s%s\n"
-            "  switch every %u places, spurious %u per 10000, stall %u per 1000 for %u, step %" PRIu64
-            " ns\n  weights",
-            o->pages, o->max_pages, o->files, o->file_pages, o->workers, o->write_pages,
-            o->whole_pages ? " (whole)" : "", o->ra_pages, o->cache.dirty_background_ratio,
-            o->cache.dirty_ratio, o->cache.dirty_expire_ms, o->cache.dirty_writeback_ms,
-            o->inline_device ? "inline" : o->latency.name, o->latency.seek_ns, o->latency.access_ns,
-            o->latency.block_ns, o->latency.lanes, o->fault_per_million, o->fault_every,
-            o->reserve_fails, o->late_discard ? ", late discard" : "",
-            o->flusher_alone ? ", flusher alone" : "", o->sched.yield_every, o->sched.spurious,
-            o->sched.stall, o->sched.stall_steps, o->sched.step_ns);
+    fprintf(
+        stderr,
+        "options: %u to %u pages of cache, %u files of %u pages, %u workers, writes of %u "
+        "pages%s, readahead %u, dirty %u/%u %% %u/%u ms\n"
+        "  device %s %" PRIu64 "+%" PRIu64 "+%" PRIu64 " ns, %u lanes; faults %u per million "
+        "every %u steps, reserve %u per 1000%s%s\n"
+        "  switch every %u places, spurious %u per 10000, stall %u per 1000 for %u, step %" PRIu64
+        " ns\n  weights",
+        o->pages, o->max_pages, o->files, o->file_pages, o->workers, o->write_pages,
+        o->whole_pages ? " (whole)" : "", o->ra_pages, o->cache.dirty_background_ratio,
+        o->cache.dirty_ratio, o->cache.dirty_expire_ms, o->cache.dirty_writeback_ms,
+        o->inline_device ? "inline" : o->latency.name, o->latency.seek_ns, o->latency.access_ns,
+        o->latency.block_ns, o->latency.lanes, o->fault_per_million, o->fault_every,
+        o->reserve_fails, o->late_discard ? ", late discard" : "",
+        o->flusher_alone ? ", flusher alone" : "", o->sched.yield_every, o->sched.spurious,
+        o->sched.stall, o->sched.stall_steps, o->sched.step_ns);
     for (unsigned i = 0; i < OPS; i++)
         fprintf(stderr, " %u", o->weights[i]);
     fprintf(stderr, "\n");

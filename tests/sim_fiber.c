@@ -27,7 +27,8 @@ static void switch_begin(struct fiber *from, struct fiber *to, bool ends)
     leaving = from;
     entering = to;
 #if SIM_ASAN
-    __sanitizer_start_switch_fiber(ends ? NULL : &from->asan_stack, to->asan_bottom, to->asan_bytes);
+    __sanitizer_start_switch_fiber(ends ? NULL : &from->asan_stack, to->asan_bottom,
+                                   to->asan_bytes);
 #else
     (void)ends;
 #endif

@@ -7,8 +7,8 @@
 
 static uint64_t word_of(const struct model *m, uint32_t unit, uint32_t version)
 {
-    return (uint64_t)MAGIC << 56 | (uint64_t)(m->id & 0xff) << 48 | (uint64_t)(unit & 0xffff) << 32 |
-           version;
+    return (uint64_t)MAGIC << 56 | (uint64_t)(m->id & 0xff) << 48 |
+           (uint64_t)(unit & 0xffff) << 32 | version;
 }
 
 bool model_init(struct model *m, uint32_t id, uint32_t nr_units)
@@ -132,8 +132,8 @@ const char *model_judge_read(struct model *m, const struct model_view *v, const 
     for (uint32_t i = 0; i < n / UNIT_BYTES; i++) {
         struct unit *u = &m->units[v->first + i];
         *unit = v->first + i;
-        const char *wrong = model_judge(m, v->first + i, bytes + (uint64_t)i * UNIT_BYTES,
-                                        v->floor[i], &seen);
+        const char *wrong =
+            model_judge(m, v->first + i, bytes + (uint64_t)i * UNIT_BYTES, v->floor[i], &seen);
         if (wrong != NULL)
             return wrong;
         if (seen > u->floor)

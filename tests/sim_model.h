@@ -25,16 +25,17 @@
 
 struct unit {
     uint32_t started, floor, on_disk;
-    uint32_t zero;     /* the last version that is zeros */
-    uint32_t extended; /* the version that made the file reach so far; 0: none, or it was cut since */
+    uint32_t zero; /* the last version that is zeros */
+    uint32_t
+        extended; /* the version that made the file reach so far; 0: none, or it was cut since */
 };
 
 struct model {
     uint32_t id; /* of the file, in every unit's bytes */
     uint32_t nr_units;
     struct unit *units;
-    uint64_t size;        /* bytes, when nothing is under way */
-    uint64_t *sizes;      /* every size that an operation set out to reach */
+    uint64_t size;   /* bytes, when nothing is under way */
+    uint64_t *sizes; /* every size that an operation set out to reach */
     uint32_t nr_sizes, max_sizes;
     bool resizing;        /* the last of them is under way */
     uint32_t truncations; /* ended */

@@ -50,8 +50,9 @@ static const char *current_name(const struct sched *s)
 void sched_event(struct sched *s, const char *what, uint64_t a, uint64_t b, uint64_t c)
 {
     struct event *e = &s->events[s->nr_events++ % EVENTS];
-    *e = (struct event){ .step = s->step, .task = current_name(s), .what = what,
-                         .args = { a, b, c } };
+    *e = (struct event){
+        .step = s->step, .task = current_name(s), .what = what, .args = { a, b, c }
+    };
     for (const char *p = what; *p != '\0'; p++)
         hash_add(s, (uint8_t)*p);
     hash_add(s, s->step);
@@ -60,8 +61,10 @@ void sched_event(struct sched *s, const char *what, uint64_t a, uint64_t b, uint
     hash_add(s, c);
 }
 
-static const char *const state_names[] = { [TASK_READY] = "ready",       [TASK_WAITING] = "waiting",
-                                           [TASK_SLEEPING] = "sleeping", [TASK_IDLE] = "idle",
+static const char *const state_names[] = { [TASK_READY] = "ready",
+                                           [TASK_WAITING] = "waiting",
+                                           [TASK_SLEEPING] = "sleeping",
+                                           [TASK_IDLE] = "idle",
                                            [TASK_DONE] = "done" };
 
 static void print_task(struct sched *s, struct task *t)
@@ -377,8 +380,8 @@ void sched_init(struct sched *s, uint64_t seed)
     s->now_ns = 1000000000u;
     s->options = (struct sched_options){ .yield_every = 4, .step_ns = 1000 };
     s->places_left = 1;
-    s->hooks = (struct wait_hooks){
-        .wait = hook_wait, .wake = hook_wake, .yield = hook_yield, .arg = s };
+    s->hooks =
+        (struct wait_hooks){ .wait = hook_wait, .wake = hook_wake, .yield = hook_yield, .arg = s };
     here = s;
     wait_set_hooks(&s->hooks);
 }

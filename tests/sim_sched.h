@@ -24,11 +24,11 @@
 #include "cache/wait.h"
 #include "tests/sim_fiber.h"
 
-#define TASKS_MAX 24u
-#define EVENTS 50u
+#define TASKS_MAX     24u
+#define EVENTS        50u
 #define TIMED_WORD_NS 100000000u
-#define IDLE_LIMIT 20000u    /* jumps of the clock in a row without anybody's progress */
-#define NEVER UINT64_MAX
+#define IDLE_LIMIT    20000u /* jumps of the clock in a row without anybody's progress */
+#define NEVER         UINT64_MAX
 
 enum task_state { TASK_READY, TASK_WAITING, TASK_SLEEPING, TASK_IDLE, TASK_DONE };
 enum task_kind { TASK_WORK, TASK_BACKGROUND };
@@ -62,11 +62,12 @@ struct event {
 };
 
 struct sched_options {
-    unsigned yield_every;   /* places passed between two switches, on average; 0: never switch there */
-    unsigned spurious;      /* per 10,000 steps: wake-ups without a reason */
-    unsigned stall;         /* per 1,000 switches: the task stays away long */
-    unsigned stall_steps;   /* at most */
-    uint64_t step_ns;       /* time a step takes, on average */
+    unsigned
+        yield_every;   /* places passed between two switches, on average; 0: never switch there */
+    unsigned spurious; /* per 10,000 steps: wake-ups without a reason */
+    unsigned stall;    /* per 1,000 switches: the task stays away long */
+    unsigned stall_steps; /* at most */
+    uint64_t step_ns;     /* time a step takes, on average */
 };
 
 struct sched {
@@ -80,8 +81,8 @@ struct sched {
     struct task *current; /* NULL: the scheduler itself runs */
     unsigned mutexes;     /* held by the current task */
     unsigned idle_jumps;
-    bool stop;            /* tasks end when they can */
-    bool pause;           /* work tasks become idle when they can */
+    bool stop;  /* tasks end when they can */
+    bool pause; /* work tasks become idle when they can */
     _Atomic uint32_t *timed_word;
     struct wait_hooks hooks;
     struct event events[EVENTS];

@@ -13,31 +13,45 @@
 #include "tests/sim_model.h"
 #include "tests/sim_sched.h"
 
-#define FILES_MAX 3u
+#define FILES_MAX      3u
 #define FILE_PAGES_MAX 48u
 #define UNITS_PER_PAGE (PAGE_SIZE / UNIT_BYTES)
-#define WORKERS_MAX 9u /* they share one thread's preload of tree nodes, which must suffice */
+#define WORKERS_MAX    9u /* they share one thread's preload of tree nodes, which must suffice */
 #define READ_PAGES_MAX 12u
 
 enum sim_op {
-    OP_READ, OP_GET_PAGES, OP_WRITE, OP_TRUNCATE, OP_GROW, OP_PUNCH, OP_ALLOCATE, OP_SYNC_ALL,
-    OP_SYNC_NONE, OP_SYNC_CACHE, OP_DROP, OP_INVALIDATE, OP_RESIZE, OP_HOLD, OP_SCRIBBLE, OPS
+    OP_READ,
+    OP_GET_PAGES,
+    OP_WRITE,
+    OP_TRUNCATE,
+    OP_GROW,
+    OP_PUNCH,
+    OP_ALLOCATE,
+    OP_SYNC_ALL,
+    OP_SYNC_NONE,
+    OP_SYNC_CACHE,
+    OP_DROP,
+    OP_INVALIDATE,
+    OP_RESIZE,
+    OP_HOLD,
+    OP_SCRIBBLE,
+    OPS
 };
 
 struct sim_options {
-    uint32_t pages, max_pages;            /* of the cache */
+    uint32_t pages, max_pages; /* of the cache */
     uint32_t files, file_pages, workers;
-    uint32_t weights[OPS];                /* how often each operation is drawn */
-    bool whole_pages;                     /* writes are page-aligned */
-    uint32_t write_pages;                 /* at most, in one write */
-    uint32_t ra_pages;                    /* 0: no readahead */
+    uint32_t weights[OPS]; /* how often each operation is drawn */
+    bool whole_pages;      /* writes are page-aligned */
+    uint32_t write_pages;  /* at most, in one write */
+    uint32_t ra_pages;     /* 0: no readahead */
     struct latency_model latency;
-    bool inline_device;                   /* no latency: submit_bio() completes */
-    uint32_t fault_per_million;           /* 0: the store never fails */
-    uint32_t fault_every;                 /* steps between two changes of the weather */
-    uint32_t reserve_fails;               /* per 1,000 */
-    bool late_discard;                    /* the blocks of a replaced object stay for a while */
-    bool flusher_alone;                   /* at the end, only the flusher writes */
+    bool inline_device;         /* no latency: submit_bio() completes */
+    uint32_t fault_per_million; /* 0: the store never fails */
+    uint32_t fault_every;       /* steps between two changes of the weather */
+    uint32_t reserve_fails;     /* per 1,000 */
+    bool late_discard;          /* the blocks of a replaced object stay for a while */
+    bool flusher_alone;         /* at the end, only the flusher writes */
     struct cache_options cache;
     struct sched_options sched;
 };
@@ -50,23 +64,23 @@ struct sim_file {
     struct rwsem i_rwsem;
     struct model model;
     struct device *trace, *fault, *latency; /* latency: NULL when inline */
-    uint64_t objects;                     /* it has had */
-    uint64_t old_object;                  /* replaced, its blocks still there; 0: none */
-    int64_t promised, promised_new;       /* a_ops->reserve */
-    int64_t refs;                         /* a_ops->get */
-    bool scribbled;                       /* bytes beyond its end are not zero in memory */
+    uint64_t objects;                       /* it has had */
+    uint64_t old_object;                    /* replaced, its blocks still there; 0: none */
+    int64_t promised, promised_new;         /* a_ops->reserve */
+    int64_t refs;                           /* a_ops->get */
+    bool scribbled;                         /* bytes beyond its end are not zero in memory */
     uint32_t pass_floor[FILE_PAGES_MAX * UNITS_PER_PAGE]; /* when the pass began */
     uint32_t pass_truncations;
-    uint64_t bios;                        /* under way */
+    uint64_t bios; /* under way */
 };
 
 struct sim_worker {
     struct world *world;
     struct task *task;
-    uint8_t *buf;                         /* READ_PAGES_MAX pages */
+    uint8_t *buf; /* READ_PAGES_MAX pages */
     uint32_t floor[FILE_PAGES_MAX * UNITS_PER_PAGE];
     struct file_ra_state ra[FILES_MAX];
-    uint64_t began;                       /* step of the operation */
+    uint64_t began; /* step of the operation */
 };
 
 struct world {
@@ -77,11 +91,11 @@ struct world {
     struct device *memory;
     struct sim_file files[FILES_MAX];
     struct sim_worker workers[WORKERS_MAX];
-    uint64_t *sums;                       /* of each page under writeback */
-    uint64_t flusher_next;                /* ns */
-    bool faults;                          /* rules are in force */
-    uint64_t faults_until;                /* the step in which they last were */
-    bool healed;                          /* no more of them */
+    uint64_t *sums;                        /* of each page under writeback */
+    uint64_t flusher_next;                 /* ns */
+    bool faults;                           /* rules are in force */
+    uint64_t faults_until;                 /* the step in which they last were */
+    bool healed;                           /* no more of them */
     uint64_t ops, short_of_memory, failed; /* counted for the summary */
 };
 

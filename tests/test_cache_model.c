@@ -9,7 +9,7 @@
 #include "cache/page_cache.h"
 
 #define OBJECT 7u
-#define MOST (200u * 1024u) /* bytes of the model's file */
+#define MOST   (200u * 1024u) /* bytes of the model's file */
 
 /* A device that fails some writes and reads, on top of the memory one. */
 struct faulty {
@@ -37,8 +37,9 @@ static void faulty_destroy(struct device *dev)
     free(dev);
 }
 
-static const struct device_ops faulty_ops = {
-    .name = "faulty", .submit = faulty_submit, .destroy = faulty_destroy};
+static const struct device_ops faulty_ops = { .name = "faulty",
+                                              .submit = faulty_submit,
+                                              .destroy = faulty_destroy };
 
 static struct faulty *faulty_create(void)
 {
@@ -94,9 +95,10 @@ static int owner_exists(struct address_space *m, uint32_t index)
     return !hole;
 }
 
-static const struct address_space_operations owner_ops = {
-    .reserve = owner_reserve, .reserve_always = owner_reserve_always,
-    .unreserve = owner_unreserve, .block_exists = owner_exists};
+static const struct address_space_operations owner_ops = { .reserve = owner_reserve,
+                                                           .reserve_always = owner_reserve_always,
+                                                           .unreserve = owner_unreserve,
+                                                           .block_exists = owner_exists };
 
 struct world {
     struct page_cache *cache;
@@ -111,7 +113,7 @@ struct world {
 
 static void world_open(struct world *w, unsigned pages, unsigned seed)
 {
-    struct cache_options o = {.cache_bytes = (uint64_t)pages << PAGE_SHIFT, .dirty_ratio = 40};
+    struct cache_options o = { .cache_bytes = (uint64_t)pages << PAGE_SHIFT, .dirty_ratio = 40 };
     memset(w, 0, sizeof *w);
     w->seed = seed;
     w->flat = calloc(1, MOST);

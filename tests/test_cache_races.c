@@ -25,7 +25,7 @@ static void *read_page_two(void *arg)
 
 Test(cache_races, a_miss_reads_from_the_object_that_is_there_when_it_holds_the_lock, .timeout = 30)
 {
-    struct cache_options o = {.cache_bytes = 64 << PAGE_SHIFT};
+    struct cache_options o = { .cache_bytes = 64 << PAGE_SHIFT };
     struct page_cache *cache;
     struct device *dev = dev_memory_create();
     struct address_space old, m;
@@ -36,10 +36,10 @@ Test(cache_races, a_miss_reads_from_the_object_that_is_there_when_it_holds_the_l
     cr_assert_eq(filemap_write(&old, 0, buf, sizeof buf), (ssize_t)sizeof buf);
     cr_assert_eq(filemap_fdatawrite(&old, WB_SYNC_ALL), 0);
     mapping_init(&m, cache, dev, 1, NULL, sizeof buf); /* nothing but holes */
-    struct reader r = {.m = &m};
+    struct reader r = { .m = &m };
     down_write(&m.invalidate_lock);
     pthread_create(&r.thread, NULL, read_page_two, &r);
-    nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+    nanosleep(&(struct timespec){ .tv_nsec = 100000000 }, NULL);
     atomic_store(&m.object, 2); /* truncated, written and written back meanwhile */
     up_write(&m.invalidate_lock);
     pthread_join(r.thread, NULL);
@@ -69,7 +69,7 @@ static void picky_submit(struct device *dev, struct bio *bio)
     }
 }
 
-static const struct device_ops picky_ops = {.name = "picky", .submit = picky_submit};
+static const struct device_ops picky_ops = { .name = "picky", .submit = picky_submit };
 
 static struct page_cache *synced;
 
@@ -92,13 +92,15 @@ static uint64_t fake_clock(void *arg)
     return fake_now += 1000;
 }
 
-Test(cache_races, sync_does_not_pass_over_a_file_that_the_flusher_took_and_could_not_write, .timeout = 30)
+Test(cache_races, sync_does_not_pass_over_a_file_that_the_flusher_took_and_could_not_write,
+     .timeout = 30)
 {
-    static const struct address_space_operations ops = {.writeback_begin = begin};
-    const struct clock clock = {.now_ns = fake_clock};
-    struct cache_options o = {.cache_bytes = 64 << PAGE_SHIFT, .clock = &clock};
-    struct picky p = {.dev = {.ops = &picky_ops, .nr_blocks = (uint64_t)1 << 32},
-                      .below = dev_memory_create(), .fails = 2};
+    static const struct address_space_operations ops = { .writeback_begin = begin };
+    const struct clock clock = { .now_ns = fake_clock };
+    struct cache_options o = { .cache_bytes = 64 << PAGE_SHIFT, .clock = &clock };
+    struct picky p = { .dev = { .ops = &picky_ops, .nr_blocks = (uint64_t)1 << 32 },
+                       .below = dev_memory_create(),
+                       .fails = 2 };
     struct address_space m[2];
     cr_assert_eq(page_cache_create(&synced, &o), 0);
     for (unsigned i = 0; i < 2; i++) {

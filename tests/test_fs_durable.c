@@ -16,12 +16,12 @@
 static char home[64], volume[80], copy[80];
 static struct fs *fs;
 static struct inode *root;
-static const struct cred cred = {.uid = 1000, .gid = 100};
+static const struct cred cred = { .uid = 1000, .gid = 100 };
 
 static void mount_path(const char *path)
 {
-    struct store_error error = {.text = ""};
-    struct fs_options options = {.cache = {.cache_bytes = 4 << 20}};
+    struct store_error error = { .text = "" };
+    struct fs_options options = { .cache = { .cache_bytes = 4 << 20 } };
     cr_assert_eq(fs_mount(path, &options, &fs, &error), 0, "%s", error.text);
     cr_assert_eq(inode_get(fs, ROOT_INO, &root), 0);
 }
@@ -34,8 +34,8 @@ static void unmount(void)
 
 static void set_up(void)
 {
-    struct store_format f = {.capacity = 0};
-    struct store_error error = {.text = ""};
+    struct store_format f = { .capacity = 0 };
+    struct store_error error = { .text = "" };
     strcpy(home, "/tmp/folio-durable.XXXXXX");
     cr_assert_not_null(mkdtemp(home));
     snprintf(volume, sizeof volume, "%s/volume", home);
@@ -208,5 +208,3 @@ Test(fs_durable, nor_what_is_written_after_a_truncation_during_a_pass, .timeout 
 {
     check_growth(truncate_and_extend);
 }
-
-

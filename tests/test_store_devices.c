@@ -69,7 +69,7 @@ Test(device, a_bio_beyond_the_end_fails)
 Test(device, a_fault_hits_its_blocks_and_leaves_the_neighbours_alone)
 {
     struct device *m = dev_memory_create(), *f = dev_fault_create(m, 1);
-    struct fault_rule r = {.kind = FAULT_EIO, .reads = true, .first = 2, .last = 2};
+    struct fault_rule r = { .kind = FAULT_EIO, .reads = true, .first = 2, .last = 2 };
     for (uint32_t i = 0; i < 4; i++)
         put(f, i, 10 + (int)i);
     dev_fault_add(f, &r);
@@ -91,14 +91,16 @@ Test(device, a_fault_hits_its_blocks_and_leaves_the_neighbours_alone)
 Test(device, faults_can_lose_tear_start_late_and_end)
 {
     struct device *m = dev_memory_create(), *f = dev_fault_create(m, 1);
-    struct fault_rule lost = {.kind = FAULT_LOST, .writes = true, .last = 9, .after = 1, .count = 1};
+    struct fault_rule lost = {
+        .kind = FAULT_LOST, .writes = true, .last = 9, .after = 1, .count = 1
+    };
     dev_fault_add(f, &lost);
     put(f, 0, 1);
     put(f, 0, 2); /* lost */
     cr_assert_eq(get(f, 0), 1);
     put(f, 0, 3);
     cr_assert_eq(get(f, 0), 3);
-    struct fault_rule torn = {.kind = FAULT_TORN, .writes = true, .last = 9};
+    struct fault_rule torn = { .kind = FAULT_TORN, .writes = true, .last = 9 };
     dev_fault_add(f, &torn);
     put(f, 1, 5);
     cr_assert_eq(get(f, 1), 5);
@@ -118,7 +120,7 @@ static uint64_t test_now(void *arg)
 Test(device, latency_answers_when_its_time_has_come_and_seeks_cost)
 {
     struct device *m = dev_memory_create();
-    struct latency_model model = {.seek_ns = 100, .access_ns = 10, .block_ns = 1, .lanes = 1};
+    struct latency_model model = { .seek_ns = 100, .access_ns = 10, .block_ns = 1, .lanes = 1 };
     struct device *l = dev_latency_create(m, &model, test_now, NULL);
     struct bio *a = request(BIO_WRITE, 5, 2), *b = request(BIO_WRITE, 7, 1);
     now = 1000;
@@ -127,7 +129,8 @@ Test(device, latency_answers_when_its_time_has_come_and_seeks_cost)
     submit_bio(l, b);
     cr_assert_eq(dev_latency_step(l, 1111), 1112);
     cr_assert_eq(ended, 0);
-    cr_assert_eq(dev_latency_step(l, 1112), 1123, "the second goes on where the first ended: no seek");
+    cr_assert_eq(dev_latency_step(l, 1112), 1123,
+                 "the second goes on where the first ended: no seek");
     cr_assert_eq(ended, 1);
     cr_assert_eq(dev_latency_step(l, 2000), UINT64_MAX);
     cr_assert_eq(ended, 2);

@@ -15,12 +15,12 @@ static struct store *s;
 
 static void set_up(uint64_t txn_bytes)
 {
-    struct store_error error = {""};
-    struct store_format f = {.capacity = (uint64_t)1 << 30};
-    struct store_options o = {.txn_bytes = txn_bytes};
+    struct store_error error = { "" };
+    struct store_format f = { .capacity = (uint64_t)1 << 30 };
+    struct store_options o = { .txn_bytes = txn_bytes };
     signal(SIGXFSZ, SIG_IGN);
-    strcpy(home, access("/dev/shm", W_OK) == 0 ? "/dev/shm/folio-full.XXXXXX"
-                                               : "/tmp/folio-full.XXXXXX");
+    strcpy(home,
+           access("/dev/shm", W_OK) == 0 ? "/dev/shm/folio-full.XXXXXX" : "/tmp/folio-full.XXXXXX");
     cr_assert_not_null(mkdtemp(home));
     snprintf(volume, sizeof volume, "%s/v", home);
     cr_assert_eq(store_format(volume, &f, &error), 0, "%s", error.text);

@@ -44,7 +44,7 @@ static struct op *record(enum op_kind kind, off_t offset, size_t len)
         max_ops = max_ops * 2 + 1024;
         ops = realloc(ops, max_ops * sizeof *ops);
     }
-    ops[nr_ops] = (struct op){.kind = kind, .offset = offset, .len = len};
+    ops[nr_ops] = (struct op){ .kind = kind, .offset = offset, .len = len };
     return &ops[nr_ops++];
 }
 
@@ -61,7 +61,7 @@ static void record_write(int fd, off_t offset, const struct iovec *iov, int n)
 }
 
 /* libc's own function of that name. */
-#define REAL(type, name, ...) (*(type(**)(__VA_ARGS__))(void *)&(void *){dlsym(RTLD_NEXT, #name)})
+#define REAL(type, name, ...) (*(type(**)(__VA_ARGS__))(void *)&(void *){ dlsym(RTLD_NEXT, #name) })
 
 /* The headers call it pwrite64 when offsets are made 64 bits wide; LMDB calls the plain name. */
 ssize_t recorded_pwrite(int fd, const void *buf, size_t len, off_t offset) __asm__("pwrite");
@@ -69,7 +69,7 @@ ssize_t recorded_pwrite(int fd, const void *buf, size_t len, off_t offset) __asm
 ssize_t recorded_pwrite(int fd, const void *buf, size_t len, off_t offset)
 {
     if (is_volume(fd)) {
-        struct iovec iov = {.iov_base = (void *)(uintptr_t)buf, .iov_len = len};
+        struct iovec iov = { .iov_base = (void *)(uintptr_t)buf, .iov_len = len };
         record_write(fd, offset, &iov, 1);
     }
     return REAL(ssize_t, pwrite, int, const void *, size_t, off_t)(fd, buf, len, offset);
@@ -107,13 +107,13 @@ int fallocate(int fd, int mode, off_t offset, off_t len)
 
 /* ---- the load, and what is true after each commit -------------------------------------------- */
 
-#define NAMES 40u
-#define BLOCKS 120u
+#define NAMES   40u
+#define BLOCKS  120u
 #define COMMITS 60u
 
 struct state {
-    int names[NAMES];   /* -1: absent */
-    int blocks[BLOCKS]; /* -1: hole */
+    int names[NAMES];             /* -1: absent */
+    int blocks[BLOCKS];           /* -1: hole */
     size_t started, acknowledged; /* positions in ops */
 };
 
@@ -186,8 +186,8 @@ static void change(struct store *s, struct state *st)
 static struct store *open_at(const char *where)
 {
     struct store *s = NULL;
-    struct store_error error = {""};
-    struct store_options o = {0};
+    struct store_error error = { "" };
+    struct store_options o = { 0 };
     cr_assert_eq(store_open(where, &o, &s, &error), 0, "seed %u: %s", seed, error.text);
     return s;
 }
@@ -270,7 +270,7 @@ static bool same_names(struct store *s, const struct state *st)
 static bool same_blocks(struct store *s, const struct state *st)
 {
     for (unsigned i = 0; i < BLOCKS; i++) {
-        uint8_t buf[BLOCK_SIZE], expect[BLOCK_SIZE] = {0};
+        uint8_t buf[BLOCK_SIZE], expect[BLOCK_SIZE] = { 0 };
         struct bio *bio = bio_alloc(BIO_READ, 5, 1);
         bio_add(bio, i, buf, NULL);
         bio->end_io = no_end;
@@ -295,16 +295,16 @@ static void check_image(size_t cut)
     bool ok = same_names(s, &states[last]) && same_blocks(s, &states[last]);
     if (!ok && last < COMMITS && states[last + 1].started <= cut)
         ok = same_names(s, &states[last + 1]) && same_blocks(s, &states[last + 1]);
-    cr_assert(ok, "cut at %zu of %zu, after commit %u: neither that state nor the next", cut, nr_ops,
-              last);
+    cr_assert(ok, "cut at %zu of %zu, after commit %u: neither that state nor the next", cut,
+              nr_ops, last);
     cr_assert_eq(store_close(s), 0);
 }
 
 Test(store_powercut, every_image_is_the_last_acknowledged_state_or_the_one_under_way)
 {
     const char *given = getenv("FOLIO_SEED");
-    struct store_error error = {""};
-    struct store_format f = {.capacity = 64 << 20};
+    struct store_error error = { "" };
+    struct store_format f = { .capacity = 64 << 20 };
     seed = given != NULL ? (unsigned)strtoul(given, NULL, 0) : 99u;
     fprintf(stderr, "seed %u\n", seed);
     strcpy(dir, "/tmp/folio-cut.XXXXXX");

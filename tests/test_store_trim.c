@@ -15,15 +15,15 @@ static struct store *s;
 
 static void open_at(const char *path)
 {
-    struct store_error error = {""};
-    struct store_options o = {.txn_bytes = 0};
+    struct store_error error = { "" };
+    struct store_options o = { .txn_bytes = 0 };
     cr_assert_eq(store_open(path, &o, &s, &error), 0, "%s", error.text);
 }
 
 static void set_up(void)
 {
-    struct store_error error = {""};
-    struct store_format f = {.capacity = 0};
+    struct store_error error = { "" };
+    struct store_format f = { .capacity = 0 };
     strcpy(home, "/tmp/folio-trim.XXXXXX");
     cr_assert_not_null(mkdtemp(home));
     snprintf(volume, sizeof volume, "%s/v", home);
@@ -134,7 +134,7 @@ Test(store_trim, two_trims_of_one_range_leave_nothing_and_no_record, .timeout = 
     uint64_t blocks;
     cr_assert_eq(store_count_blocks(s, OBJECT, &blocks), 0);
     cr_expect_eq(blocks, 11, "%u blocks", (unsigned)blocks);
-    struct key key = {.len = 1, .bytes = {KEY_TRIM}};
+    struct key key = { .len = 1, .bytes = { KEY_TRIM } };
     uint8_t nothing[1];
     cr_expect_lt(store_next(s, &key, 1, nothing, sizeof nothing), 0);
     cr_assert_eq(store_close(s), 0);

@@ -11,16 +11,16 @@
 
 #include "store/store.h"
 
-#define NAMES 60u
+#define NAMES   60u
 #define OBJECTS 3u
-#define BLOCKS 1500u
+#define BLOCKS  1500u
 
 struct world {
     char dir[64], path[96], copy[96];
     struct store *s;
     unsigned seed;
-    int values[NAMES];             /* -1: absent */
-    int blocks[OBJECTS][BLOCKS];   /* -1: hole */
+    int values[NAMES];           /* -1: absent */
+    int blocks[OBJECTS][BLOCKS]; /* -1: hole */
 };
 
 static uint32_t pick(struct world *w, uint32_t below)
@@ -36,15 +36,15 @@ static unsigned start_seed(void)
 
 static void open_at(struct world *w, const char *path)
 {
-    struct store_error error = {""};
-    struct store_options o = {.txn_bytes = 2 << 20};
+    struct store_error error = { "" };
+    struct store_options o = { .txn_bytes = 2 << 20 };
     cr_assert_eq(store_open(path, &o, &w->s, &error), 0, "%s", error.text);
 }
 
 static void world_open(struct world *w, uint64_t capacity, unsigned seed)
 {
-    struct store_error error = {""};
-    struct store_format f = {.capacity = capacity};
+    struct store_error error = { "" };
+    struct store_format f = { .capacity = capacity };
     memset(w, 0, sizeof *w);
     w->seed = seed;
     memset(w->values, 0xff, sizeof w->values);
@@ -185,7 +185,8 @@ static void check_blocks(struct world *w, unsigned object)
             memset(expect, 0, sizeof expect);
             if (value >= 0)
                 fill(expect, object, first + i, value);
-            cr_assert_eq(memcmp(buf[i], expect, BLOCK_SIZE), 0, "block %u of %u", first + i, object);
+            cr_assert_eq(memcmp(buf[i], expect, BLOCK_SIZE), 0, "block %u of %u", first + i,
+                         object);
             cr_assert_eq((bio->vecs[i].flags & BV_HOLE) != 0, value < 0);
             count += value >= 0;
         }
