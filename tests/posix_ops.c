@@ -1031,7 +1031,7 @@ static void directories(void)
     mkdir("dir", 0755);
     symlink("x", "link");
     mkfifo("fifo", 0644);
-    char *lines[8] = {0};
+    char *lines[8] = { 0 };
     int nr = 0;
     d = opendir(".");
     while ((e = readdir(d)) != NULL && nr < 8) {
