@@ -120,7 +120,6 @@ static void write_blocks(struct world *w)
     static uint8_t buf[64][BLOCK_SIZE];
     unsigned object = pick(w, OBJECTS), index = pick(w, BLOCKS), n = 1 + pick(w, 60);
     struct bio *bio = bio_alloc(BIO_WRITE, object + 1, 64);
-    uint64_t fresh = 0;
     for (unsigned i = 0; i < n && index < BLOCKS; i++, index += 1 + pick(w, 2)) {
         int value = (int)pick(w, 1000000);
         fill(buf[i], object, index, value);
@@ -128,7 +127,6 @@ static void write_blocks(struct world *w)
         cr_assert_eq(store_block_exists(w->s, object + 1, index), !new);
         cr_assert_eq(store_reserve(w->s, 1, new), 0);
         bio_add(bio, index, buf[i], NULL)->flags = new ? BV_NEW : 0;
-        fresh += new;
         w->blocks[object][index] = value;
     }
     cr_assert_eq(do_bio(w, bio), 0);
