@@ -35,7 +35,7 @@ static void round_trip(const char *volume, unsigned round)
     require(fs_mount(volume, &o, &fs, &error) == 0, "mount");
     require(inode_get(fs, ROOT_INO, &root) == 0, "root");
     for (unsigned i = 0; i < FILES; i++) {
-        struct open_file *file;
+        struct open_file *file = NULL;
         snprintf(name, sizeof name, "f%u", i);
         int err = round == 0 ? dir_mknod(root, name, S_IFREG | 0644, 0, &cred, &inode)
                              : dir_lookup(root, name, &inode);
