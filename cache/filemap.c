@@ -26,6 +26,8 @@ void mapping_init(struct address_space *m, struct page_cache *cache, struct devi
     radix_tree_init(&m->pages);
     m->pages.node_bytes = &cache->node_bytes;
     pthread_mutex_init(&m->tree_lock, NULL);
+    pthread_mutex_init(&m->i_mmap_lock, NULL);
+    list_init(&m->i_mmap);
     list_init(&m->dirty);
 }
 
@@ -38,6 +40,7 @@ void mapping_destroy(struct address_space *m)
     radix_tree_destroy(&m->pages);
     pthread_mutex_unlock(&m->tree_lock);
     pthread_mutex_destroy(&m->tree_lock);
+    pthread_mutex_destroy(&m->i_mmap_lock);
 }
 
 /* ---- finding --------------------------------------------------------------------------------- */
@@ -301,12 +304,21 @@ static int page_make_uptodate(struct address_space *m, struct page *page)
     return err;
 }
 
+/* Is the policy to hear that a page was found? fresh: it was missing just now, and the policy knows;
+ * then only a read looks for a mark, as in Linux, where a fault is tried again differently. */
+static bool tell_policy(struct file_ra_state *ra, struct page *page, enum ra_how how, bool fresh)
+{
+    if (fresh)
+        return how == RA_READ && page_test(page, PG_readahead);
+    return how != RA_READ || page_test(page, PG_readahead) || file_ra_every_access(ra);
+}
+
 /* A page that is in the tree, on behalf of a reader; consumes the reference on failure. */
 static int page_use(struct address_space *m, struct file_ra_state *ra, struct page *page,
-                    uint32_t index, uint32_t nr)
+                    const struct ra_request *rq, bool fresh)
 {
-    if (ra != NULL && page_test(page, PG_readahead))
-        page_cache_async_ra(m, ra, page, index, nr);
+    if (ra != NULL && tell_policy(ra, page, rq->how, fresh))
+        page_cache_async_ra(m, ra, page, rq);
     int err = page_test(page, PG_uptodate) ? 0 : page_make_uptodate(m, page);
     if (err != 0) {
         put_page(m->cache, page);
@@ -337,41 +349,70 @@ static int filemap_create_page(struct address_space *m, uint32_t index, struct p
     return err;
 }
 
-int filemap_get_page(struct address_space *m, struct file_ra_state *ra, uint32_t index, uint32_t nr,
-                     struct page **out)
+/* Find or read the page at rq->index: referenced, unlocked.   As filemap_get_page. */
+static int filemap_find_page(struct address_space *m, struct file_ra_state *ra,
+                             const struct ra_request *rq, struct page **out, bool *missed)
 {
-    struct page_cache *cache = m->cache;
     struct page *page;
-    bool missed = false;
+    *missed = false;
     for (unsigned tries = 0;; tries++) {
-        if (beyond_eof(m, index))
+        if (beyond_eof(m, rq->index))
             return 1;
-        page = find_get_page(m, index);
+        page = find_get_page(m, rq->index);
         if (page != NULL) {
-            int err = page_use(m, ra, page, index, nr);
+            int err = page_use(m, ra, page, rq, *missed);
             if (err == 0)
                 break;
             if (err != -EAGAIN)
                 return err;
         } else {
-            missed = true;
-            int err = tries < LOOKUP_TRIES ? page_cache_sync_ra(m, ra, index, nr)
-                                           : filemap_create_page(m, index, &page);
+            *missed = true;
+            int err = tries < LOOKUP_TRIES ? page_cache_sync_ra(m, ra, rq)
+                                           : filemap_create_page(m, rq->index, &page);
             if (err != 0)
                 return err;
             if (page != NULL)
                 break;
         }
     }
+    *out = page;
+    return 0;
+}
+
+static int filemap_request_page(struct address_space *m, struct file_ra_state *ra,
+                                const struct ra_request *rq, struct page **out)
+{
+    struct page_cache *cache = m->cache;
+    struct page *page = NULL;
+    bool missed;
+    int err = filemap_find_page(m, ra, rq, &page, &missed);
+    if (err == -EIO && ra != NULL)
+        file_ra_shrink(ra);
+    if (err != 0)
+        return err;
     count_add(missed ? &cache->count.misses : &cache->count.hits, 1);
-    if (beyond_eof(m, index)) { /* truncated meanwhile */
+    if (beyond_eof(m, rq->index)) { /* truncated meanwhile */
         put_page(cache, page);
         return 1;
     }
-    if (ra != NULL)
-        atomic_store_explicit(&ra->prev_index, index, memory_order_relaxed);
     *out = page;
     return 0;
+}
+
+int filemap_get_page(struct address_space *m, struct file_ra_state *ra, uint32_t index, uint32_t nr,
+                     struct page **out)
+{
+    int err = filemap_request_page(m, ra, &(struct ra_request){ .index = index, .nr = nr }, out);
+    if (err == 0 && ra != NULL && nr <= 1)
+        file_ra_read_done(ra, ((uint64_t)index + 1) << PAGE_SHIFT);
+    return err;
+}
+
+int filemap_fault_page(struct address_space *m, struct file_ra_state *ra, uint32_t index,
+                       enum ra_how how, struct page **out)
+{
+    return filemap_request_page(m, ra, &(struct ra_request){ .index = index, .nr = 1, .how = how },
+                                out);
 }
 
 /* Bytes of [offset, offset+len) that are in the file. */
@@ -383,32 +424,41 @@ static size_t clamp_to_size(struct address_space *m, uint64_t offset, size_t len
     return len < size - offset ? len : (size_t)(size - offset);
 }
 
+/* What a read of [offset, offset+len) wants from its pages on; beyond the end of the file too, for
+ * Linux takes the size of a request as it is. */
+static struct ra_request read_request(uint64_t offset, uint64_t len)
+{
+    uint64_t first = offset >> PAGE_SHIFT, last = (offset + len - 1) >> PAGE_SHIFT;
+    uint64_t nr = last - first + 1;
+    return (struct ra_request){ .index = (uint32_t)first,
+                                .nr = nr < UINT32_MAX ? (uint32_t)nr : UINT32_MAX };
+}
+
 ssize_t filemap_read(struct address_space *m, struct file_ra_state *ra, uint64_t offset, void *buf,
-                     size_t len)
+                     size_t asked)
 {
     char *to = buf;
-    size_t done = 0;
-    len = clamp_to_size(m, offset, len);
+    size_t done = 0, len = clamp_to_size(m, offset, asked);
+    int err = 0;
     while (done < len) {
         uint64_t pos = offset + done;
-        uint32_t index = (uint32_t)(pos >> PAGE_SHIFT), in = (uint32_t)(pos & (PAGE_SIZE - 1));
-        uint32_t nr = (uint32_t)((offset + len - 1) >> PAGE_SHIFT) - index + 1;
+        uint32_t in = (uint32_t)(pos & (PAGE_SIZE - 1));
+        struct ra_request rq = read_request(pos, asked - done);
         struct page *page;
-        int err = filemap_get_page(m, ra, index, nr, &page);
-        if (err < 0)
-            return done > 0 ? (ssize_t)done : err;
-        cache_yield();
-        size_t n = err > 0 ? 0 : clamp_to_size(m, pos, len - done);
-        if (n == 0) {
-            if (err == 0)
-                put_page(m->cache, page);
+        err = filemap_request_page(m, ra, &rq, &page);
+        if (err != 0)
             break;
-        }
+        cache_yield();
+        size_t n = clamp_to_size(m, pos, len - done);
         if (n > PAGE_SIZE - in)
             n = PAGE_SIZE - in;
         memcpy(to + done, (char *)page_address(m->cache, page) + in, n);
         put_page(m->cache, page);
+        if (n == 0)
+            break;
         done += n;
     }
-    return (ssize_t)done;
+    if (done > 0 && ra != NULL)
+        file_ra_read_done(ra, offset + done);
+    return done > 0 || err > 0 ? (ssize_t)done : err;
 }

@@ -50,6 +50,8 @@ struct address_space_operations {
      * the first error of the pass. No page is locked by the caller. */
     int (*writeback_begin)(struct address_space *m, struct writeback_pass *pass);
     int (*writeback_end)(struct address_space *m, struct writeback_pass *pass, int error);
+    /* A page became writable in somebody's memory: times are due. No page is locked. */
+    void (*page_mkwrite)(struct address_space *m);
     /* The mapping enters or leaves the list of dirty mappings: keep its owner alive. */
     void (*get)(struct address_space *m);
     void (*put)(struct address_space *m);
@@ -66,6 +68,9 @@ struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_loc
     pthread_mutex_t tree_lock;
     struct rwsem invalidate_lock;
     struct rwsem writeback_sem;
+    pthread_mutex_t i_mmap_lock;
+    struct list_head i_mmap;  /* the vm_areas that map it                      (i_mmap_lock) */
+    _Atomic uint32_t nr_vmas; /*                                     (i_mmap_lock to change, a) */
     _Atomic uint64_t i_size;  /* bytes; changed under the owner's i_rwsem             (a) */
     _Atomic uint32_t nrpages; /* (t to change, a) */
     _Atomic uint32_t nrdirty; /* (t to change, a) */
@@ -146,10 +151,14 @@ unsigned find_get_pages(struct address_space *m, uint64_t *next, uint32_t last, 
                         unsigned max);
 
 /* The page uptodate, read if need be: referenced, unlocked.
- * ra: the open file's readahead state, or NULL for none. nr: pages the caller wants from here.
+ * ra: the open file's readahead state, or NULL for none. nr: pages the caller wants from here; it
+ * gets them one by one, and with the last (nr 1) its read is over.
  * Errors: -EIO, -ENOMEM; 1: beyond end of file.   Blocks: on the store. */
 int filemap_get_page(struct address_space *m, struct file_ra_state *ra, uint32_t index, uint32_t nr,
                      struct page **out);
+/* Likewise for a page fault (Linux: filemap_fault); how: RA_FAULT or one of its kin. */
+int filemap_fault_page(struct address_space *m, struct file_ra_state *ra, uint32_t index,
+                       enum ra_how how, struct page **out);
 
 /* ---- files ----------------------------------------------------------------------------------- */
 

@@ -65,6 +65,8 @@
  *             inode->i_lock                  attributes; never held over a sleep
  *             mapping->tree_lock             never held over a sleep
  *               cache->lru_lock              lists, free frames; never held over a sleep
+ *             mapping->i_mmap_lock           the mapping's vm_areas; their ops never sleep
+ *             file_ra_state.lock             one open file's readahead; takes nothing
  *             store's own lock               inside store/ only
  *
  * A thread that waits for memory or for dirty throttling holds no PG_locked and no writeback_sem.

@@ -1,20 +1,44 @@
-/* ra_linux.c: on-demand readahead as Linux decides it (mm/readahead.c: ondemand_readahead, later
- * page_cache_sync_ra and page_cache_async_ra).
+/* ra_linux.c: on-demand readahead as Linux 6.18 decides it (mm/readahead.c: page_cache_sync_ra and
+ * page_cache_async_ra; mm/filemap.c: do_sync_mmap_readahead and do_async_mmap_readahead).
  *
- *   start of file, oversized request     a fresh window, its size from the request
- *   page after the window or its mark    the next window: 4 x while small, then 2 x, up to the most
- *   mark hit without a known window      a stream among others: find its end in the cache
- *   page after the previous one          a fresh window
- *   no window, but history before it     context readahead: history says how long the stream is
- *   anything else                        random: only what was asked for
+ *   miss    POSIX_FADV_RANDOM                        only what was asked for
+ *           start of file, oversized request, or
+ *           the page where the last read ended,      a fresh window, its size from the request
+ *           or the one after
+ *           longer history before it than asked for  context readahead: the history, which a stream
+ *                                                    among others left, says how long it is
+ *           anything else                            random: only what was asked for, state kept
+ *   mark    of the known window                      the next window: 4 x while small, then 2 x
+ *           of another                               one of several streams: its end is where the
+ *                                                    cached pages end; the next window from there
+ *   fault   miss                                     read-around, unless faults have missed too often
+ *           mark                                     as above, the request being a whole window
+ *
+ * The windows that marks start end at multiples of 4 pages, as on files without large folios. Where a
+ * file has large folios, Linux raises that with every window (page_cache_ra_order: folio order 2, 4,
+ * 6 ... up to the largest the file may have), moves the mark to the start of the folio it falls in, and
+ * takes a use of any page of that folio for a use of the mark; this is not done here.
  */
 #include "cache/readahead.h"
 
-#include <stdatomic.h>
+#define FAULTS_MISSED      100u /* more misses than hits than this: no read-around (MMAP_LOTSAMISS) */
+#define FAULTS_MISSED_MOST (10 * FAULTS_MISSED)
+#define ASYNC_ALIGN        4u
+
+struct linux_state {
+    uint32_t start, size, async_size; /* the current window */
+    uint32_t mmap_miss;               /* faults that missed, less those that hit */
+};
+_Static_assert(sizeof(struct linux_state) <= RA_STATE_BYTES, "fits");
 
 static uint32_t min_u32(uint32_t a, uint32_t b)
 {
     return a < b ? a : b;
+}
+
+static uint32_t max_u32(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
 }
 
 static uint32_t roundup_pow2(uint32_t n)
@@ -25,10 +49,10 @@ static uint32_t roundup_pow2(uint32_t n)
     return p;
 }
 
-/* The first window (Linux: get_init_ra_size). */
+/* The first window (Linux: get_init_ra_size); request is at most RA_MOST_PAGES or most. */
 static uint32_t init_window(uint32_t request, uint32_t most)
 {
-    uint32_t size = roundup_pow2(request);
+    uint32_t size = request > most ? most : roundup_pow2(request);
     if (size <= most / 32)
         return size * 4;
     if (size <= most / 4)
@@ -36,7 +60,7 @@ static uint32_t init_window(uint32_t request, uint32_t most)
     return most;
 }
 
-/* The one after (Linux: get_next_ra_size). */
+/* The one after a window of size pages (Linux: get_next_ra_size). */
 static uint32_t next_window(uint32_t size, uint32_t most)
 {
     if (size < most / 16)
@@ -46,115 +70,151 @@ static uint32_t next_window(uint32_t size, uint32_t most)
     return most;
 }
 
-static void set_window(struct file_ra_state *ra, uint32_t start, uint32_t size, uint32_t async_size)
+/* A request larger than the window widens it for once, up to what the device takes at a time
+ * (Linux: ractl_max_pages and the bdi's io_pages). */
+static uint32_t largest_window(const struct ra_access *a, uint32_t request)
 {
-    atomic_store_explicit(&ra->start, start, memory_order_relaxed);
-    atomic_store_explicit(&ra->size, size, memory_order_relaxed);
-    atomic_store_explicit(&ra->async_size, async_size, memory_order_relaxed);
+    if (request > a->most && RA_MOST_PAGES > a->most)
+        return min_u32(request, RA_MOST_PAGES);
+    return a->most;
 }
 
-static void fresh_window(struct file_ra_state *ra, uint32_t start, uint32_t request, uint32_t most)
+static void set_window(struct linux_state *s, struct ra_window *out, uint32_t start, uint32_t size,
+                       uint32_t async_size)
+{
+    s->start = start;
+    s->size = size;
+    s->async_size = async_size;
+    *out = (struct ra_window){ .start = start, .size = size, .async_size = async_size };
+}
+
+/* ---- reads ----------------------------------------------------------------------------------- */
+
+static void fresh_window(struct linux_state *s, const struct ra_access *a, uint32_t request,
+                         uint32_t most, struct ra_window *out)
 {
     uint32_t size = init_window(request, most);
-    set_window(ra, start, size, size > request ? size - request : size);
+    set_window(s, out, a->index, size, size > request ? size - request : size / 2);
 }
 
-/* Where readahead stands, read once. */
-struct position {
-    uint32_t start, size, async_size, most;
-    uint64_t prev;
-};
-
-static struct position position_of(const struct file_ra_state *ra, const struct ra_access *a)
+/* Pages cached just before the miss: the tail of a stream. As page_cache_prev_miss() has it, a
+ * history of most pages counts one less, and only a shorter one can reach the start of the file. */
+static void context(struct linux_state *s, const struct ra_access *a, uint32_t request,
+                    uint32_t most, struct ra_window *out)
 {
-    struct position p = {
-        .start = atomic_load_explicit(&ra->start, memory_order_relaxed),
-        .size = atomic_load_explicit(&ra->size, memory_order_relaxed),
-        .async_size = atomic_load_explicit(&ra->async_size, memory_order_relaxed),
-        .most = atomic_load_explicit(&ra->ra_pages, memory_order_relaxed),
-        .prev = atomic_load_explicit(&ra->prev_index, memory_order_relaxed),
-    };
-    if (a->nr > p.most) /* a request larger than the window widens it for once */
-        p.most = min_u32(a->nr, 256);
-    return p;
+    uint32_t n = a->history(a->mapping, a->index, most - 1);
+    if (n <= request)
+        return;
+    if (n == a->index) /* cached from the start of the file: a long stream */
+        n *= 2;
+    set_window(s, out, a->index, min_u32(n + request, most), 1);
 }
 
-static void ramp_up(struct file_ra_state *ra, const struct position *p)
+/* A miss (Linux: page_cache_sync_ra). */
+static void sync_window(struct linux_state *s, const struct ra_access *a, uint32_t request,
+                        struct ra_window *out)
 {
-    uint32_t size = next_window(p->size, p->most);
-    set_window(ra, p->start + p->size, size, size);
+    uint32_t most = largest_window(a, request);
+    *out = (struct ra_window){ .start = a->index, .size = a->most == 0 ? 1 : request };
+    if (a->most == 0 || a->random)
+        return;
+    if (a->index == 0 || request > most || a->index - a->prev_index <= 1)
+        fresh_window(s, a, request, most, out);
+    else
+        context(s, a, request, most, out);
 }
 
-/* A mark of a window that this open file no longer remembers: interleaved streams share it. */
-static bool stream_of_mark(struct file_ra_state *ra, const struct ra_access *a,
-                           const struct position *p)
+/* A mark that this file's window does not explain: the stream goes on where its pages end. */
+static bool find_stream(struct linux_state *s, const struct ra_access *a, uint32_t request,
+                        uint32_t most)
 {
-    uint32_t start = a->next_miss(a->mapping, a->index + 1, p->most);
-    if (start - a->index > p->most)
+    uint32_t start = a->next_miss(a->mapping, a->index + 1, most);
+    if (start - a->index > most)
         return false;
-    uint32_t size = next_window(start - a->index + a->nr, p->most);
-    set_window(ra, start, size, size);
+    s->start = start;
+    s->size = next_window(start - a->index + request, most);
     return true;
 }
 
-/* Pages cached just before the miss: the tail of a stream (Linux: try_context_readahead). */
-static bool context(struct file_ra_state *ra, const struct ra_access *a, const struct position *p)
+/* A mark (Linux: page_cache_async_ra). */
+static void async_window(struct linux_state *s, const struct ra_access *a, uint32_t request,
+                         struct ra_window *out)
 {
-    uint32_t size = a->history(a->mapping, a->index, p->most);
-    if (size <= a->nr)
-        return false;
-    if (size >= a->index) /* cached from the start of the file: a long stream */
-        size *= 2;
-    size = min_u32(size + a->nr, p->most);
-    set_window(ra, a->index, size, 1);
-    return true;
-}
-
-static bool choose(struct file_ra_state *ra, const struct ra_access *a, const struct position *p)
-{
-    if (a->marker) {
-        if (p->size > 0 && (uint64_t)a->index == (uint64_t)p->start + p->size - p->async_size) {
-            ramp_up(ra, p);
-            return true;
-        }
-        return stream_of_mark(ra, a, p);
-    }
-    if (a->index == 0 || a->nr > p->most) {
-        fresh_window(ra, a->index, a->nr, p->most);
-        return true;
-    }
-    if (p->size > 0 && (uint64_t)a->index == (uint64_t)p->start + p->size) {
-        ramp_up(ra, p);
-        return true;
-    }
-    if (p->prev != UINT64_MAX && a->index - p->prev <= 1) {
-        fresh_window(ra, a->index, a->nr, p->most);
-        return true;
-    }
-    return context(ra, a, p);
-}
-
-static void linux_access(struct file_ra_state *ra, const struct ra_access *a, struct ra_window *out)
-{
-    struct position p = position_of(ra, a);
-    if (p.most == 0 || !choose(ra, a, &p)) {
-        out->size = 0;
+    if (a->most == 0)
+        return;
+    uint32_t most = largest_window(a, request);
+    if (a->index == s->start + s->size - s->async_size) {
+        s->start += s->size;
+        s->size = max_u32(s->size, next_window(s->size, most));
+    } else if (!find_stream(s, a, request, most)) {
         return;
     }
-    uint32_t size = atomic_load_explicit(&ra->size, memory_order_relaxed);
-    uint32_t async_size = atomic_load_explicit(&ra->async_size, memory_order_relaxed);
-    /* A fresh window that ends where the mark would be read at once: take the next one with it. */
-    if (a->index == atomic_load_explicit(&ra->start, memory_order_relaxed) && size == async_size) {
-        uint32_t more = next_window(size, p.most);
-        async_size = more;
-        size = min_u32(size + more, p.most);
-        if (async_size >= size)
-            async_size = size > 1 ? size - 1 : 1;
-        set_window(ra, a->index, size, async_size);
-    }
-    *out = (struct ra_window){ .start = atomic_load_explicit(&ra->start, memory_order_relaxed),
-                               .size = size,
-                               .async_size = async_size };
+    uint32_t align = min_u32(ASYNC_ALIGN, most & -most);
+    uint32_t end = s->start + s->size, aligned = end - end % align;
+    if (aligned > s->start)
+        s->size -= end - aligned;
+    set_window(s, out, s->start, s->size, s->size);
 }
 
-const struct ra_policy ra_linux = { .name = "linux", .access = linux_access };
+/* ---- page faults ----------------------------------------------------------------------------- */
+
+static void fault_missed(struct linux_state *s, const struct ra_access *a, struct ra_window *out)
+{
+    if (a->how == RA_FAULT_RANDOM || a->most == 0)
+        return;
+    if (a->how == RA_FAULT_SEQUENTIAL) {
+        sync_window(s, a, a->most, out);
+        return;
+    }
+    if (s->mmap_miss < FAULTS_MISSED_MOST)
+        s->mmap_miss++;
+    if (s->mmap_miss > FAULTS_MISSED)
+        return;
+    uint32_t before = min_u32(a->index, a->most / 2);
+    set_window(s, out, a->index - before, a->most, a->most / 4);
+}
+
+/* Is the page of a miss the one that the window marks? The end of the file moves marks. */
+static bool marks_itself(const struct ra_access *a, const struct ra_window *w)
+{
+    uint64_t end = (uint64_t)w->start + w->size;
+    if (end > a->file_pages)
+        end = a->file_pages;
+    return w->async_size > 0 && a->index + (uint64_t)w->async_size == end;
+}
+
+/* Linux counts a hit when filemap_fault() finds the page, and when filemap_map_pages() maps it, which
+ * it does not do with marked pages. The latter is what ends a read fault, also one that missed, for
+ * that is retried; so the misses of reads cancel out, and those of writes add up. Meeting a mark means
+ * a retry too: two hits. */
+static void count_hits(struct linux_state *s, const struct ra_access *a, const struct ra_window *w)
+{
+    uint32_t hits = 1;
+    if (a->event == RA_MARK)
+        hits = 2;
+    else if (a->event == RA_MISS && (a->how == RA_FAULT_WRITE || marks_itself(a, w)))
+        hits = 0;
+    s->mmap_miss -= min_u32(s->mmap_miss, hits);
+}
+
+static void linux_access(void *state, const struct ra_access *a, struct ra_window *out)
+{
+    struct linux_state *s = state;
+    switch (a->event) {
+    case RA_MISS:
+        if (a->how == RA_READ)
+            sync_window(s, a, a->nr, out);
+        else
+            fault_missed(s, a, out);
+        break;
+    case RA_MARK:
+        async_window(s, a, a->how == RA_READ ? a->nr : a->most, out);
+        break;
+    case RA_HIT:
+        break;
+    }
+    if (a->how != RA_READ)
+        count_hits(s, a, out);
+}
+
+const struct ra_policy ra_linux = { .abi = RA_ABI, .name = "linux", .access = linux_access };

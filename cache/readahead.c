@@ -5,40 +5,61 @@
 #include <string.h>
 
 #include "cache/page_cache.h"
+#include "cache/rcu.h"
 
-const struct ra_policy *ra_policy_find(const char *name)
-{
-    static const struct ra_policy *const all[] = { &ra_none, &ra_linux };
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
-        if (strcmp(all[i]->name, name) == 0)
-            return all[i];
-    return NULL;
-}
+_Static_assert(RA_MOST_PAGES <= BIO_MAX_VECS, "a window fits into one bio");
+
+/* ---- an open file's state -------------------------------------------------------------------- */
 
 void file_ra_state_init(struct file_ra_state *ra, const struct ra_policy *policy, uint32_t ra_pages)
 {
     memset(ra, 0, sizeof *ra);
-    ra->policy = policy;
+    pthread_mutex_init(&ra->lock, NULL); /* (owns nothing that would have to be given back) */
+    atomic_store(&ra->policy, policy);
+    ra->base_pages = ra_pages;
     atomic_store(&ra->ra_pages, ra_pages);
-    atomic_store(&ra->prev_index, UINT64_MAX);
+    atomic_store(&ra->prev_pos, UINT64_MAX);
 }
 
-static void none_access(struct file_ra_state *ra, const struct ra_access *a, struct ra_window *out)
+void file_ra_set_policy(struct file_ra_state *ra, const struct ra_policy *policy)
 {
-    (void)ra;
-    (void)a;
-    out->size = 0;
+    pthread_mutex_lock(&ra->lock);
+    atomic_store(&ra->policy, policy);
+    memset(ra->state, 0, sizeof ra->state);
+    pthread_mutex_unlock(&ra->lock);
 }
 
-const struct ra_policy ra_none = { .name = "none", .access = none_access };
+/* As generic_fadvise() does it: a window that errors have shrunk grows again by advice only. */
+void file_ra_advise(struct file_ra_state *ra, enum ra_advice advice)
+{
+    switch (advice) {
+    case RA_ADVICE_NORMAL:
+        atomic_store(&ra->ra_pages, ra->base_pages);
+        break;
+    case RA_ADVICE_SEQUENTIAL:
+        atomic_store(&ra->ra_pages, ra->base_pages * 2);
+        break;
+    case RA_ADVICE_RANDOM:
+        break;
+    }
+    atomic_store(&ra->random, advice == RA_ADVICE_RANDOM);
+}
 
+void file_ra_shrink(struct file_ra_state *ra)
+{
+    atomic_store(&ra->ra_pages, atomic_load(&ra->ra_pages) / 4);
+}
+
+/* ---- asking the policy ----------------------------------------------------------------------- */
+
+/* Without a reference: nothing but the answer is wanted, and a policy's lock is held. */
 static bool page_is_cached(struct address_space *m, uint32_t index)
 {
-    struct page *page = find_get_page(m, index);
-    if (page == NULL)
-        return false;
-    put_page(m->cache, page);
-    return true;
+    cache_rcu_read_lock();
+    void *item = radix_tree_lookup(&m->pages, index);
+    bool cached = item != NULL && !radix_is_value(item);
+    cache_rcu_read_unlock();
+    return cached;
 }
 
 static uint32_t count_history(struct address_space *m, uint32_t index, uint32_t max)
@@ -62,49 +83,67 @@ static uint64_t pages_in_file(struct address_space *m)
     return (atomic_load(&m->i_size) + PAGE_SIZE - 1) >> PAGE_SHIFT;
 }
 
-/* What to read, with the pages asked for inside and the file's end and the cache's size respected. */
-static struct ra_window choose_window(struct address_space *m, struct file_ra_state *ra,
-                                      uint32_t index, uint32_t nr, bool marker)
+static struct ra_access describe(struct address_space *m, struct file_ra_state *ra,
+                                 const struct ra_request *rq, enum ra_event event)
 {
-    struct ra_access a = { .index = index,
-                           .nr = nr,
-                           .marker = marker,
-                           .mapping = m,
-                           .file_pages = pages_in_file(m),
-                           .history = count_history,
-                           .next_miss = next_miss };
-    struct ra_window w = { .start = index };
-    uint64_t end = a.file_pages, most = atomic_load(&m->cache->limit) / 4 + 1;
-    if (ra != NULL && ra->policy != NULL)
-        ra->policy->access(ra, &a, &w);
-    if (w.size == 0 && !marker)
-        w = (struct ra_window){ .start = index, .size = nr };
-    if (w.size > most)
-        w.size = (uint32_t)most;
-    if (w.size > BIO_MAX_VECS)
-        w.size = BIO_MAX_VECS;
-    if (w.start >= end)
-        w.size = 0;
-    else if (w.size > end - w.start)
-        w.size = (uint32_t)(end - w.start);
+    uint64_t prev = atomic_load_explicit(&ra->prev_pos, memory_order_relaxed);
+    return (struct ra_access){
+        .event = event,
+        .how = rq->how,
+        .index = rq->index,
+        .nr = rq->nr,
+        .most = atomic_load_explicit(&ra->ra_pages, memory_order_relaxed),
+        .random = atomic_load_explicit(&ra->random, memory_order_relaxed),
+        .prev_index = prev == UINT64_MAX ? prev : prev >> PAGE_SHIFT,
+        .file_pages = pages_in_file(m),
+        .history = count_history,
+        .next_miss = next_miss,
+        .mapping = m,
+    };
+}
+
+static struct ra_window ask(struct file_ra_state *ra, struct ra_access *a)
+{
+    struct ra_window w = { 0 };
+    pthread_mutex_lock(&ra->lock);
+    const struct ra_policy *policy = atomic_load_explicit(&ra->policy, memory_order_relaxed);
+    if (policy != NULL) {
+        a->config = policy->config;
+        policy->access(ra->state, a, &w);
+    }
+    pthread_mutex_unlock(&ra->lock);
+    if (w.stride != 0 && (w.block == 0 || w.block > w.stride))
+        w.block = w.block == 0 ? 1 : w.stride;
     return w;
 }
 
-/* The bios of one window: what the caller needs now, and what nobody waits for. */
-struct ra_bios {
-    struct bio *now, *later;
-};
-
-static bool ra_bios_alloc(struct ra_bios *b)
+/* Cut a window to what a bio, the cache and the file can hold. The mark stays where it was from the
+ * end, as in do_page_cache_ra(): a window cut by the end of the file may lose it. */
+static void cut_window(struct address_space *m, struct ra_window *w, uint64_t file_pages)
 {
-    b->now = bio_alloc(BIO_READ, 0, BIO_MAX_VECS);
-    b->later = bio_alloc(BIO_READ, 0, BIO_MAX_VECS);
-    if (b->now != NULL && b->later != NULL)
-        return true;
-    bio_free(b->now);
-    bio_free(b->later);
-    return false;
+    uint64_t most = atomic_load(&m->cache->limit) / 4 + 1;
+    if (most > RA_MOST_PAGES)
+        most = RA_MOST_PAGES;
+    if (w->size > most)
+        w->size = (uint32_t)most;
+    while (w->size > 0 && ra_window_page(w, w->size - 1) >= file_pages)
+        w->size--;
 }
+
+static bool window_contains(const struct ra_window *w, uint32_t index)
+{
+    if (w->size == 0 || index < w->start)
+        return false;
+    uint64_t at = index - w->start;
+    if (w->stride != 0) {
+        if (at % w->stride >= w->block)
+            return false;
+        at = at / w->stride * w->block + at % w->stride;
+    }
+    return at < w->size;
+}
+
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static void ra_queue_bio(struct page_cache *cache, struct bio *bio)
 {
@@ -135,84 +174,142 @@ static void ra_submit(struct address_space *m, struct bio *bio, bool later)
         submit_bio(m->dev, bio);
 }
 
-/* Insert one page of the window, locked, and add it to a bio.   Returns false: no memory. */
-static bool ra_add_page(struct address_space *m, struct bio *bio, struct page *page, uint32_t index,
-                        uint32_t flags)
+/* The bios of one access: what the caller needs now, and what nobody waits for. */
+struct ra_reading {
+    struct address_space *m;
+    const struct ra_request *rq; /* its pages go with now; NULL: everything with later */
+    struct bio *now, *later;
+    struct page *first; /* for the page at rq->index, allocated before anything was locked */
+};
+
+static bool reading_alloc(struct ra_reading *r)
 {
+    r->now = bio_alloc(BIO_READ, 0, BIO_MAX_VECS);
+    r->later = bio_alloc(BIO_READ, 0, BIO_MAX_VECS);
+    if (r->now != NULL && r->later != NULL &&
+        (r->rq == NULL || (r->first = page_alloc(r->m->cache, true)) != NULL))
+        return true;
+    bio_free(r->now);
+    bio_free(r->later);
+    return false;
+}
+
+static void reading_begin(struct ra_reading *r)
+{
+    down_read(&r->m->invalidate_lock);
+    /* Only now: truncation changes the object, and the pages go into the tree of the new one. */
+    r->now->object = r->later->object = atomic_load(&r->m->object);
+}
+
+/* Submit both, the queued one first: the worker starts while we read ours. */
+static void reading_end(struct ra_reading *r)
+{
+    ra_submit(r->m, r->later, true);
+    ra_submit(r->m, r->now, false);
+    up_read(&r->m->invalidate_lock);
+    if (r->first != NULL)
+        put_page(r->m->cache, r->first);
+}
+
+static struct page *reading_page(struct ra_reading *r, uint32_t index)
+{
+    struct page *page = r->first;
+    if (page == NULL || index != r->rq->index)
+        return page_alloc(r->m->cache, false);
+    r->first = NULL;
+    return page;
+}
+
+/* A bio is ascending. A page that was cached when its turn came and has gone since waits for its own
+ * miss. */
+static bool bio_takes(const struct bio *bio, uint32_t index)
+{
+    return bio->nr_vecs < bio->max_vecs &&
+           (bio->nr_vecs == 0 || bio->vecs[bio->nr_vecs - 1].index < index);
+}
+
+/* Insert one page, locked, and add it to a bio.   Returns false: no memory. */
+static bool reading_add(struct ra_reading *r, uint32_t index, bool mark)
+{
+    bool wanted = r->rq != NULL && index >= r->rq->index && index - r->rq->index < r->rq->nr;
+    struct bio *bio = wanted ? r->now : r->later;
+    if (page_is_cached(r->m, index) || !bio_takes(bio, index))
+        return true;
+    struct page *page = reading_page(r, index);
     if (page == NULL)
         return false;
-    int err = add_to_page_cache_lru(m, page, index);
+    int err = add_to_page_cache_lru(r->m, page, index);
     if (err != 0) {
-        put_page(m->cache, page); /* -EEXIST: somebody else brought it */
+        put_page(r->m->cache, page); /* -EEXIST: somebody else brought it */
         return err == -EEXIST;
     }
-    page_set(page, flags);
-    bio_add(bio, index, page_address(m->cache, page), page); /* end_io drops our reference */
+    page_set(page, (mark ? PG_readahead : 0) | (wanted ? 0 : PG_prefetched));
+    bio_add(bio, index, page_address(r->m->cache, page), page); /* end_io drops our reference */
+    if (!wanted)
+        count_add(&r->m->cache->count.ra_pages, 1);
     return true;
 }
 
-/* Read the window's missing pages. [index, index+nr) goes with the first bio, the rest with the
- * second. The page at index may sleep for memory, and does so before anything is locked; the others
- * are read only while memory lasts. */
-static int ra_read_window(struct address_space *m, const struct ra_window *w, uint32_t index,
-                          uint32_t nr, bool must)
+/* The window's missing pages, while memory lasts. */
+static void reading_add_window(struct ra_reading *r, const struct ra_window *w)
 {
-    struct ra_bios bios;
-    struct page *first = NULL;
-    if (!ra_bios_alloc(&bios))
-        return -ENOMEM;
-    if (must && (first = page_alloc(m->cache, true)) == NULL) {
-        bio_free(bios.now);
-        bio_free(bios.later);
-        return -ENOMEM;
-    }
-    down_read(&m->invalidate_lock);
-    /* Only now: truncation changes the object, and the pages go into the tree of the new one. */
-    bios.now->object = bios.later->object = atomic_load(&m->object);
-    uint64_t end = (uint64_t)w->start + w->size;
-    uint64_t mark = w->async_size > 0 ? end - w->async_size : UINT64_MAX;
-    for (uint64_t i = w->start; i < end; i++) {
-        bool wanted = nr > 0 && i >= index && i < (uint64_t)index + nr;
-        struct page *page = i == index && first != NULL ? first : NULL;
-        if (page == NULL && page_is_cached(m, (uint32_t)i))
-            continue;
-        if (page == NULL)
-            page = page_alloc(m->cache, false);
-        else
-            first = NULL;
-        uint32_t flags = (i == mark ? PG_readahead : 0) | (wanted ? 0 : PG_prefetched);
-        if (!ra_add_page(m, wanted ? bios.now : bios.later, page, (uint32_t)i, flags))
+    uint32_t mark =
+        w->async_size > 0 && w->async_size <= w->size ? w->size - w->async_size : UINT32_MAX;
+    for (uint32_t i = 0; i < w->size; i++)
+        if (!reading_add(r, (uint32_t)ra_window_page(w, i), i == mark))
             break;
-        if (!wanted)
-            count_add(&m->cache->count.ra_pages, 1);
+}
+
+int page_cache_sync_ra(struct address_space *m, struct file_ra_state *ra,
+                       const struct ra_request *rq)
+{
+    struct ra_reading r = { .m = m, .rq = rq };
+    struct ra_window asked = { .start = rq->index, .size = rq->nr }, w = { 0 };
+    uint64_t file_pages = pages_in_file(m);
+    if (ra != NULL) {
+        struct ra_access a = describe(m, ra, rq, RA_MISS);
+        file_pages = a.file_pages;
+        w = ask(ra, &a);
+        cut_window(m, &w, file_pages);
     }
-    /* The queued bio first: the worker starts while we read ours. */
-    ra_submit(m, bios.later, true);
-    ra_submit(m, bios.now, false);
-    up_read(&m->invalidate_lock);
-    if (first != NULL)
-        put_page(m->cache, first);
+    cut_window(m, &asked, file_pages);
+    if (asked.size == 0)
+        return 0; /* truncated meanwhile */
+    count_add(&m->cache->count.ra_sync, 1);
+    if (!reading_alloc(&r))
+        return -ENOMEM;
+    reading_begin(&r);
+    if (!window_contains(&w, rq->index))
+        reading_add_window(&r, &asked);
+    reading_add_window(&r, &w);
+    if (r.first != NULL) /* memory ended before the window came there */
+        reading_add(&r, rq->index, false);
+    reading_end(&r);
     return 0;
 }
 
-int page_cache_sync_ra(struct address_space *m, struct file_ra_state *ra, uint32_t index,
-                       uint32_t nr)
+/* Of several readers of a marked page, one takes the mark. */
+static bool take_mark(struct page *page)
 {
-    struct ra_window w = choose_window(m, ra, index, nr, false);
-    if (w.size == 0)
-        return 0;
-    count_add(&m->cache->count.ra_sync, 1);
-    return ra_read_window(m, &w, index, nr, true);
+    return page_test(page, PG_readahead) && (page_clear(page, PG_readahead) & PG_readahead);
 }
 
 void page_cache_async_ra(struct address_space *m, struct file_ra_state *ra, struct page *page,
-                         uint32_t index, uint32_t nr)
+                         const struct ra_request *rq)
 {
-    if (!(page_clear(page, PG_readahead) & PG_readahead))
-        return; /* another reader took the mark */
-    struct ra_window w = choose_window(m, ra, index, nr, true);
-    if (w.size == 0)
+    struct ra_reading r = { .m = m };
+    if (rq->how == RA_FAULT_RANDOM && page_test(page, PG_readahead))
+        return; /* the mark stays, for others */
+    struct ra_access a = describe(m, ra, rq, take_mark(page) ? RA_MARK : RA_HIT);
+    if (a.event == RA_HIT && a.how == RA_READ && !file_ra_every_access(ra))
+        return;
+    a.prefetched = page_test(page, PG_prefetched);
+    struct ra_window w = ask(ra, &a);
+    cut_window(m, &w, a.file_pages);
+    if (w.size == 0 || !reading_alloc(&r))
         return;
     count_add(&m->cache->count.ra_async, 1);
-    ra_read_window(m, &w, index, 0, false);
+    reading_begin(&r);
+    reading_add_window(&r, &w);
+    reading_end(&r);
 }

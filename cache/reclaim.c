@@ -7,6 +7,7 @@
  */
 #include <assert.h>
 
+#include "cache/memory.h"
 #include "cache/page_cache.h"
 
 void lru_add(struct page_cache *cache, struct page *page)
@@ -92,7 +93,7 @@ static unsigned isolate_pages(struct page_cache *cache, struct page **batch, uin
 static bool remove_mapping(struct page *page)
 {
     struct address_space *m = atomic_load(&page->mapping);
-    if (m == NULL)
+    if (m == NULL || !page_unmap(m, page)) /* unmapped everywhere before it is free */
         return false;
     pthread_mutex_lock(&m->tree_lock);
     bool ok = !page_test(page, PG_dirty | PG_writeback) && page_ref_freeze(page, 2);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "cache/memory.h"
 #include "cache/page_cache.h"
 
 static void truncate_page(struct address_space *m, struct page *page)
@@ -11,6 +12,7 @@ static void truncate_page(struct address_space *m, struct page *page)
     lock_page(page);
     if (atomic_load(&page->mapping) == m) {
         wait_on_page_writeback(page);
+        page_unmap(m, page);
         cancel_dirty_page(m, page);
         remove_from_page_cache(page, m);
     }
@@ -78,7 +80,8 @@ static bool invalidate_page(struct address_space *m, struct page *page)
     bool gone = false;
     if (!trylock_page(page))
         return false;
-    if (atomic_load(&page->mapping) == m && !page_test(page, PG_dirty | PG_writeback)) {
+    if (atomic_load(&page->mapping) == m && !page_test(page, PG_dirty | PG_writeback) &&
+        page_unmap(m, page)) {
         pthread_mutex_lock(&m->tree_lock);
         if (!page_test(page, PG_dirty | PG_writeback) && page_ref_freeze(page, 2)) {
             page_delete_locked(m, page);

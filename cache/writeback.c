@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache/memory.h"
 #include "cache/page_cache.h"
 
 #define TAG_BATCH      4096u /* pages tagged under one hold of the tree lock */
@@ -171,10 +172,12 @@ static void zero_beyond_eof(struct address_space *m, struct page *page)
                PAGE_SIZE - (size_t)(size - pos));
 }
 
-/* Clean a locked page for its write: rule 4's order. (Write-protecting it in every mapping comes
- * first, here, once there are mappings.) */
-static void clear_page_dirty_for_io(struct address_space *m, struct page *page)
+/* Clean a locked page for its write, in rule 4's order: write-protected in every mapping first, or a
+ * store through one of them would be lost.   Returns false: not certain everywhere; it stays dirty. */
+static bool clear_page_dirty_for_io(struct address_space *m, struct page *page)
 {
+    if (!page_mkclean(m, page))
+        return false;
     zero_beyond_eof(m, page);
     pthread_mutex_lock(&m->tree_lock);
     clear_dirty_tagged(m, page);
@@ -182,6 +185,7 @@ static void clear_page_dirty_for_io(struct address_space *m, struct page *page)
     radix_tree_tag_set(&m->pages, atomic_load(&page->index), RADIX_TAG_WRITEBACK);
     pthread_mutex_unlock(&m->tree_lock);
     atomic_fetch_add(&m->cache->nr_writeback, 1);
+    return true;
 }
 
 static void clear_towrite(struct address_space *m, struct page *page)
@@ -191,41 +195,60 @@ static void clear_towrite(struct address_space *m, struct page *page)
     pthread_mutex_unlock(&m->tree_lock);
 }
 
-/* Add one page to the pass's bio; consumes the reference.   Returns 0 or -ENOMEM. */
+/* Put a locked page into the pass's bio if it is still ours to write. */
+static bool pass_take_page(struct pass *p, struct page *page)
+{
+    struct address_space *m = p->m;
+    if (atomic_load(&page->mapping) != m)
+        return false;
+    if (!page_test(page, PG_dirty)) {
+        clear_towrite(m, page);
+        return false;
+    }
+    wait_on_page_writeback(page);
+    if (!clear_page_dirty_for_io(m, page)) {
+        p->skipped = true; /* the next pass tries again */
+        return false;
+    }
+    uint32_t index = atomic_load(&page->index);
+    struct bio_vec *v = bio_add(p->bio, index, page_address(m->cache, page), page);
+    v->flags = page_test(page, PG_mappedtodisk) ? 0 : BV_NEW;
+    return true;
+}
+
+/* Lock a page for the pass.   Returns false: left out, somebody else holds it. */
+static bool pass_lock_page(struct pass *p, struct page *page, enum writeback_sync sync)
+{
+    switch (sync) {
+    case WB_SYNC_NONE:
+        if (!trylock_page(page)) {
+            p->skipped = true;
+            return false;
+        }
+        break;
+    case WB_SYNC_ALL:
+        lock_page(page);
+        break;
+    }
+    return true;
+}
+
+/* Write one page; consumes the reference.   Returns 0 or -ENOMEM. */
 static int pass_add_page(struct pass *p, struct page *page, enum writeback_sync sync)
 {
     struct address_space *m = p->m;
-    int err = 0;
-    if (p->bio == NULL &&
-        (p->bio = bio_alloc(BIO_WRITE, atomic_load(&m->object), BIO_MAX_VECS)) == NULL)
-        err = -ENOMEM;
-    if (err == 0 && sync == WB_SYNC_NONE && !trylock_page(page)) {
-        p->skipped = true;
-        put_page(m->cache, page);
-        return 0;
+    if (p->bio == NULL)
+        p->bio = bio_alloc(BIO_WRITE, atomic_load(&m->object), BIO_MAX_VECS);
+    bool taken = false;
+    if (p->bio != NULL && pass_lock_page(p, page, sync)) {
+        taken = pass_take_page(p, page);
+        unlock_page(page);
     }
-    if (err == 0 && sync == WB_SYNC_ALL)
-        lock_page(page);
-    if (err != 0) {
-        put_page(m->cache, page);
-        return err;
-    }
-    bool ours = atomic_load(&page->mapping) == m && page_test(page, PG_dirty);
-    if (ours) {
-        wait_on_page_writeback(page);
-        struct bio_vec *v =
-            bio_add(p->bio, atomic_load(&page->index), page_address(m->cache, page), page);
-        v->flags = page_test(page, PG_mappedtodisk) ? 0 : BV_NEW;
-        clear_page_dirty_for_io(m, page);
-    } else if (atomic_load(&page->mapping) == m) {
-        clear_towrite(m, page);
-    }
-    unlock_page(page);
-    if (!ours)
-        put_page(m->cache, page);
+    if (!taken)
+        put_page(m->cache, page); /* else end_io drops it */
     else if (p->bio->nr_vecs == BIO_MAX_VECS)
         pass_submit(p);
-    return 0;
+    return p->bio == NULL && !taken ? -ENOMEM : 0;
 }
 
 static void tag_pages_for_writeback(struct address_space *m)

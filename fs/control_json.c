@@ -408,9 +408,13 @@ static const char *set_commit(struct fs *fs, const char *value)
 
 static const char *set_readahead(struct fs *fs, const char *value)
 {
-    const struct ra_policy *policy = ra_policy_find(value);
-    if (policy == NULL)
-        return "wants the name of a policy: none or linux";
+    static _Thread_local char wrong[20 + RA_ERROR_BYTES];
+    char why[RA_ERROR_BYTES];
+    const struct ra_policy *policy;
+    if (ra_policy_open(value, &policy, why, sizeof why) != 0) {
+        snprintf(wrong, sizeof wrong, "is not possible: %s", why);
+        return wrong;
+    }
     __atomic_store_n(&fs->options.readahead, policy, __ATOMIC_RELAXED);
     return NULL;
 }

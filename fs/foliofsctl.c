@@ -51,7 +51,7 @@ static const char usage_text[] =
     "  drop              give up every clean cached page and unused inode\n"
     "  set NAME=VALUE    cache_size (bytes; K, M, G), dirty_ratio, dirty_background_ratio (per "
     "cent),\n"
-    "                    dirty_expire, dirty_writeback, commit (seconds), readahead (none, linux)\n"
+    "                    dirty_expire, dirty_writeback, commit (seconds), readahead (a policy)\n"
     "  version           of the daemon, and the volume's label and UUID\n"
     "\n"
     "  -j, --json        print the daemon's reply as JSON\n"

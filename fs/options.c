@@ -44,8 +44,8 @@ static const struct option_desc table[] = {
       "memory for file pages (default: half of memory)" },
     { "commit", OPT_NUMBER, AT(commit_s), 1, 3600, "SECONDS",
       "changes are durable after this time at the latest (default 5)" },
-    { "readahead", OPT_READAHEAD, AT(readahead), 0, 0, "NAME",
-      "readahead policy: linux (default) or none" },
+    { "readahead", OPT_READAHEAD, AT(readahead), 0, 0, "NAME[:ARGS]",
+      "policy: linux (default), none, fixed[:PAGES], stride, leap, or ./FILE.so" },
     { "read_ahead_kb", OPT_NUMBER, AT(read_ahead_kb), 4, 1 << 20, "KiB",
       "largest readahead window (default 128)" },
     { "dirty_ratio", OPT_NUMBER, AT(dirty_ratio), 1, 100, "PERCENT",
@@ -163,12 +163,9 @@ static int set_cache(struct options *o, const char *value, struct store_error *e
 
 static int set_readahead(struct options *o, const char *value, struct store_error *error)
 {
-    const struct ra_policy *policy = ra_policy_find(value);
-    if (policy == NULL)
-        return store_fail(error, -EINVAL, "readahead=%s: no such policy; there are linux and none",
-                          value);
-    o->readahead = policy;
-    return 0;
+    char why[RA_ERROR_BYTES];
+    int err = ra_policy_open(value, &o->readahead, why, sizeof why);
+    return err != 0 ? store_fail(error, err, "readahead=%s", why) : 0;
 }
 
 static int set_option(struct options *o, const struct option_desc *d, const char *value,

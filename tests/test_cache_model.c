@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cache/page_cache.h"
+#include "cache/vma_soft.h"
 
 #define OBJECT 7u
 #define MOST   (200u * 1024u) /* bytes of the model's file */
@@ -106,6 +107,7 @@ struct world {
     struct owner owner;
     struct address_space m;
     struct file_ra_state ra;
+    struct vm_area *vma; /* of the whole file, and as far as it may grow */
     uint8_t *flat;
     uint64_t size;
     unsigned seed;
@@ -124,10 +126,12 @@ static void world_open(struct world *w, unsigned pages, unsigned seed)
     mapping_init(&w->m, w->cache, &w->dev->dev, OBJECT, &owner_ops, 0);
     w->m.owner = &w->owner;
     file_ra_state_init(&w->ra, &ra_linux, RA_DEFAULT_PAGES);
+    cr_assert_eq(vma_soft_create(&w->m, 0, MOST / PAGE_SIZE, &w->ra, &w->vma), 0);
 }
 
 static void world_close(struct world *w)
 {
+    vma_soft_destroy(w->vma);
     mapping_destroy(&w->m);
     page_cache_destroy(w->cache);
     device_destroy(&w->dev->dev);
@@ -172,6 +176,50 @@ static const char *do_read(struct world *w)
             return NULL;
     }
     return memcmp(buf, w->flat + offset, (size_t)n) == 0 ? NULL : "read returned the wrong bytes";
+}
+
+/* A stretch inside the file, for loads and stores. */
+static uint32_t pick_mapped(struct world *w, uint32_t *len)
+{
+    uint32_t offset = pick(w, (uint32_t)w->size);
+    uint32_t most = (uint32_t)w->size - offset;
+    *len = 1 + pick(w, most < 9000 ? most : 9000);
+    *len = *len < most ? *len : most;
+    return offset;
+}
+
+static const char *do_store(struct world *w)
+{
+    uint8_t buf[9000];
+    uint32_t len;
+    if (w->size == 0)
+        return NULL;
+    uint32_t offset = pick_mapped(w, &len);
+    memset(buf, (int)pick(w, 256), len);
+    /* Page by page, so that what an error left undone is known. */
+    for (uint32_t at = 0; at < len;) {
+        uint32_t n = PAGE_SIZE - (offset + at) % PAGE_SIZE;
+        n = n < len - at ? n : len - at;
+        int err = vma_store(w->vma, offset + at, buf + at, n);
+        if (err != 0)
+            return w->dev->fail_reads > 0 ? NULL : "a store failed without a fault";
+        memcpy(w->flat + offset + at, buf + at, n);
+        at += n;
+    }
+    return NULL;
+}
+
+static const char *do_load(struct world *w)
+{
+    uint8_t buf[9000];
+    uint32_t len;
+    if (w->size == 0)
+        return vma_load(w->vma, pick(w, MOST - 1), buf, 1) == -EFAULT ? NULL : "no SIGBUS";
+    uint32_t offset = pick_mapped(w, &len);
+    int err = vma_load(w->vma, offset, buf, len);
+    if (err != 0)
+        return w->dev->fail_reads > 0 ? NULL : "a load failed without a fault";
+    return memcmp(buf, w->flat + offset, len) == 0 ? NULL : "a load saw the wrong bytes";
 }
 
 static const char *do_truncate(struct world *w)
@@ -241,8 +289,10 @@ static const char *do_resize(struct world *w)
 static const char *step(struct world *w)
 {
     uint32_t r = pick(w, 100);
-    return r < 35   ? do_write(w)
-           : r < 75 ? do_read(w)
+    return r < 22   ? do_write(w)
+           : r < 35 ? do_store(w)
+           : r < 60 ? do_read(w)
+           : r < 75 ? do_load(w)
            : r < 81 ? do_truncate(w)
            : r < 86 ? do_punch(w)
            : r < 92 ? do_sync(w)
