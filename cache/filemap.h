@@ -50,6 +50,8 @@ struct address_space_operations {
      * the first error of the pass. No page is locked by the caller. */
     int (*writeback_begin)(struct address_space *m, struct writeback_pass *pass);
     int (*writeback_end)(struct address_space *m, struct writeback_pass *pass, int error);
+    /* Writing has failed for good: refuse changes from now on. */
+    void (*shutdown)(struct address_space *m);
     /* A page became writable in somebody's memory: times are due. No page is locked. */
     void (*page_mkwrite)(struct address_space *m);
     /* The mapping enters or leaves the list of dirty mappings: keep its owner alive. */
@@ -85,6 +87,14 @@ struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_loc
     uint64_t wb_retry_ns;   /* not before                                           (d) */
 };
 
+/* What becomes of a page whose write failed. Its error is reported in every case. */
+enum writeback_error {
+    WB_ERROR_RETRY, /* it stays dirty, and is tried again; after WB_TRIES in a row: as RO */
+    WB_ERROR_CLEAN, /* it counts as written, as on most file systems: what was in it may be lost */
+    WB_ERROR_RO,    /* it stays dirty, and the owner is told to refuse changes from now on */
+};
+#define WB_TRIES 12u /* failed passes over one mapping in a row: about a minute */
+
 struct cache_options {
     uint64_t cache_bytes; /* page memory; at least CACHE_MIN_PAGES pages */
     uint64_t max_bytes;   /* address space set aside: cache_bytes may grow to it; 0: same */
@@ -93,7 +103,8 @@ struct cache_options {
     unsigned dirty_expire_ms;        /* age at which a dirty file is written; 0: 30,000 */
     unsigned dirty_writeback_ms;     /* how often the flusher looks; 0: 5,000 */
     const struct clock *clock;       /* NULL: clock_monotonic */
-    bool threads;                    /* start the flusher and the readahead worker */
+    enum writeback_error on_error;
+    bool threads; /* start the flusher and the readahead worker */
     bool stepped; /* no threads, but somebody else calls flusher_step(): who needs
                                      it waits, instead of doing it */
 };
@@ -188,7 +199,8 @@ int filemap_fdatawrite(struct address_space *m, enum writeback_sync sync);
 int filemap_check_errors(struct address_space *m, _Atomic uint32_t *since);
 
 /* Slow the caller while too much is dirty. Context: no page locked, no i_rwsem of other files. */
-void balance_dirty_pages(struct page_cache *cache);
+void balance_dirty_pages_ratelimited(struct page_cache *cache, uint32_t nr_dirtied);
+void balance_dirty_pages(struct page_cache *cache); /* one page */
 /* Start the flusher now. */
 void wakeup_flusher(struct page_cache *cache);
 /* Write every dirty mapping (WB_SYNC_ALL).   Returns the first error. */

@@ -165,6 +165,7 @@ int page_cache_create(struct page_cache **out, const struct cache_options *o)
         return -ENOMEM;
     cache->clock = o->clock != NULL ? o->clock : &clock_monotonic;
     cache->stepped = o->stepped;
+    cache->on_error = o->on_error;
     cache->max_frames = frames_for(o);
     atomic_store(&cache->limit, o->cache_bytes >> PAGE_SHIFT);
     cache->arena = reserve_memory(cache->max_frames << PAGE_SHIFT);

@@ -42,6 +42,8 @@ struct page_cache {            /* (c) constant  (r) lru_lock  (d) dirty_lock  (a
     _Atomic uint64_t nr_dirty, nr_writeback; /* pages                                     (a) */
     _Atomic unsigned dirty_ratio, dirty_background_ratio; /* per cent of limit   (a) */
     _Atomic unsigned dirty_expire_ms, dirty_writeback_ms; /*                     (a) */
+    _Atomic uint64_t bandwidth;     /* pages per second the store took lately; 0: unknown   (a) */
+    enum writeback_error on_error;  /* (c) */
     _Atomic bool want_writeback;    /* reclaim met dirty pages, or somebody asked            (a) */
     _Atomic bool writeback_failing; /* the flusher's last round got nowhere               (a) */
 
@@ -94,6 +96,11 @@ int read_page_locked(struct address_space *m, struct page *page);
 /* Look for a block on disk where PG_mappedtodisk is not known, and remember it. Page locked. */
 int page_map_block(struct address_space *m, struct page *page);
 void read_end_io(struct bio *bio);
+
+/* ---- throttle.c ------------------------------------------------------------------------------ */
+
+/* So many pages were written in that time. */
+void note_bandwidth(struct page_cache *cache, uint64_t pages, uint64_t ns);
 
 /* ---- writeback.c ----------------------------------------------------------------------------- */
 

@@ -118,10 +118,13 @@ struct pass {
  * clean with its bytes nowhere. */
 static void end_page_writeback(struct address_space *m, struct page *page, int error)
 {
+    bool keep = error != 0 && m->cache->on_error != WB_ERROR_CLEAN;
+    if (error != 0 && !keep && m->a_ops != NULL && m->a_ops->unreserve != NULL)
+        m->a_ops->unreserve(m, 1, page_test(page, PG_mappedtodisk) ? 0 : 1);
     pthread_mutex_lock(&m->tree_lock);
-    if (error != 0)
+    if (keep)
         set_dirty_tagged(m, page);
-    else
+    else if (error == 0)
         page_set(page, PG_mappedtodisk);
     radix_tree_tag_clear(&m->pages, atomic_load(&page->index), RADIX_TAG_WRITEBACK);
     page_clear_and_wake(page, PG_writeback);
@@ -299,8 +302,10 @@ int filemap_fdatawrite(struct address_space *m, enum writeback_sync sync)
     struct pass p = { .m = m };
     struct writeback_pass wp = { 0 };
     down_write(&m->writeback_sem);
+    uint64_t start = clock_now(m->cache->clock);
+    uint32_t written = atomic_load(&m->nrdirty);
     wp.size = atomic_load(&m->i_size); /* before the tags: see above */
-    wp.writes = atomic_load(&m->nrdirty) > 0;
+    wp.writes = written > 0;
     int err = m->a_ops != NULL && m->a_ops->writeback_begin != NULL
                   ? m->a_ops->writeback_begin(m, &wp)
                   : 0;
@@ -316,6 +321,8 @@ int filemap_fdatawrite(struct address_space *m, enum writeback_sync sync)
     count_add(&m->cache->count.passes, 1);
     if (err != 0)
         record_error(m, err);
+    else if (wp.writes)
+        note_bandwidth(m->cache, written, clock_now(m->cache->clock) - start);
     up_write(&m->writeback_sem);
     dirty_list_del_if_clean(m);
     return err;
@@ -379,8 +386,11 @@ static void note_outcome(struct address_space *m, int err)
         m->wb_retry_ns =
             clock_now(cache->clock) + (ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS) * 1000000u;
     }
+    bool give_up = err != 0 && (cache->on_error == WB_ERROR_RO || m->wb_failures >= WB_TRIES);
     pthread_mutex_unlock(&cache->dirty_lock);
     atomic_store_explicit(&cache->writeback_failing, err != 0, memory_order_relaxed);
+    if (give_up && m->a_ops != NULL && m->a_ops->shutdown != NULL)
+        m->a_ops->shutdown(m);
 }
 
 static int write_one_mapping(struct address_space *m, enum writeback_sync sync)
@@ -449,25 +459,4 @@ int page_cache_sync(struct page_cache *cache)
     }
     up_write(&cache->sync_sem);
     return first;
-}
-
-void balance_dirty_pages(struct page_cache *cache)
-{
-    uint64_t background = dirty_limit(cache, atomic_load(&cache->dirty_background_ratio));
-    uint64_t limit = dirty_limit(cache, atomic_load(&cache->dirty_ratio));
-    if (atomic_load_explicit(&cache->nr_dirty, memory_order_relaxed) <= background)
-        return;
-    wakeup_flusher(cache);
-    if (atomic_load(&cache->nr_dirty) <= limit)
-        return;
-    uint64_t start = clock_now(cache->clock);
-    count_add(&cache->count.throttled, 1);
-    for (;;) {
-        uint32_t seen = atomic_load(&cache->progress);
-        if (atomic_load(&cache->nr_dirty) <= limit || atomic_load(&cache->writeback_failing))
-            break;
-        wakeup_flusher(cache);
-        cache_wait_progress(cache, seen, 100);
-    }
-    count_add(&cache->count.throttled_ns, clock_now(cache->clock) - start);
 }

@@ -168,7 +168,23 @@ static void data_put(struct address_space *m)
     inode_put(inode_of(m), 1);
 }
 
+static void data_shutdown(struct address_space *m)
+{
+    store_shutdown(inode_of(m)->fs->store);
+}
+
+static void data_page_mkwrite(struct address_space *m)
+{
+    struct inode *inode = inode_of(m);
+    struct timespec now = fs_now();
+    pthread_mutex_lock(&inode->i_lock);
+    inode->mtime = inode->ctime = now;
+    pthread_mutex_unlock(&inode->i_lock);
+}
+
 const struct address_space_operations inode_a_ops = {
+    .shutdown = data_shutdown,
+    .page_mkwrite = data_page_mkwrite,
     .reserve = data_reserve,
     .reserve_always = data_reserve_always,
     .unreserve = data_unreserve,

@@ -181,7 +181,7 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
     ssize_t n = drop_before_write(req, file->inode, fi);
     if (n == 0)
         n = file_write(file, (uint64_t)off, buf, size, decode_write(front, fi));
-    balance_dirty_pages(front->fs->cache);
+    balance_dirty_pages_ratelimited(front->fs->cache, (uint32_t)(size >> PAGE_SHIFT) + 1);
     if (n < 0)
         reply_status(req, (int)n);
     else

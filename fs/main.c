@@ -112,6 +112,7 @@ static struct fs_options make_fs_options(const struct program *p)
             .dirty_background_ratio = o->dirty_background_ratio,
             .dirty_expire_ms = o->dirty_expire_s * 1000,
             .dirty_writeback_ms = o->dirty_writeback_s * 1000,
+            .on_error = o->on_error,
             .threads = true,
         },
         .readahead = o->readahead,

@@ -18,6 +18,7 @@ enum option_kind {
     OPT_SIZE,   /* =N with a unit, a uint64_t of bytes */
     OPT_CACHE,
     OPT_READAHEAD,
+    OPT_ON_ERROR,
     OPT_READ_ONLY,
     OPT_READ_WRITE,
     OPT_FUSE,       /* libfuse's: passed on as it is */
@@ -56,6 +57,10 @@ static const struct option_desc table[] = {
       "a file dirty for so long is written back (default 30)" },
     { "dirty_writeback", OPT_NUMBER, AT(dirty_writeback_s), 1, 86400, "SECONDS",
       "how often to look for such files (default 5)" },
+    { "on_error", OPT_ON_ERROR, 0, 0, 0, "retry|clean|ro",
+      "a page whose writing failed: stays dirty and is tried again (default); counts as written, "
+      "as "
+      "on most file systems; makes the volume read-only" },
     { "threads", OPT_NUMBER, AT(threads), 2, 256, "N", "requests worked on at once (default 16)" },
     { "ro", OPT_READ_ONLY, 0, 0, 0, NULL, "read only; the volume is not changed" },
     { "rw", OPT_READ_WRITE, 0, 0, 0, NULL, "read and write (default)" },
@@ -168,6 +173,19 @@ static int set_readahead(struct options *o, const char *value, struct store_erro
     return err != 0 ? store_fail(error, err, "readahead=%s", why) : 0;
 }
 
+static int set_on_error(struct options *o, const char *value, struct store_error *error)
+{
+    if (strcmp(value, "retry") == 0)
+        o->on_error = WB_ERROR_RETRY;
+    else if (strcmp(value, "clean") == 0)
+        o->on_error = WB_ERROR_CLEAN;
+    else if (strcmp(value, "ro") == 0)
+        o->on_error = WB_ERROR_RO;
+    else
+        return store_fail(error, -EINVAL, "on_error=%s: it is retry, clean or ro", value);
+    return 0;
+}
+
 static int set_option(struct options *o, const struct option_desc *d, const char *value,
                       struct store_error *error)
 {
@@ -180,6 +198,8 @@ static int set_option(struct options *o, const struct option_desc *d, const char
         return set_cache(o, value, error);
     case OPT_READAHEAD:
         return set_readahead(o, value, error);
+    case OPT_ON_ERROR:
+        return set_on_error(o, value, error);
     case OPT_READ_ONLY:
     case OPT_READ_WRITE:
         o->read_only = d->kind == OPT_READ_ONLY;

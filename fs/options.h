@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 
+#include "cache/filemap.h"
 #include "cache/readahead.h"
 #include "store/store.h"
 
@@ -24,6 +25,7 @@ struct options {
     uint32_t read_ahead_kb;
     uint32_t dirty_ratio, dirty_background_ratio; /* per cent */
     uint32_t dirty_expire_s, dirty_writeback_s;
+    enum writeback_error on_error;
     uint32_t threads;
     bool fsname_given, subtype_given;
     char *fuse_options; /* what libfuse gets, comma-separated and escaped; NULL: nothing yet */

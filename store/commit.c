@@ -170,6 +170,11 @@ uint64_t store_tid(struct store *s)
     return tid;
 }
 
+void store_shutdown(struct store *s)
+{
+    atomic_store(&s->read_only, true);
+}
+
 uint32_t store_error_seq(struct store *s)
 {
     return atomic_load(&s->error_seq);

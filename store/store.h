@@ -156,6 +156,9 @@ int store_commit(struct store *s, uint64_t tid);
 /* The number of the running transaction: what store_commit() needs to make all so far durable. */
 uint64_t store_tid(struct store *s);
 
+/* Refuse every change from now on (-EROFS); what is in memory stays, and is still tried. */
+void store_shutdown(struct store *s);
+
 /* Number of failed commits so far: an open file that remembers an older one reports an error once
  * (Linux's errseq). */
 uint32_t store_error_seq(struct store *s);

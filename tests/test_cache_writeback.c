@@ -1,0 +1,178 @@
+/* Writeback beside errors, and slowing down who writes. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <string.h>
+
+#include "cache/page_cache.h"
+#include "store/dev_fault.h"
+
+static struct page_cache *cache;
+static struct device *memory, *faulty;
+static struct address_space m;
+static unsigned shutdowns;
+static int64_t promised;
+
+static int reserve(struct address_space *map, uint32_t pages, uint32_t fresh)
+{
+    (void)map;
+    (void)fresh;
+    promised += pages;
+    return 0;
+}
+
+static void unreserve(struct address_space *map, uint32_t pages, uint32_t fresh)
+{
+    (void)map;
+    (void)fresh;
+    promised -= pages;
+}
+
+static void shut_down(struct address_space *map)
+{
+    (void)map;
+    shutdowns++;
+}
+
+static const struct address_space_operations ops = { .reserve = reserve,
+                                                     .unreserve = unreserve,
+                                                     .shutdown = shut_down };
+
+static void start(unsigned pages, enum writeback_error on_error, const struct clock *clock)
+{
+    struct cache_options o = { .cache_bytes = (uint64_t)pages << PAGE_SHIFT,
+                               .on_error = on_error,
+                               .clock = clock,
+                               .dirty_ratio = 40 };
+    shutdowns = 0;
+    promised = 0;
+    memory = dev_memory_create();
+    faulty = dev_fault_create(memory, 1);
+    cr_assert_eq(page_cache_create(&cache, &o), 0);
+    mapping_init(&m, cache, faulty, 1, &ops, 0);
+}
+
+static void finish(void)
+{
+    mapping_destroy(&m);
+    page_cache_destroy(cache);
+    device_destroy(faulty);
+    device_destroy(memory);
+}
+
+static void fail_writes(uint32_t index)
+{
+    struct fault_rule r = { .kind = FAULT_EIO, .writes = true, .first = index, .last = index };
+    cr_assert_eq(dev_fault_add(faulty, &r), 0);
+}
+
+static void fill(unsigned pages)
+{
+    static char buf[PAGE_SIZE];
+    for (unsigned i = 0; i < pages; i++) {
+        memset(buf, 'a' + (int)i, sizeof buf);
+        cr_assert_eq(filemap_write(&m, (uint64_t)i << PAGE_SHIFT, buf, sizeof buf), PAGE_SIZE);
+    }
+}
+
+static char first_byte(uint32_t index)
+{
+    char c = 0;
+    cr_assert_eq(filemap_read(&m, NULL, (uint64_t)index << PAGE_SHIFT, &c, 1), 1);
+    return c;
+}
+
+Test(writeback, a_failed_page_stays_dirty_and_is_written_when_the_store_heals)
+{
+    start(64, WB_ERROR_RETRY, NULL);
+    fill(4);
+    fail_writes(2);
+    cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), -EIO);
+    cr_assert_eq(atomic_load(&m.nrdirty), 1);
+    page_cache_drop(cache);
+    cr_assert_eq(first_byte(2), 'c', "a dirty page is never dropped");
+    dev_fault_clear(faulty);
+    cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), 0);
+    page_cache_drop(cache);
+    cr_assert_eq(first_byte(2), 'c');
+    cr_assert_eq(mapping_check(&m), 0);
+    finish();
+}
+
+Test(writeback, on_error_clean_gives_the_page_and_its_promise_up)
+{
+    start(64, WB_ERROR_CLEAN, NULL);
+    fill(4);
+    cr_assert_eq(promised, 4);
+    fail_writes(2);
+    cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), -EIO);
+    cr_assert_eq(atomic_load(&m.nrdirty), 0);
+    cr_assert_eq(promised, 3, "the others' promises are the store's to use");
+    page_cache_drop(cache);
+    cr_assert_eq(first_byte(2), 0, "what was in it is lost, as asked");
+    finish();
+}
+
+Test(writeback, on_error_ro_tells_the_owner_at_once_and_retry_after_many_tries)
+{
+    start(64, WB_ERROR_RO, NULL);
+    fill(1);
+    fail_writes(0);
+    wakeup_flusher(cache);
+    flusher_step(cache);
+    cr_assert_eq(shutdowns, 1);
+    dev_fault_clear(faulty);
+    cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), 0, "and nothing was dropped");
+    finish();
+}
+
+static uint64_t now;
+
+static uint64_t test_now(void *arg)
+{
+    (void)arg;
+    return now;
+}
+
+Test(writeback, retrying_backs_off_and_ends_in_telling_the_owner)
+{
+    struct clock clock = { .now_ns = test_now };
+    now = 1;
+    start(64, WB_ERROR_RETRY, &clock);
+    fill(1);
+    fail_writes(0);
+    unsigned steps = 0;
+    for (; shutdowns == 0 && steps < 2000; steps++) {
+        wakeup_flusher(cache);
+        flusher_step(cache);
+        now += 100 * 1000000u;
+    }
+    cr_assert(steps > 200 && steps < 2000, "%u steps of 100 ms", steps);
+    finish();
+}
+
+Test(writeback, an_error_is_seen_once_by_every_open_file)
+{
+    _Atomic uint32_t one = 0, two = 0, later;
+    start(64, WB_ERROR_RETRY, NULL);
+    fill(1);
+    fail_writes(0);
+    filemap_fdatawrite(&m, WB_SYNC_ALL);
+    atomic_init(&later, atomic_load(&m.wb_err));
+    cr_assert_eq(filemap_check_errors(&m, &one), -EIO);
+    cr_assert_eq(filemap_check_errors(&m, &one), 0);
+    cr_assert_eq(filemap_check_errors(&m, &two), -EIO);
+    cr_assert_eq(filemap_check_errors(&m, &later), 0, "opened after the error");
+    finish();
+}
+
+Test(writeback, dirty_pages_stay_below_the_limit_whoever_writes)
+{
+    static char buf[PAGE_SIZE];
+    start(100, WB_ERROR_RETRY, NULL);
+    for (unsigned i = 0; i < 1000; i++) {
+        cr_assert_eq(filemap_write(&m, (uint64_t)i << PAGE_SHIFT, buf, sizeof buf), PAGE_SIZE);
+        balance_dirty_pages_ratelimited(cache, 1);
+        cr_assert_leq(atomic_load(&cache->nr_dirty), 40);
+    }
+    finish();
+}
