@@ -110,9 +110,11 @@ void set_page_dirty(struct address_space *m, struct page *page);
 void cancel_dirty_page(struct address_space *m, struct page *page);
 /* Promise room for a locked page about to become dirty, unless it is.   0 or the owner's error. */
 int dirty_page_reserve(struct address_space *m, struct page *page);
-/* Leave the list of dirty mappings if nothing is dirty any more. The owner's reference may be the
- * last: the caller holds one of its own, or does not touch the mapping afterwards. */
-void dirty_list_del_if_clean(struct address_space *m);
+/* Leave the list of dirty mappings if nothing is dirty any more.   Returns true: it did, and the
+ * caller, with no lock held, calls dirty_list_put(), after which the mapping may be gone.
+ * Context: writeback_sem held exclusively. */
+bool dirty_list_del_if_clean(struct address_space *m);
+void dirty_list_put(struct address_space *m);
 
 static inline uint64_t dirty_limit(const struct page_cache *c, unsigned ratio)
 {

@@ -31,8 +31,10 @@ void truncate_inode_pages_range(struct address_space *m, uint32_t first, uint32_
     }
     /* During a pass no dirty page does not mean that everything is written: its end sees to it. */
     if (down_write_trylock(&m->writeback_sem)) {
+        bool removed = dirty_list_del_if_clean(m);
         up_write(&m->writeback_sem);
-        dirty_list_del_if_clean(m);
+        if (removed)
+            dirty_list_put(m);
     }
 }
 

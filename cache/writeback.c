@@ -45,7 +45,7 @@ static void dirty_list_add(struct address_space *m)
     pthread_mutex_unlock(&cache->dirty_lock);
 }
 
-void dirty_list_del_if_clean(struct address_space *m)
+bool dirty_list_del_if_clean(struct address_space *m)
 {
     struct page_cache *cache = m->cache;
     bool removed = false;
@@ -56,7 +56,12 @@ void dirty_list_del_if_clean(struct address_space *m)
         list_del(&m->dirty);
     }
     pthread_mutex_unlock(&cache->dirty_lock);
-    if (removed && m->a_ops != NULL && m->a_ops->put != NULL)
+    return removed;
+}
+
+void dirty_list_put(struct address_space *m)
+{
+    if (m->a_ops != NULL && m->a_ops->put != NULL)
         m->a_ops->put(m);
 }
 
@@ -323,8 +328,12 @@ int filemap_fdatawrite(struct address_space *m, enum writeback_sync sync)
         record_error(m, err);
     else if (wp.writes)
         note_bandwidth(m->cache, written, clock_now(m->cache->clock) - start);
+    /* While no pass can begin: what one has in hand is not dirty, but not written either, and a
+     * sync must find it on the list. */
+    bool removed = dirty_list_del_if_clean(m);
     up_write(&m->writeback_sem);
-    dirty_list_del_if_clean(m);
+    if (removed)
+        dirty_list_put(m);
     return err;
 }
 
