@@ -777,10 +777,14 @@ static bool in_directory(const char *path, const char *dir)
     size_t n = strlen(dir);
     return strncmp(path, dir, n) == 0 && path[n] == '/' && strchr(path + n + 1, '/') == NULL;
 }
+
+/* (A link leaves the directory of the name it starts from alone.) */
 static bool changes_directory(const struct event *e, const char *dir)
 {
-    return e->op <= OP_LINK &&
-           (in_directory(e->path, dir) || (e->path2[0] != '\0' && in_directory(e->path2, dir)));
+    if (e->op > OP_LINK)
+        return false;
+    return (e->op != OP_LINK && in_directory(e->path, dir)) ||
+           (e->path2[0] != '\0' && in_directory(e->path2, dir));
 }
 
 /* Does an fsync of the file make the change durable? (fdatasync need not care for more than that
