@@ -1,5 +1,5 @@
 /* check.c: the invariants of page.h, verified page by page. For a quiet mapping. */
-#include "cache/page_cache.h"
+#include "cache/reclaim.h"
 
 #define CHECK(condition)     \
     do {                     \
@@ -27,7 +27,7 @@ int mapping_check(struct address_space *m)
     void *items[64];
     uint64_t indices[64];
     uint64_t next = 0;
-    uint32_t pages = 0, dirty = 0;
+    uint32_t pages = 0, dirty = 0, shadows = 0;
     int line = radix_tree_check(&m->pages);
     if (line != 0)
         return line;
@@ -36,8 +36,11 @@ int mapping_check(struct address_space *m)
         if (n == 0)
             break;
         for (unsigned i = 0; i < n; i++) {
-            if (radix_is_value(items[i]))
+            if (radix_is_value(items[i])) {
+                CHECK(workingset_knows(m, (uint32_t)indices[i], items[i]));
+                shadows++;
                 continue;
+            }
             line = page_check(m, items[i], (uint32_t)indices[i]);
             if (line != 0)
                 return line;
@@ -47,6 +50,7 @@ int mapping_check(struct address_space *m)
         next = indices[n - 1] + 1;
     }
     CHECK(pages == atomic_load(&m->nrpages));
+    CHECK(shadows == m->nrshadows);
     CHECK(dirty == atomic_load(&m->nrdirty));
     CHECK(dirty == 0 || m->on_dirty);
     return 0;

@@ -7,6 +7,7 @@
 
 #include "cache/page_cache.h"
 #include "cache/rcu.h"
+#include "cache/reclaim.h"
 
 #define LOOKUP_TRIES \
     16u /* times a reader meets its page evicted before it holds on to one itself */
@@ -164,6 +165,8 @@ int add_to_page_cache_lru(struct address_space *m, struct page *page, uint32_t i
         atomic_store(&page->index, index);
         atomic_store(&page->mapping, m);
         atomic_fetch_add_explicit(&m->nrpages, 1, memory_order_relaxed);
+        if (shadow != NULL && workingset_refault(m, index, shadow))
+            page_set(page, PG_workingset);
     }
     pthread_mutex_unlock(&m->tree_lock);
     if (err != 0) {
@@ -194,14 +197,19 @@ struct page *find_or_create_page(struct address_space *m, uint32_t index, int *e
     }
 }
 
-void page_delete_locked(struct address_space *m, struct page *page)
+void page_replace_locked(struct address_space *m, struct page *page, void *shadow)
 {
     assert(!page_test(page, PG_dirty | PG_writeback));
-    void *old = radix_tree_delete(&m->pages, atomic_load(&page->index));
+    void *old = radix_tree_replace(&m->pages, atomic_load(&page->index), shadow);
     assert(old == page);
     (void)old;
     atomic_store(&page->mapping, NULL);
     atomic_fetch_sub_explicit(&m->nrpages, 1, memory_order_relaxed);
+}
+
+void page_delete_locked(struct address_space *m, struct page *page)
+{
+    page_replace_locked(m, page, NULL);
 }
 
 void remove_from_page_cache(struct page *page, struct address_space *m)
@@ -313,6 +321,24 @@ static bool tell_policy(struct file_ra_state *ra, struct page *page, enum ra_how
     return how != RA_READ || page_test(page, PG_readahead) || file_ra_every_access(ra);
 }
 
+/* A read that goes on in the page where the last one ended is the same use of it, or every file that
+ * is read in small pieces would look much used (Linux: filemap_read). */
+static bool continues_page(struct file_ra_state *ra, const struct ra_request *rq)
+{
+    uint64_t pos =
+        ra != NULL ? atomic_load_explicit(&ra->prev_pos, memory_order_relaxed) : UINT64_MAX;
+    return rq->how == RA_READ && pos != UINT64_MAX && pos > 0 &&
+           (pos - 1) >> PAGE_SHIFT == rq->index;
+}
+
+static void page_used(struct page_cache *cache, struct page *page, bool again)
+{
+    if (page_test(page, PG_prefetched) && (page_clear(page, PG_prefetched) & PG_prefetched))
+        count_add(&cache->count.ra_used, 1);
+    if (!again)
+        mark_page_accessed(page);
+}
+
 /* A page that is in the tree, on behalf of a reader; consumes the reference on failure. */
 static int page_use(struct address_space *m, struct file_ra_state *ra, struct page *page,
                     const struct ra_request *rq, bool fresh)
@@ -324,9 +350,7 @@ static int page_use(struct address_space *m, struct file_ra_state *ra, struct pa
         put_page(m->cache, page);
         return err;
     }
-    if (page_test(page, PG_prefetched) && (page_clear(page, PG_prefetched) & PG_prefetched))
-        count_add(&m->cache->count.ra_used, 1);
-    mark_page_accessed(page);
+    page_used(m->cache, page, continues_page(ra, rq));
     return 0;
 }
 
@@ -390,7 +414,10 @@ static int filemap_request_page(struct address_space *m, struct file_ra_state *r
         file_ra_shrink(ra);
     if (err != 0)
         return err;
-    count_add(missed ? &cache->count.misses : &cache->count.hits, 1);
+    if (missed)
+        count_add(&cache->count.misses, 1);
+    else
+        count_hits(cache, 1);
     if (beyond_eof(m, rq->index)) { /* truncated meanwhile */
         put_page(cache, page);
         return 1;
@@ -434,6 +461,49 @@ static struct ra_request read_request(uint64_t offset, uint64_t len)
                                 .nr = nr < UINT32_MAX ? (uint32_t)nr : UINT32_MAX };
 }
 
+/* The pages of a request that are there, one after the other, and of which no policy has to hear;
+ * few enough that readers cannot hold most of a small cache. References are taken together and
+ * dropped together, because each is an atomic operation and that waits for every store before it,
+ * here those of the copy (Linux: filemap_get_read_batch).   Returns how many, referenced. */
+static unsigned filemap_get_read_batch(struct address_space *m, struct file_ra_state *ra,
+                                       const struct ra_request *rq, struct page **pages)
+{
+    uint64_t most = atomic_load_explicit(&m->cache->limit, memory_order_relaxed) / 8;
+    unsigned n = 0;
+    if (most > PAGEVEC)
+        most = PAGEVEC;
+    if (most > rq->nr)
+        most = rq->nr;
+    if (most < 2 || (ra != NULL && file_ra_every_access(ra)))
+        return 0;
+    while (n < most) {
+        struct page *page = find_get_page(m, rq->index + n);
+        if (page == NULL)
+            break;
+        if (!page_test(page, PG_uptodate) || page_test(page, PG_readahead)) {
+            put_page(m->cache, page);
+            break;
+        }
+        page_used(m->cache, page, n == 0 && continues_page(ra, rq));
+        pages[n++] = page;
+    }
+    if (n > 0)
+        count_hits(m->cache, n);
+    return n;
+}
+
+/* Copy what [pos, pos + len) has of one page.   Returns bytes; 0: the file ends before pos by now. */
+static size_t copy_from_page(struct address_space *m, struct page *page, uint64_t pos, char *to,
+                             size_t len)
+{
+    uint32_t in = (uint32_t)(pos & (PAGE_SIZE - 1));
+    size_t n = clamp_to_size(m, pos, len);
+    if (n > PAGE_SIZE - in)
+        n = PAGE_SIZE - in;
+    copy_bytes(to, (char *)page_address(m->cache, page) + in, n);
+    return n;
+}
+
 ssize_t filemap_read(struct address_space *m, struct file_ra_state *ra, uint64_t offset, void *buf,
                      size_t asked)
 {
@@ -441,22 +511,24 @@ ssize_t filemap_read(struct address_space *m, struct file_ra_state *ra, uint64_t
     size_t done = 0, len = clamp_to_size(m, offset, asked);
     int err = 0;
     while (done < len) {
-        uint64_t pos = offset + done;
-        uint32_t in = (uint32_t)(pos & (PAGE_SIZE - 1));
-        struct ra_request rq = read_request(pos, asked - done);
-        struct page *page;
-        err = filemap_request_page(m, ra, &rq, &page);
-        if (err != 0)
-            break;
+        struct page *pages[PAGEVEC];
+        struct ra_request rq = read_request(offset + done, asked - done);
+        struct ra_request here = read_request(offset + done, len - done);
+        unsigned nr = filemap_get_read_batch(m, ra, &here, pages);
+        if (nr == 0) {
+            err = filemap_request_page(m, ra, &rq, &pages[nr++]);
+            if (err != 0)
+                break;
+        }
         cache_yield();
-        size_t n = clamp_to_size(m, pos, len - done);
-        if (n > PAGE_SIZE - in)
-            n = PAGE_SIZE - in;
-        memcpy(to + done, (char *)page_address(m->cache, page) + in, n);
-        put_page(m->cache, page);
-        if (n == 0)
-            break;
-        done += n;
+        for (unsigned i = 0; i < nr; i++) {
+            size_t n = copy_from_page(m, pages[i], offset + done, to + done, len - done);
+            done += n;
+            if (n == 0)
+                len = done; /* truncated meanwhile */
+        }
+        for (unsigned i = 0; i < nr; i++)
+            put_page(m->cache, pages[i]);
     }
     if (done > 0 && ra != NULL)
         file_ra_read_done(ra, offset + done);

@@ -76,6 +76,7 @@ struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_loc
     _Atomic uint64_t i_size;  /* bytes; changed under the owner's i_rwsem             (a) */
     _Atomic uint32_t nrpages; /* (t to change, a) */
     _Atomic uint32_t nrdirty; /* (t to change, a) */
+    uint32_t nrshadows;       /* values in the tree: see workingset.c              (t) */
     _Atomic uint32_t wb_err;  /* counts failed writes; see filemap_check_errors       (a) */
     _Atomic int32_t wb_errno; /* the latest of them: -errno                           (a) */
     const struct ra_policy *ra_policy; /* for files opened from now on                  (a) */
@@ -103,6 +104,7 @@ struct cache_options {
     unsigned dirty_expire_ms;        /* age at which a dirty file is written; 0: 30,000 */
     unsigned dirty_writeback_ms;     /* how often the flusher looks; 0: 5,000 */
     const struct clock *clock;       /* NULL: clock_monotonic */
+    const char *reclaim;             /* the policy's name; NULL: lru2q */
     enum writeback_error on_error;
     bool threads; /* start the flusher and the readahead worker */
     bool stepped; /* no threads, but somebody else calls flusher_step(): who needs
@@ -117,10 +119,12 @@ struct cache_stats {
     uint64_t ra_sync, ra_async, ra_pages, ra_used, ra_wasted; /* windows, pages */
     uint64_t read_pages, written_pages, read_errors, write_errors;
     uint64_t reclaimed, scanned, activated, direct_reclaims, alloc_waits;
+    uint64_t refaults, activations; /* pages that came back; of them, soon */
+    uint64_t shadows;               /* evicted pages remembered now */
     uint64_t throttled, throttled_ns, passes;
 };
 
-/* Errors: -ENOMEM, -EINVAL. */
+/* Errors: -ENOMEM, -EINVAL (too small; no such reclaim policy). */
 int page_cache_create(struct page_cache **out, const struct cache_options *o);
 /* Stop the threads; from then on the callers do their work. Nobody else uses the cache any more. */
 void page_cache_stop(struct page_cache *cache);
@@ -130,6 +134,11 @@ void page_cache_stats(struct page_cache *cache, struct cache_stats *out);
 /* Change the limit at run time; shrinking reclaims. bytes: up to max_bytes.   -EINVAL. */
 int page_cache_resize(struct page_cache *cache, uint64_t bytes);
 void page_cache_set_dirty(struct page_cache *cache, const struct cache_options *o);
+/* The name of the reclaim policy that is called so, as a constant; NULL: there is none. */
+const char *page_cache_reclaim_name(const char *name);
+#define RECLAIM_NAMES "lru2q|s3fifo" /* all of them, for people */
+/* Another reclaim policy, from now on; the pages stay.   -EINVAL: none of that name. */
+int page_cache_set_reclaim(struct page_cache *cache, const char *name);
 /* Drop every clean, unused page.   Returns how many. */
 uint64_t page_cache_drop(struct page_cache *cache);
 void *page_address(const struct page_cache *cache, const struct page *page);

@@ -10,8 +10,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "cache/page_cache.h"
 #include "cache/rcu.h"
+#include "cache/reclaim.h"
 
 #define ALLOC_WAIT_MS 100u /* how long page_alloc sleeps at a time */
 #define ALLOC_TRIES   50u  /* sleeps in which nothing at all moved, before it gives up */
@@ -49,6 +49,7 @@ static struct page *frame_take(struct page_cache *cache)
     if (page != NULL) {
         assert(atomic_load(&page->refcount) == 0);
         atomic_store_explicit(&page->flags, 0, memory_order_relaxed);
+        page_set_uses(page, 0);
         atomic_store_explicit(&page->refcount, 1, memory_order_release);
     }
     return page;
@@ -158,19 +159,23 @@ static void *reserve_memory(uint64_t bytes)
 
 int page_cache_create(struct page_cache **out, const struct cache_options *o)
 {
-    if (o->cache_bytes >> PAGE_SHIFT < CACHE_MIN_PAGES)
+    const struct reclaim_policy *policy = reclaim_policy_find(o->reclaim);
+    if (o->cache_bytes >> PAGE_SHIFT < CACHE_MIN_PAGES || policy == NULL)
         return -EINVAL;
     struct page_cache *cache = calloc(1, sizeof *cache);
     if (cache == NULL)
         return -ENOMEM;
     cache->clock = o->clock != NULL ? o->clock : &clock_monotonic;
     cache->stepped = o->stepped;
+    cache->policy = policy;
     cache->on_error = o->on_error;
     cache->max_frames = frames_for(o);
     atomic_store(&cache->limit, o->cache_bytes >> PAGE_SHIFT);
     cache->arena = reserve_memory(cache->max_frames << PAGE_SHIFT);
     cache->pages = reserve_memory(cache->max_frames * sizeof(struct page));
+    cache->shadows = reserve_memory(cache->max_frames * sizeof(struct shadow));
     pthread_mutex_init(&cache->lru_lock, NULL);
+    pthread_mutex_init(&cache->shadow_lock, NULL);
     pthread_mutex_init(&cache->dirty_lock, NULL);
     pthread_mutex_init(&cache->ra_lock, NULL);
     list_init(&cache->free);
@@ -179,7 +184,7 @@ int page_cache_create(struct page_cache **out, const struct cache_options *o)
     list_init(&cache->dirty_mappings);
     cache->ra_tail = &cache->ra_queue;
     page_cache_set_dirty(cache, o);
-    int err = cache->arena == NULL || cache->pages == NULL ? -ENOMEM : 0;
+    int err = cache->arena == NULL || cache->pages == NULL || cache->shadows == NULL ? -ENOMEM : 0;
     if (err == 0 && o->threads)
         err = cache_start_threads(cache);
     if (err != 0) {
@@ -203,13 +208,16 @@ void page_cache_stop(struct page_cache *cache)
 void page_cache_destroy(struct page_cache *cache)
 {
     page_cache_stop(cache);
-    assert(cache->used == 0);
+    assert(cache->used == 0 && cache->nr_shadows == 0);
     cache_rcu_barrier();
     if (cache->arena != NULL)
         munmap(cache->arena, cache->max_frames << PAGE_SHIFT);
     if (cache->pages != NULL)
         munmap(cache->pages, cache->max_frames * sizeof(struct page));
+    if (cache->shadows != NULL)
+        munmap(cache->shadows, cache->max_frames * sizeof(struct shadow));
     pthread_mutex_destroy(&cache->lru_lock);
+    pthread_mutex_destroy(&cache->shadow_lock);
     pthread_mutex_destroy(&cache->dirty_lock);
     pthread_mutex_destroy(&cache->ra_lock);
     free(cache);
@@ -262,6 +270,7 @@ uint64_t page_cache_drop(struct page_cache *cache)
         freed += n;
         idle = n == 0 ? idle + 1 : 0;
     }
+    workingset_forget_all(cache); /* who drops the cache wants it as it was at first */
     release_free_frames(cache);
     return freed;
 }
@@ -279,7 +288,6 @@ void page_cache_stats(struct page_cache *cache, struct cache_stats *out)
         .writeback = get(&cache->nr_writeback),
         .limit = get(&cache->limit),
         .tree_bytes = atomic_load(&cache->node_bytes),
-        .hits = get(&n->hits),
         .misses = get(&n->misses),
         .waits = get(&n->waits),
         .ra_sync = get(&n->ra_sync),
@@ -294,12 +302,16 @@ void page_cache_stats(struct page_cache *cache, struct cache_stats *out)
         .reclaimed = get(&n->reclaimed),
         .scanned = get(&n->scanned),
         .activated = get(&n->activated),
+        .refaults = get(&n->refaults),
+        .activations = get(&n->activations),
         .direct_reclaims = get(&n->direct_reclaims),
         .alloc_waits = get(&n->alloc_waits),
         .throttled = get(&n->throttled),
         .throttled_ns = get(&n->throttled_ns),
         .passes = get(&n->passes),
     };
+    for (unsigned i = 0; i < HIT_STRIPES; i++)
+        out->hits += get(&cache->hits[i].n);
     pthread_mutex_lock(&cache->lru_lock);
     out->pages = cache->used;
     out->active = cache->nr_active;
@@ -308,4 +320,10 @@ void page_cache_stats(struct page_cache *cache, struct cache_stats *out)
     out->arena_bytes = cache->fresh << PAGE_SHIFT;
     out->struct_bytes = cache->fresh * sizeof(struct page);
     pthread_mutex_unlock(&cache->lru_lock);
+    pthread_mutex_lock(&cache->shadow_lock);
+    uint64_t slots =
+        cache->shadow_head < cache->max_frames ? cache->shadow_head : cache->max_frames;
+    out->shadows = cache->nr_shadows;
+    out->struct_bytes += slots * sizeof(struct shadow);
+    pthread_mutex_unlock(&cache->shadow_lock);
 }

@@ -65,6 +65,7 @@
  *             inode->i_lock                  attributes; never held over a sleep
  *             mapping->tree_lock             never held over a sleep
  *               cache->lru_lock              lists, free frames; never held over a sleep
+ *               cache->shadow_lock           beside lru_lock, never with it; never over a sleep
  *             mapping->i_mmap_lock           the mapping's vm_areas; their ops never sleep
  *             file_ra_state.lock             one open file's readahead; takes nothing
  *             store's own lock               inside store/ only
@@ -93,12 +94,13 @@ enum page_flag {
     PG_dirty = 1 << 3,
     PG_writeback = 1 << 4,
     PG_error = 1 << 5,         /* the last read failed; the next reader clears it and tries once */
-    PG_referenced = 1 << 6,    /* used since reclaim last looked */
+    PG_referenced = 1 << 6,    /* used at least once; page->uses counts on */
     PG_active = 1 << 7,        /* on the active list */
     PG_lru = 1 << 8,           /* on a list                                (lru_lock) */
     PG_readahead = 1 << 9,     /* touching it starts the next window */
     PG_mappedtodisk = 1 << 10, /* a block exists for it, or is promised by an earlier write */
     PG_prefetched = 1 << 11,   /* read ahead and not used yet: for the counters */
+    PG_workingset = 1 << 12,   /* came back soon after it was evicted */
 };
 
 struct address_space;
@@ -109,6 +111,7 @@ struct page { /* (c) constant  (l) PG_locked  (t) tree_lock  (r) lru_lock  (a) a
     _Atomic int32_t refcount; /* 0: free                                                  (a) */
     _Atomic(struct address_space *) mapping; /* NULL: not in a tree      (l+t to change, a) */
     _Atomic uint32_t index; /* page number in the file; constant while mapping is set   (a) */
+    _Atomic uint8_t uses;   /* after the first, up to USES_MAX: see reclaim.h            (a) */
     struct list_head lru;   /* active, inactive or free list                            (r) */
 };
 _Static_assert(sizeof(struct page) <= 64, "a page's own memory beside its data: at most 64 bytes");

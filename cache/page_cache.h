@@ -3,25 +3,31 @@
  *     frames.c      arena and free frames          reclaim.c    lists, what to evict
  *     filemap.c     find, insert, read             writeback.c  dirty pages to the store
  *     write.c       writing into pages             truncate.c   removing them
+ *     lru_*.c       reclaim policies               workingset.c what is known of evicted pages
  */
 #ifndef FOLIO_CACHE_PAGE_CACHE_H
 #define FOLIO_CACHE_PAGE_CACHE_H
+
+#include <sched.h>
+#include <string.h>
 
 #include "cache/clock.h"
 #include "cache/filemap.h"
 #include "cache/worker.h"
 
 struct cache_counters { /* all atomic, relaxed: for people, never for decisions */
-    _Atomic uint64_t hits, misses, waits;
+    _Atomic uint64_t misses, waits;
     _Atomic uint64_t ra_sync, ra_async, ra_pages, ra_used, ra_wasted;
     _Atomic uint64_t read_pages, written_pages, read_errors, write_errors;
     _Atomic uint64_t reclaimed, scanned, activated, direct_reclaims, alloc_waits;
+    _Atomic uint64_t refaults, activations;
     _Atomic uint64_t throttled, throttled_ns, passes;
 };
 
-#define LRU_BATCH 32u /* pages a reclaim step isolates at a time */
+#define LRU_BATCH   32u /* pages a reclaim step isolates at a time */
+#define HIT_STRIPES 16u
 
-struct page_cache {            /* (c) constant  (r) lru_lock  (d) dirty_lock  (a) atomic */
+struct page_cache { /* (c) constant  (r) lru_lock  (s) shadow_lock  (d) dirty_lock  (a) atomic */
     const struct clock *clock; /* (c) */
     char *arena;               /* (c) max_frames frames, side by side */
     struct page *pages;        /* (c) their structs */
@@ -32,8 +38,15 @@ struct page_cache {            /* (c) constant  (r) lru_lock  (d) dirty_lock  (a
     uint64_t fresh;         /* frames from here on were never used                     (r) */
     uint64_t used;          /* frames with a page in them                              (r) */
     struct list_head free;  /* used once, empty now                                    (r) */
-    struct list_head active, inactive; /* most recent at the front                       (r) */
-    uint64_t nr_active, nr_inactive;   /*                                                (r) */
+    const struct reclaim_policy *policy; /*            (r) */
+    struct list_head active, inactive;   /* most recent at the front; see reclaim.h        (r) */
+    uint64_t nr_active, nr_inactive;     /*                                                (r) */
+    uint32_t age; /* the policy's clock, for refault distances                           (r) */
+
+    pthread_mutex_t shadow_lock;
+    struct shadow *shadows;            /* (c) a ring of max_frames: see workingset.c     (s) */
+    uint64_t shadow_head, shadow_tail; /* numbers of the next and the oldest             (s) */
+    uint64_t nr_shadows;               /* those of them that are known                   (s) */
 
     pthread_mutex_t dirty_lock;
     struct list_head dirty_mappings; /* oldest at the back                                (d) */
@@ -59,11 +72,30 @@ struct page_cache {            /* (c) constant  (r) lru_lock  (d) dirty_lock  (a
     bool stepped;                    /* (c) the flusher's steps are somebody else's */
     _Atomic size_t node_bytes;       /* memory of all tree nodes */
     struct cache_counters count;
+    struct { /* see count_hits() */
+        _Atomic uint64_t n;
+        char apart[120]; /* no two on one cache line, nor on a pair of them */
+    } hits[HIT_STRIPES];
 };
 
 static inline void count_add(_Atomic uint64_t *counter, uint64_t n)
 {
     atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+/* Each processor counts its own hits: on one word, readers would pass its cache line to and fro for
+ * longer than a hit takes. */
+static inline void count_hits(struct page_cache *cache, uint64_t n)
+{
+    count_add(&cache->hits[(unsigned)sched_getcpu() % HIT_STRIPES].n, n);
+}
+
+/* memcpy between a page and a buffer, for n that is not constant. gcc must not know that it is at
+ * most a page, or it copies with "rep movs", which takes half as long again as the library. */
+static inline void copy_bytes(void *to, const void *from, size_t n)
+{
+    __asm__("" : "+r"(n));
+    memcpy(to, from, n);
 }
 
 /* ---- frames.c -------------------------------------------------------------------------------- */
@@ -91,6 +123,8 @@ unsigned find_get_pages_tag(struct address_space *m, uint64_t *next, uint32_t la
                             struct page **pages, unsigned max, enum radix_tag tag);
 /* Take the page out of the tree. Context: locked; tree_lock held; not dirty, not under writeback. */
 void page_delete_locked(struct address_space *m, struct page *page);
+/* Likewise, and leave a shadow in its place, unless NULL. */
+void page_replace_locked(struct address_space *m, struct page *page, void *shadow);
 /* Read one locked page; it stays locked.   Returns 0 or -EIO, -ENOMEM. */
 int read_page_locked(struct address_space *m, struct page *page);
 /* Look for a block on disk where PG_mappedtodisk is not known, and remember it. Page locked. */

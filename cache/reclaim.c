@@ -1,21 +1,82 @@
-/* reclaim.c: which page goes when memory is needed.
+/* reclaim.c: the mechanism of reclaim: lists, counting uses, evicting. Policies: reclaim.h.
  *
- * Two lists, as in Linux before MGLRU: a page starts at the front of the inactive list; when the
- * scan at its back finds it used again it moves to the active list; the active list's back feeds
- * the inactive one when that becomes the shorter. A hit only sets PG_referenced: it takes no lock.
- * Dirty pages are never waited for: the scan wakes the flusher and goes on.
+ * A hit takes no lock. Dirty pages are never waited for: the scan wakes the flusher and goes on.
  */
+#include "cache/reclaim.h"
+
 #include <assert.h>
+#include <errno.h>
+#include <string.h>
 
 #include "cache/memory.h"
-#include "cache/page_cache.h"
+
+#define LRU_LOOKS 256u /* pages looked at under one hold of lru_lock */
+
+/* ---- policies -------------------------------------------------------------------------------- */
+
+static const struct reclaim_policy *const policies[] = { &reclaim_lru2q, &reclaim_s3fifo };
+
+const struct reclaim_policy *reclaim_policy_find(const char *name)
+{
+    for (size_t i = 0; i < sizeof policies / sizeof policies[0]; i++)
+        if (name == NULL || strcmp(policies[i]->name, name) == 0)
+            return policies[i];
+    return NULL;
+}
+
+const char *page_cache_reclaim_name(const char *name)
+{
+    const struct reclaim_policy *policy = reclaim_policy_find(name);
+    return policy != NULL ? policy->name : NULL;
+}
+
+int page_cache_set_reclaim(struct page_cache *cache, const char *name)
+{
+    const struct reclaim_policy *policy = reclaim_policy_find(name);
+    if (policy == NULL)
+        return -EINVAL;
+    pthread_mutex_lock(&cache->lru_lock);
+    cache->policy = policy;
+    pthread_mutex_unlock(&cache->lru_lock);
+    workingset_forget_all(cache); /* ages of one mean nothing to the other */
+    return 0;
+}
+
+/* ---- lists ----------------------------------------------------------------------------------- */
+
+void lru_insert(struct page_cache *cache, struct page *page, bool active)
+{
+    list_add(&page->lru, active ? &cache->active : &cache->inactive);
+    if (active)
+        cache->nr_active++;
+    else
+        cache->nr_inactive++;
+    page_set(page, PG_lru | (active ? PG_active : 0));
+}
+
+void lru_activate(struct page_cache *cache, struct page *page)
+{
+    list_move(&page->lru, &cache->active);
+    page_set(page, PG_active);
+    page_set_uses(page, 0);
+    cache->nr_inactive--;
+    cache->nr_active++;
+    count_add(&cache->count.activated, 1);
+}
+
+void lru_deactivate(struct page_cache *cache, struct page *page)
+{
+    list_move(&page->lru, &cache->inactive);
+    page_clear(page, PG_active);
+    page_set_uses(page, 0);
+    cache->nr_active--;
+    cache->nr_inactive++;
+}
 
 void lru_add(struct page_cache *cache, struct page *page)
 {
     pthread_mutex_lock(&cache->lru_lock);
-    list_add(&page->lru, &cache->inactive);
-    cache->nr_inactive++;
-    page_set(page, PG_lru);
+    cache->policy->add(cache, page);
     pthread_mutex_unlock(&cache->lru_lock);
 }
 
@@ -39,48 +100,49 @@ void lru_remove(struct page_cache *cache, struct page *page)
         count_add(&cache->count.ra_wasted, 1);
 }
 
+/* The first use is the one for which the page was brought. Two threads may count one use together:
+ * it is an estimate. */
 void mark_page_accessed(struct page *page)
 {
-    if (!page_test(page, PG_referenced))
+    if (!page_test(page, PG_referenced)) {
         page_set(page, PG_referenced);
+        return;
+    }
+    unsigned uses = page_uses(page);
+    if (uses < USES_MAX)
+        page_set_uses(page, uses + 1);
 }
 
-static void activate_page(struct page_cache *cache, struct page *page)
+/* ---- evicting -------------------------------------------------------------------------------- */
+
+struct scan {
+    uint64_t looks, names; /* left: every page may be looked at so often, and is named once */
+    uint64_t stuck;        /* were named and could not go */
+};
+
+static struct scan scan_begin(struct page_cache *cache)
 {
     pthread_mutex_lock(&cache->lru_lock);
-    if (page_test(page, PG_lru) && !page_test(page, PG_active)) {
-        list_move(&page->lru, &cache->active);
-        page_set(page, PG_active);
-        cache->nr_inactive--;
-        cache->nr_active++;
-        count_add(&cache->count.activated, 1);
-    }
+    uint64_t pages = cache->nr_inactive + cache->nr_active;
     pthread_mutex_unlock(&cache->lru_lock);
+    return (struct scan){ .looks = pages * RECLAIM_ROUNDS, .names = pages };
 }
 
-/* Move pages from the back of the active list to the inactive one, while that is the shorter. */
-static void refill_inactive_locked(struct page_cache *cache)
-{
-    for (unsigned n = 0; n < LRU_BATCH && cache->nr_inactive < cache->nr_active; n++) {
-        struct page *page = list_entry(cache->active.prev, struct page, lru);
-        page_clear(page, PG_active | PG_referenced);
-        list_move(&page->lru, &cache->inactive);
-        cache->nr_active--;
-        cache->nr_inactive++;
-    }
-}
-
-/* Take references on up to LRU_BATCH pages at the back, and move them to the front, so that the next
- * scan meets others. */
-static unsigned isolate_pages(struct page_cache *cache, struct page **batch, uint64_t *budget)
+/* Take references on up to LRU_BATCH pages that the policy names. */
+static unsigned isolate_pages(struct page_cache *cache, struct page **batch, struct scan *s)
 {
     unsigned n = 0;
     pthread_mutex_lock(&cache->lru_lock);
-    refill_inactive_locked(cache);
-    while (n<LRU_BATCH && * budget> 0 && !list_empty(&cache->inactive)) {
-        struct page *page = list_entry(cache->inactive.prev, struct page, lru);
-        list_move(&page->lru, &cache->inactive);
-        (*budget)--;
+    for (unsigned looks = 0; n < LRU_BATCH && looks < LRU_LOOKS && s->looks > 0 && s->names > 0;
+         looks++, s->looks--) {
+        if (list_empty(&cache->inactive) && list_empty(&cache->active)) {
+            s->names = 0;
+            break;
+        }
+        struct page *page = cache->policy->candidate(cache, s->stuck);
+        if (page == NULL)
+            continue;
+        s->names--;
         if (get_page_unless_zero(page))
             batch[n++] = page;
     }
@@ -95,10 +157,11 @@ static bool remove_mapping(struct page *page)
     struct address_space *m = atomic_load(&page->mapping);
     if (m == NULL || !page_unmap(m, page)) /* unmapped everywhere before it is free */
         return false;
+    workingset_make_room(m->cache);
     pthread_mutex_lock(&m->tree_lock);
     bool ok = !page_test(page, PG_dirty | PG_writeback) && page_ref_freeze(page, 2);
     if (ok)
-        page_delete_locked(m, page);
+        page_replace_locked(m, page, workingset_eviction(m, page));
     pthread_mutex_unlock(&m->tree_lock);
     return ok;
 }
@@ -106,9 +169,7 @@ static bool remove_mapping(struct page *page)
 /* One isolated page; consumes its reference.   Returns true when it was freed. */
 static bool reclaim_page(struct page_cache *cache, struct page *page)
 {
-    if (page_clear(page, PG_referenced) & PG_referenced) {
-        activate_page(cache, page);
-    } else if (page_test(page, PG_dirty)) {
+    if (page_test(page, PG_dirty)) {
         atomic_store_explicit(&cache->want_writeback, true, memory_order_relaxed);
     } else if (!page_test(page, PG_writeback) && trylock_page(page)) {
         if (remove_mapping(page)) {
@@ -127,15 +188,14 @@ uint64_t shrink_lru(struct page_cache *cache, uint64_t want)
 {
     struct page *batch[LRU_BATCH];
     uint64_t freed = 0;
-    pthread_mutex_lock(&cache->lru_lock);
-    uint64_t budget = cache->nr_inactive + cache->nr_active;
-    pthread_mutex_unlock(&cache->lru_lock);
-    while (freed < want) {
-        unsigned n = isolate_pages(cache, batch, &budget);
-        if (n == 0)
-            break;
+    struct scan s = scan_begin(cache);
+    while (freed < want && s.looks > 0 && s.names > 0) {
+        unsigned n = isolate_pages(cache, batch, &s);
+        unsigned gone = 0;
         for (unsigned i = 0; i < n; i++)
-            freed += reclaim_page(cache, batch[i]);
+            gone += reclaim_page(cache, batch[i]);
+        freed += gone;
+        s.stuck += n - gone;
         count_add(&cache->count.scanned, n);
     }
     count_add(&cache->count.reclaimed, freed);

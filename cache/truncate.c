@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "cache/memory.h"
-#include "cache/page_cache.h"
+#include "cache/reclaim.h"
 
 static void truncate_page(struct address_space *m, struct page *page)
 {
@@ -29,6 +29,7 @@ void truncate_inode_pages_range(struct address_space *m, uint32_t first, uint32_
         for (unsigned i = 0; i < n; i++)
             truncate_page(m, pages[i]);
     }
+    workingset_truncate(m, first, last);
     /* During a pass no dirty page does not mean that everything is written: its end sees to it. */
     if (down_write_trylock(&m->writeback_sem)) {
         bool removed = dirty_list_del_if_clean(m);
@@ -113,5 +114,6 @@ unsigned invalidate_inode_pages2_range(struct address_space *m, uint32_t first, 
             }
         }
     }
+    workingset_truncate(m, first, last);
     return stayed;
 }

@@ -37,7 +37,7 @@ static ssize_t write_page(struct address_space *m, uint64_t pos, const char *fro
     if (err == 0)
         err = dirty_page_reserve(m, page);
     if (err == 0) {
-        memcpy((char *)page_address(m->cache, page) + in, from, n);
+        copy_bytes((char *)page_address(m->cache, page) + in, from, n);
         page_set(page, PG_uptodate);
         set_page_dirty(m, page);
         if (pos + n > atomic_load(&m->i_size))

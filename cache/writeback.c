@@ -322,11 +322,13 @@ int filemap_fdatawrite(struct address_space *m, enum writeback_sync sync)
                       : 0;
         if (err == 0)
             err = end;
+        if (err == 0 && p.skipped && sync == WB_SYNC_ALL)
+            err = -EAGAIN; /* a page may still be stored to somewhere: neither lost nor written */
     }
     count_add(&m->cache->count.passes, 1);
-    if (err != 0)
+    if (err != 0 && err != -EAGAIN)
         record_error(m, err);
-    else if (wp.writes)
+    else if (err == 0 && wp.writes)
         note_bandwidth(m->cache, written, clock_now(m->cache->clock) - start);
     /* While no pass can begin: what one has in hand is not dirty, but not written either, and a
      * sync must find it on the list. */
@@ -391,11 +393,12 @@ static void note_outcome(struct address_space *m, int err)
         m->wb_retry_ns = 0;
     } else {
         uint64_t ms = (uint64_t)RETRY_FIRST_MS << (m->wb_failures < 10 ? m->wb_failures : 10);
-        m->wb_failures++;
+        m->wb_failures += err != -EAGAIN; /* which is no fault of the store */
         m->wb_retry_ns =
             clock_now(cache->clock) + (ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS) * 1000000u;
     }
-    bool give_up = err != 0 && (cache->on_error == WB_ERROR_RO || m->wb_failures >= WB_TRIES);
+    bool give_up = err != 0 && err != -EAGAIN &&
+                   (cache->on_error == WB_ERROR_RO || m->wb_failures >= WB_TRIES);
     pthread_mutex_unlock(&cache->dirty_lock);
     atomic_store_explicit(&cache->writeback_failing, err != 0, memory_order_relaxed);
     if (give_up && m->a_ops != NULL && m->a_ops->shutdown != NULL)

@@ -129,6 +129,9 @@ static json_t *reclaim_part(const struct cache_stats *s)
     put(o, "activated", s->activated);
     put(o, "direct_reclaims", s->direct_reclaims);
     put(o, "alloc_waits", s->alloc_waits);
+    put(o, "refaults", s->refaults);
+    put(o, "activations", s->activations);
+    put(o, "shadows", s->shadows);
     return o;
 }
 
@@ -406,6 +409,14 @@ static const char *set_commit(struct fs *fs, const char *value)
     return NULL;
 }
 
+static const char *set_reclaim(struct fs *fs, const char *value)
+{
+    if (page_cache_set_reclaim(fs->cache, value) != 0)
+        return "wants a policy: " RECLAIM_NAMES;
+    fs->options.cache.reclaim = page_cache_reclaim_name(value);
+    return NULL;
+}
+
 static const char *set_readahead(struct fs *fs, const char *value)
 {
     static _Thread_local char wrong[20 + RA_ERROR_BYTES];
@@ -431,6 +442,7 @@ static const struct {
     { "dirty_writeback", set_dirty_writeback },
     { "commit", set_commit },
     { "readahead", set_readahead },
+    { "reclaim", set_reclaim },
 };
 
 static json_t *unknown_setting(const char *name)

@@ -21,6 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "fs/busy.h"
 #include "store/check.h"
 #include "store/volume_lock.h"
 
@@ -398,7 +399,10 @@ int main(int argc, char **argv)
 
     if (!parse_options(argc, argv, &f.options, &code))
         return code;
-    lock = volume_lock(f.options.volume, false, &error);
+    unsigned tries = 0;
+    do
+        lock = volume_lock(f.options.volume, false, &error);
+    while (lock == -EBUSY && busy_wait(f.options.volume, &tries));
     if (lock < 0) {
         fprintf(stderr, "fsck.foliofs: %s\n", error.text);
         return EXIT_OPERATION;

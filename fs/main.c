@@ -1,13 +1,12 @@
 /* main.c: foliofs, the program that mounts a volume: store, cache, tree, FUSE; and back in reverse. */
 #include <errno.h>
 #include <limits.h>
-#include <mntent.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "fs/busy.h"
 #include "fs/control.h"
 #include "fs/daemon.h"
 #include "fs/fs.h"
@@ -18,10 +17,6 @@
 #ifndef FOLIO_VERSION
 #define FOLIO_VERSION "0.1"
 #endif
-
-/* The mount before this one may still be writing back after its umount returned. */
-#define BUSY_TRIES   100
-#define BUSY_WAIT_MS 100
 
 struct program {
     struct options options;
@@ -113,6 +108,7 @@ static struct fs_options make_fs_options(const struct program *p)
             .dirty_expire_ms = o->dirty_expire_s * 1000,
             .dirty_writeback_ms = o->dirty_writeback_s * 1000,
             .on_error = o->on_error,
+            .reclaim = o->reclaim,
             .threads = true,
         },
         .readahead = o->readahead,
@@ -123,28 +119,14 @@ static struct fs_options make_fs_options(const struct program *p)
     };
 }
 
-/* Does a mount with the default fsname show the volume? Then it is in use, not on its way out. */
-static bool is_mounted(const char *volume)
-{
-    FILE *mounts = setmntent("/proc/self/mounts", "r");
-    struct mntent *m;
-    bool found = false;
-    while (mounts != NULL && !found && (m = getmntent(mounts)) != NULL)
-        found = strncmp(m->mnt_type, "fuse", 4) == 0 && strcmp(m->mnt_fsname, volume) == 0;
-    if (mounts != NULL)
-        endmntent(mounts);
-    return found;
-}
-
 static int open_volume(struct program *p, struct store_error *error)
 {
     struct fs_options o = make_fs_options(p);
-    struct timespec pause = { .tv_nsec = BUSY_WAIT_MS * 1000000L };
-    int err = fs_mount(p->volume, &o, &p->fs, error);
-    for (int i = 0; err == -EBUSY && i < BUSY_TRIES && !is_mounted(p->volume); i++) {
-        nanosleep(&pause, NULL);
+    unsigned tries = 0;
+    int err;
+    do
         err = fs_mount(p->volume, &o, &p->fs, error);
-    }
+    while (err == -EBUSY && busy_wait(p->volume, &tries));
     return err;
 }
 

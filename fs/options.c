@@ -18,6 +18,7 @@ enum option_kind {
     OPT_SIZE,   /* =N with a unit, a uint64_t of bytes */
     OPT_CACHE,
     OPT_READAHEAD,
+    OPT_RECLAIM,
     OPT_ON_ERROR,
     OPT_READ_ONLY,
     OPT_READ_WRITE,
@@ -47,6 +48,9 @@ static const struct option_desc table[] = {
       "changes are durable after this time at the latest (default 5)" },
     { "readahead", OPT_READAHEAD, AT(readahead), 0, 0, "NAME[:ARGS]",
       "policy: linux (default), none, fixed[:PAGES], stride, leap, or ./FILE.so" },
+    { "reclaim", OPT_RECLAIM, AT(reclaim), 0, 0, RECLAIM_NAMES,
+      "which pages leave the cache first: lru2q (default), as Linux does; s3fifo for scans, "
+      "loops" },
     { "read_ahead_kb", OPT_NUMBER, AT(read_ahead_kb), 4, 1 << 20, "KiB",
       "largest readahead window (default 128)" },
     { "dirty_ratio", OPT_NUMBER, AT(dirty_ratio), 1, 100, "PERCENT",
@@ -166,6 +170,16 @@ static int set_cache(struct options *o, const char *value, struct store_error *e
     return 0;
 }
 
+static int set_reclaim(struct options *o, const char *value, struct store_error *error)
+{
+    const char *name = page_cache_reclaim_name(value);
+    if (name == NULL)
+        return store_fail(error, -EINVAL, "reclaim=%s: no such policy; there are " RECLAIM_NAMES,
+                          value);
+    o->reclaim = name;
+    return 0;
+}
+
 static int set_readahead(struct options *o, const char *value, struct store_error *error)
 {
     char why[RA_ERROR_BYTES];
@@ -196,6 +210,8 @@ static int set_option(struct options *o, const struct option_desc *d, const char
         return set_size(o, d, value, error);
     case OPT_CACHE:
         return set_cache(o, value, error);
+    case OPT_RECLAIM:
+        return set_reclaim(o, value, error);
     case OPT_READAHEAD:
         return set_readahead(o, value, error);
     case OPT_ON_ERROR:

@@ -22,6 +22,7 @@ struct options {
     uint64_t memory, cache_size; /* bytes; cache_size 0: half of memory */
     bool memory_given;
     const struct ra_policy *readahead;
+    const char *reclaim; /* a constant; NULL: the default */
     uint32_t read_ahead_kb;
     uint32_t dirty_ratio, dirty_background_ratio; /* per cent */
     uint32_t dirty_expire_s, dirty_writeback_s;

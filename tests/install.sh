@@ -1,9 +1,10 @@
 #!/bin/sh
 # Install the Debian packages that FolioFS needs and this machine lacks.
 #
-#   sh tests/install.sh build|test|check ...
+#   sh tests/install.sh build|test|check|bench ...
 #
-# build: to compile it; test: to run the tests; check: for the linters and the clang build.
+# build: to compile it; test: to run the tests; check: for the linters and the clang build;
+# bench: what the benchmarks compare with and draw with.
 # Does nothing, and needs no network, when all is there. Needs root, or sudo without a password.
 set -u
 
@@ -11,6 +12,7 @@ build='build-essential cmake ninja-build pkg-config libfuse3-dev fuse3 liblmdb-d
     libjansson-dev libisal-dev libbsd-dev'
 test='libcriterion-dev rsync git sqlite3 attr acl tar e2fsprogs psmisc util-linux jq python3'
 check='clang clang-tidy clang-format cppcheck'
+bench='gnuplot-nox fio strace sqlite3'
 
 fail()
 {
@@ -19,13 +21,14 @@ fail()
 }
 
 wanted=
-[ $# -gt 0 ] || fail 'usage: install.sh build|test|check ...'
+[ $# -gt 0 ] || fail 'usage: install.sh build|test|check|bench ...'
 for set in "$@"; do
     case $set in
     build) wanted="$wanted $build" ;;
     test) wanted="$wanted $test" ;;
     check) wanted="$wanted $check" ;;
-    *) fail "no set of packages is called \"$set\"; there are build, test and check" ;;
+    bench) wanted="$wanted $bench" ;;
+    *) fail "no set of packages is called \"$set\"; there are build, test, check and bench" ;;
     esac
 done
 

@@ -124,6 +124,7 @@ int main(void)
 {
     const char *seconds = getenv("FOLIO_SECONDS");
     struct cache_options o = { .cache_bytes = 96u << PAGE_SHIFT,
+                               .reclaim = getenv("FOLIO_RECLAIM"), /* NULL: the default */
                                .threads = true,
                                .dirty_expire_ms = 50,
                                .dirty_writeback_ms = 20 };

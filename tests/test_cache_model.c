@@ -101,6 +101,12 @@ static const struct address_space_operations owner_ops = { .reserve = owner_rese
                                                            .unreserve = owner_unreserve,
                                                            .block_exists = owner_exists };
 
+/* What fails, per mille, and who chooses the pages to evict. */
+struct weather {
+    unsigned fail_reads, fail_writes;
+    const char *reclaim;
+};
+
 struct world {
     struct page_cache *cache;
     struct faulty *dev;
@@ -113,9 +119,12 @@ struct world {
     unsigned seed;
 };
 
-static void world_open(struct world *w, unsigned pages, unsigned seed)
+static void world_open(struct world *w, unsigned pages, unsigned seed, const char *reclaim)
 {
-    struct cache_options o = { .cache_bytes = (uint64_t)pages << PAGE_SHIFT, .dirty_ratio = 40 };
+    struct cache_options o = { .cache_bytes = (uint64_t)pages << PAGE_SHIFT,
+                               .max_bytes = 80u << PAGE_SHIFT, /* enough for shadows */
+                               .dirty_ratio = 40,
+                               .reclaim = reclaim };
     memset(w, 0, sizeof *w);
     w->seed = seed;
     w->flat = calloc(1, MOST);
@@ -306,15 +315,15 @@ static unsigned start_seed(void)
     return s != NULL ? (unsigned)strtoul(s, NULL, 0) : 20261u;
 }
 
-static void run(unsigned rounds, unsigned ops, unsigned fail_reads, unsigned fail_writes)
+static void run(unsigned rounds, unsigned ops, struct weather weather)
 {
     for (unsigned round = 0; round < rounds; round++) {
         struct world w;
         unsigned seed = start_seed() + round;
-        world_open(&w, CACHE_MIN_PAGES + seed % 60, seed);
+        world_open(&w, CACHE_MIN_PAGES + seed % 60, seed, weather.reclaim);
         for (unsigned i = 0; i < ops; i++) {
-            w.dev->fail_reads = fail_reads;
-            w.dev->fail_writes = fail_writes;
+            w.dev->fail_reads = weather.fail_reads;
+            w.dev->fail_writes = weather.fail_writes;
             const char *wrong = step(&w);
             int line = mapping_check(&w.m);
             cr_assert(wrong == NULL && line == 0, "seed %u, operation %u: %s, check line %d", seed,
@@ -326,10 +335,20 @@ static void run(unsigned rounds, unsigned ops, unsigned fail_reads, unsigned fai
 
 Test(cache_model, behaves_like_flat_bytes)
 {
-    run(60, 3000, 0, 0);
+    run(60, 3000, (struct weather){ .reclaim = "lru2q" });
 }
 
 Test(cache_model, behaves_like_flat_bytes_while_the_store_fails_now_and_then)
 {
-    run(30, 3000, 20, 100);
+    run(30, 3000, (struct weather){ 20, 100, "lru2q" });
+}
+
+Test(cache_model, behaves_like_flat_bytes_with_s3fifo)
+{
+    run(60, 3000, (struct weather){ .reclaim = "s3fifo" });
+}
+
+Test(cache_model, behaves_like_flat_bytes_with_s3fifo_while_the_store_fails_now_and_then)
+{
+    run(30, 3000, (struct weather){ 20, 100, "s3fifo" });
 }
