@@ -223,9 +223,9 @@ build_and_test() # PRESET LABEL...
 stage install install_missing
 stage lint lint
 stage 'clang (warnings only)' build clang
-stage 'asan: unit, race' build_and_test asan unit race
+stage 'asan: unit, race, sim' build_and_test asan unit race sim
 stage 'tsan: race' build_and_test tsan race
-stage 'release: unit, mount' build_and_test release unit mount
+stage 'release: unit, sim, mount' build_and_test release unit sim mount
 
 list fail 'Failed:'
 list skip 'Skipped:'

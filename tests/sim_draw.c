@@ -43,6 +43,7 @@ static void draw_store(struct sched *s, struct sim_options *o)
     o->fault_per_million = ONE_OF(s, 0, 0, 10000, 100000, 300000);
     o->fault_every = ONE_OF(s, 300, 1000, 5000);
     o->reserve_fails = ONE_OF(s, 0, 0, 0, 20);
+    o->protect_fails = ONE_OF(s, 0, 50);
     o->late_discard = sched_chance(s, 1, 2);
 }
 
@@ -52,7 +53,8 @@ static void draw_load(struct sched *s, struct sim_options *o)
         [OP_READ] = 12,     [OP_GET_PAGES] = 4,  [OP_WRITE] = 12,   [OP_TRUNCATE] = 2,
         [OP_GROW] = 1,      [OP_PUNCH] = 2,      [OP_ALLOCATE] = 1, [OP_SYNC_ALL] = 2,
         [OP_SYNC_NONE] = 2, [OP_SYNC_CACHE] = 1, [OP_DROP] = 1,     [OP_INVALIDATE] = 2,
-        [OP_RESIZE] = 1,    [OP_HOLD] = 2,       [OP_SCRIBBLE] = 2
+        [OP_RESIZE] = 1,    [OP_HOLD] = 2,       [OP_SCRIBBLE] = 2, [OP_LOAD] = 6,
+        [OP_STORE] = 6
     };
     o->files = 1 + sched_random(s, FILES_MAX);
     o->file_pages = ONE_OF(s, 2, 4, 8, 24, FILE_PAGES_MAX);
@@ -91,7 +93,7 @@ void sim_print_options(const struct sim_options *o)
         "options: %u to %u pages of cache, %u files of %u pages, %u workers, writes of %u "
         "pages%s, readahead %u, dirty %u/%u %% %u/%u ms\n"
         "  device %s %" PRIu64 "+%" PRIu64 "+%" PRIu64 " ns, %u lanes; faults %u per million "
-        "every %u steps, reserve %u per 1000%s%s\n"
+        "every %u steps, reserve %u, protect %u per 1000%s%s\n"
         "  switch every %u places, spurious %u per 10000, stall %u per 1000 for %u, step %" PRIu64
         " ns\n  weights",
         o->pages, o->max_pages, o->files, o->file_pages, o->workers, o->write_pages,
@@ -99,7 +101,7 @@ void sim_print_options(const struct sim_options *o)
         o->cache.dirty_ratio, o->cache.dirty_expire_ms, o->cache.dirty_writeback_ms,
         o->inline_device ? "inline" : o->latency.name, o->latency.seek_ns, o->latency.access_ns,
         o->latency.block_ns, o->latency.lanes, o->fault_per_million, o->fault_every,
-        o->reserve_fails, o->late_discard ? ", late discard" : "",
+        o->reserve_fails, o->protect_fails, o->late_discard ? ", late discard" : "",
         o->flusher_alone ? ", flusher alone" : "", o->sched.yield_every, o->sched.spurious,
         o->sched.stall, o->sched.stall_steps, o->sched.step_ns);
     for (unsigned i = 0; i < OPS; i++)

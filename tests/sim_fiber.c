@@ -6,17 +6,8 @@
 
 #define STACK_BYTES (256u * 1024u)
 
-/* AddressSanitizer has to know which stack it is on. */
-#if defined(__has_feature)
-#define SIM_FEATURE(feature) __has_feature(feature)
-#else
-#define SIM_FEATURE(feature) 0
-#endif
-#if defined(__SANITIZE_ADDRESS__) || SIM_FEATURE(address_sanitizer)
+#if SIM_ASAN /* has to know which stack it is on */
 #include <sanitizer/common_interface_defs.h>
-#define SIM_ASAN 1
-#else
-#define SIM_ASAN 0
 #endif
 
 /* Who is left and who begins, for the first moments on the other stack. */

@@ -5,6 +5,17 @@
 #include <stddef.h>
 #include <ucontext.h>
 
+#if defined(__has_feature)
+#define SIM_FEATURE(feature) __has_feature(feature)
+#else
+#define SIM_FEATURE(feature) 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || SIM_FEATURE(address_sanitizer)
+#define SIM_ASAN 1
+#else
+#define SIM_ASAN 0
+#endif
+
 struct fiber {
     ucontext_t context;
     void *stack; /* NULL: the thread's own */

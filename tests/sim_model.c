@@ -47,13 +47,28 @@ void model_zero_begin(struct model *m, uint32_t first, uint32_t end)
 void model_done(struct model *m, uint32_t first, uint32_t end)
 {
     for (uint32_t u = first; u < end && u < m->nr_units; u++)
-        m->units[u].floor = m->units[u].started;
+        m->units[u].done = m->units[u].floor = m->units[u].started;
 }
 
 void model_discarded(struct model *m, uint32_t first, uint32_t end)
 {
     for (uint32_t u = first; u < end && u < m->nr_units; u++)
         m->units[u].on_disk = m->units[u].started;
+}
+
+void model_all_done(const struct model *m, uint32_t *done)
+{
+    for (uint32_t u = 0; u < m->nr_units; u++)
+        done[u] = m->units[u].done;
+}
+
+void model_synced(struct model *m, const uint32_t *done)
+{
+    for (uint32_t u = 0; u < m->nr_units; u++) {
+        struct unit *unit = &m->units[u];
+        if (unit->zero <= done[u] && unit->on_disk < done[u])
+            unit->on_disk = done[u];
+    }
 }
 
 void model_size_begin(struct model *m, uint64_t size)

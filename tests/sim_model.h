@@ -6,10 +6,10 @@
  *
  *      version    0     1     2     3     4     5
  *                 |-----|-----|-----|-----|-----|
- *                       on_disk     floor       started
+ *                    on_disk    done  floor     started
  *
  *   floor     nobody who looks from now on may see an older one: it is done, or somebody saw it
- *   on_disk   nor may a crash: a writeback pass that began when it was the floor has succeeded
+ *   on_disk   nor may a crash: a writeback pass that began when it was done has succeeded
  *   started   nobody may see a newer one
  *
  * Zeros are the version that the last truncation or punch made, or version 0. What an operation
@@ -24,7 +24,7 @@
 #define UNIT_BYTES 2048u
 
 struct unit {
-    uint32_t started, floor, on_disk;
+    uint32_t started, done, floor, on_disk;
     uint32_t zero; /* the last version that is zeros */
     uint32_t
         extended; /* the version that made the file reach so far; 0: none, or it was cut since */
@@ -37,8 +37,7 @@ struct model {
     uint64_t size;   /* bytes, when nothing is under way */
     uint64_t *sizes; /* every size that an operation set out to reach */
     uint32_t nr_sizes, max_sizes;
-    bool resizing;        /* the last of them is under way */
-    uint32_t truncations; /* ended */
+    bool resizing; /* the last of them is under way */
 };
 
 /* What a reader knows when it begins. */
@@ -58,6 +57,10 @@ void model_zero_begin(struct model *m, uint32_t first, uint32_t end);
 void model_done(struct model *m, uint32_t first, uint32_t end);
 /* The blocks of these units are gone from the disk. */
 void model_discarded(struct model *m, uint32_t first, uint32_t end);
+/* What was done of every unit when a pass began; and it is on the disk now, unless it is being cut
+ * off meanwhile. */
+void model_all_done(const struct model *m, uint32_t *done);
+void model_synced(struct model *m, const uint32_t *done);
 void model_size_begin(struct model *m, uint64_t size);
 void model_size_end(struct model *m, uint64_t size);
 

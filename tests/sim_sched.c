@@ -142,7 +142,8 @@ void sched_yield_now(struct task *t)
 /* A place where another may come in between. */
 static void place(struct sched *s)
 {
-    if (s->current == NULL || s->mutexes > 0 || s->options.yield_every == 0 || --s->places_left > 0)
+    if (s->current == NULL || s->mutexes > 0 || s->undivided > 0 || s->options.yield_every == 0 ||
+        --s->places_left > 0)
         return;
     draw_places(s);
     sched_yield_now(s->current);

@@ -38,7 +38,7 @@ struct sched;
 struct task {
     struct fiber fiber;
     struct sched *sched;
-    char name[12];
+    char name[24];
     enum task_kind kind;
     enum task_state state;
     void (*run)(struct task *task, void *arg);
@@ -80,6 +80,7 @@ struct sched {
     unsigned nr_tasks;
     struct task *current; /* NULL: the scheduler itself runs */
     unsigned mutexes;     /* held by the current task */
+    unsigned undivided;   /* it does something of the test's own: nobody comes in between */
     unsigned idle_jumps;
     bool stop;  /* tasks end when they can */
     bool pause; /* work tasks become idle when they can */

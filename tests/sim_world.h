@@ -4,10 +4,12 @@
  *
  *     sim_draw.c    the options                     sim_world.c   building, faults, the owner
  *     sim_ops.c     what the tasks do               sim_check.c   what must hold
+ *     sim_vma.c     mapped files
  */
 #ifndef FOLIO_TESTS_SIM_WORLD_H
 #define FOLIO_TESTS_SIM_WORLD_H
 
+#include "cache/memory.h"
 #include "cache/page_cache.h"
 #include "store/dev_latency.h"
 #include "tests/sim_model.h"
@@ -35,6 +37,8 @@ enum sim_op {
     OP_RESIZE,
     OP_HOLD,
     OP_SCRIBBLE,
+    OP_LOAD,
+    OP_STORE,
     OPS
 };
 
@@ -50,6 +54,7 @@ struct sim_options {
     uint32_t fault_per_million; /* 0: the store never fails */
     uint32_t fault_every;       /* steps between two changes of the weather */
     uint32_t reserve_fails;     /* per 1,000 */
+    uint32_t protect_fails;     /* per 1,000 */
     bool late_discard;          /* the blocks of a replaced object stay for a while */
     bool flusher_alone;         /* at the end, only the flusher writes */
     struct cache_options cache;
@@ -57,6 +62,11 @@ struct sim_options {
 };
 
 struct world;
+
+struct sim_pte {
+    struct page *page; /* NULL: a touch faults */
+    bool writable;     /* else: a store faults */
+};
 
 struct sim_file {
     struct world *world;
@@ -69,18 +79,23 @@ struct sim_file {
     int64_t promised, promised_new;         /* a_ops->reserve */
     int64_t refs;                           /* a_ops->get */
     bool scribbled;                         /* bytes beyond its end are not zero in memory */
-    uint32_t pass_floor[FILE_PAGES_MAX * UNITS_PER_PAGE]; /* when the pass began */
-    uint32_t pass_truncations;
-    uint64_t bios; /* under way */
+    uint32_t scribbles;                     /* times that they were */
+    struct vm_area vma;                     /* the whole file, mapped */
+    struct sim_pte ptes[FILE_PAGES_MAX];
+    uint32_t pass_done[FILE_PAGES_MAX * UNITS_PER_PAGE]; /* when the pass began */
+    uint32_t truncations, pass_truncations;              /* begun and ended; when the pass began */
+    uint64_t bios;                                       /* under way */
 };
 
 struct sim_worker {
     struct world *world;
     struct task *task;
-    uint8_t *buf; /* READ_PAGES_MAX pages */
-    uint32_t floor[FILE_PAGES_MAX * UNITS_PER_PAGE];
+    uint8_t *buf;                                              /* READ_PAGES_MAX pages */
+    uint32_t floor[FILE_PAGES_MAX * UNITS_PER_PAGE];           /* of a read, when it began */
+    uint32_t done[FILES_MAX][FILE_PAGES_MAX * UNITS_PER_PAGE]; /* of a sync */
     struct file_ra_state ra[FILES_MAX];
     uint64_t began; /* step of the operation */
+    uint64_t size;  /* of the file then */
 };
 
 struct world {
@@ -123,6 +138,13 @@ struct sim_file *file_of(struct address_space *m);
 void worker_run(struct task *t, void *arg);
 /* Discard what an object had. Nobody can come in between. */
 void file_discard(struct sim_file *f, uint64_t object, uint32_t first, uint32_t last);
+
+/* ---- sim_vma.c -------------------------------------------------------------------------------- */
+
+void file_map(struct sim_file *f);
+void file_unmap(struct sim_file *f);
+/* Load a unit of a mapped file into buf, or store it from there.   0, or handle_mm_fault()'s error. */
+int file_access(struct sim_file *f, uint32_t unit, void *buf, bool write);
 
 /* ---- sim_check.c: they do not return if it does not hold -------------------------------------- */
 

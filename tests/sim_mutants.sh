@@ -1,0 +1,266 @@
+# sim_mutants.sh: break each rule that cache/page.h stands on, and see the simulation notice.
+#
+#   sh tests/sim_mutants.sh [PART-OF-A-NAME]
+#
+# A mutant is one or a few lines of the cache changed by sed, in a copy. Some seed of a small fixed set
+# must fail on it; it may not take long. A mutant whose lines are not there any more is a failure too.
+# CC and FOLIO_SEEDS may be set.
+set -u
+cd "$(dirname -- "$0")/.." || exit 1
+seeds=${FOLIO_SEEDS:-1-200}
+T=$(mktemp -d "${TMPDIR:-/tmp}/folio-mutants.XXXXXX") || exit 1
+trap 'rm -rf "$T"' EXIT
+trap 'exit 130' HUP INT TERM
+
+rcu_flags=$(pkg-config --cflags liburcu-bp) && rcu_libs=$(pkg-config --libs liburcu-bp) || {
+    echo 'SKIP: liburcu is not installed'
+    exit 77
+}
+link='-Wl,--wrap=pthread_mutex_lock -Wl,--wrap=pthread_mutex_unlock'
+store='store/bio.c store/device.c store/dev_memory.c store/dev_fault.c store/dev_latency.c
+store/dev_trace.c'
+
+compile() # ROOT SOURCE OBJECT
+{
+    # shellcheck disable=SC2086 # flags are words
+    ${CC:-cc} -std=gnu17 -O1 -g -w -UNDEBUG -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -DFOLIO_SIM \
+        -I"$1" $rcu_flags -c "$1/$2" -o "$3"
+}
+link_sim() # PROGRAM OBJECTS...
+{
+    program=$1
+    shift
+    # shellcheck disable=SC2086
+    ${CC:-cc} "$@" -o "$program" $link $rcu_libs -pthread
+}
+object_of() # SOURCE
+{
+    echo "$1" | tr / _ | sed 's/c$/o/'
+}
+
+# --- the cache as it is ------------------------------------------------------------------------
+
+mkdir -p "$T/as_is" "$T/objects"
+cp -R cache store "$T/as_is/"
+mkdir "$T/as_is/tests"
+cp tests/sim_*.[ch] "$T/as_is/tests/"
+for source in $(cd "$T/as_is" && echo cache/*.c tests/sim_*.c $store); do
+    compile "$T/as_is" "$source" "$T/objects/$(object_of "$source")" || exit 1
+done
+link_sim "$T/sim" "$T"/objects/*.o || exit 1
+if ! timeout 600 "$T/sim" "$seeds" >"$T/log" 2>&1; then
+    tail -60 "$T/log"
+    echo 'FAIL: the simulation does not even hold without a mutant'
+    exit 1
+fi
+
+# Not here, because the rest of the cache makes them harmless:
+#   a pass that does not look at page->mapping    a page leaves its tree clean, so PG_dirty says it
+#   truncation that does not, either              it holds a reference, and two truncations of a file
+#                                                 exclude each other by invalidate_lock
+#   a fault that does not look at i_size again    the page is still in its tree, so the truncation
+#   under the page's lock                         under way has yet to come and unmap it
+#   a failed page's mapping that is not put on    nobody takes it off while a pass lasts
+#   the list of dirty ones again
+#   a flusher that is not woken                   costs time only: sleeps for it have an end
+
+# --- mutants -------------------------------------------------------------------------------------
+
+only=${1-}
+caught=0
+survived=
+
+mutant() # NAME FILE SED-COMMAND...
+{
+    name=$1
+    file=$2
+    shift 2
+    case $name in *"$only"*) ;; *) return ;; esac
+    rm -rf "$T/mutant" "$T/mutant_objects"
+    cp -R "$T/as_is" "$T/mutant"
+    cp -R "$T/objects" "$T/mutant_objects"
+    for command in "$@"; do
+        cp "$T/mutant/$file" "$T/before"
+        sed -i "$command" "$T/mutant/$file"
+        if cmp -s "$T/before" "$T/mutant/$file"; then
+            echo "MISSING   $name: this changes nothing: $command"
+            survived="$survived $name"
+            return
+        fi
+    done
+    if ! compile "$T/mutant" "$file" "$T/mutant_objects/$(object_of "$file")" 2>"$T/log" ||
+        ! link_sim "$T/sim_mutant" "$T"/mutant_objects/*.o 2>>"$T/log"; then
+        cat "$T/log"
+        echo "BROKEN    $name: does not compile"
+        survived="$survived $name"
+        return
+    fi
+    timeout 60 "$T/sim_mutant" "$seeds" >"$T/log" 2>&1
+    status=$?
+    if [ $status -eq 0 ] || [ $status -eq 124 ]; then
+        echo "SURVIVED  $name"
+        survived="$survived $name"
+    else
+        caught=$((caught + 1))
+        echo "caught    $name: $(grep -m 1 '^sim: seed' "$T/log" | cut -c -150)"
+    fi
+}
+
+# Rule 1, finding: look at the slot again after taking a reference, at the mapping after locking.
+mutant find_slot_recheck cache/filemap.c \
+    '/^struct page \*find_get_page/,/^}/ s/if (radix_tree_lookup.*/if (1)/'
+mutant gang_slot_recheck cache/filemap.c \
+    '/^static unsigned pages_get/,/^}/ s/if (radix_tree_lookup.*/if (1)/'
+mutant find_mapping_recheck cache/filemap.c \
+    '/^struct page \*find_lock_page/,/^}/ { s/if (atomic_load(&page->mapping) == m)/if (1)/; /assert/d }'
+mutant reader_mapping_recheck cache/filemap.c \
+    '/^static int page_make_uptodate/,/^}/ s/atomic_load(&page->mapping) != m/0/'
+mutant insert_unlocked cache/filemap.c \
+    '/^int add_to_page_cache_lru/,/^}/ s/    lru_add(m->cache, page);/&\n    page_clear_and_wake(page, PG_locked);/'
+mutant remove_unlocked cache/reclaim.c \
+    's/!page_test(page, PG_writeback) \&\& trylock_page(page)/!page_test(page, PG_writeback)/' \
+    '/^static bool reclaim_page/,/^}/ s/unlock_page(page);//'
+mutant invalidate_unlocked cache/truncate.c \
+    '/^static bool invalidate_page/,/^}/ { s/if (!trylock_page(page))/if (0)/; s/unlock_page(page);// }'
+
+# Rule 2, uptodate: only after a read without error or by a write of the whole page.
+mutant uptodate_after_error cache/filemap.c \
+    '/^static void page_read_done/,/^}/ s/page_set(page, PG_error)/page_set(page, PG_error | PG_uptodate)/'
+mutant uptodate_before_read cache/readahead.c \
+    's/page_set(page, (mark ? PG_readahead : 0)/page_set(page, PG_uptodate | (mark ? PG_readahead : 0)/'
+mutant write_without_read cache/write.c 's/err = read_page_locked(m, page);/err = 0;/'
+mutant write_without_zeroing cache/write.c \
+    '/^static int write_begin/,/^}/ s/memset(/if (0) memset(/'
+mutant allocate_without_zeroing cache/write.c \
+    '/^static int allocate_page/,/^}/ s/memset(/if (0) memset(/'
+mutant reader_does_not_wait cache/filemap.c \
+    '/^static int page_use/,/^}/ s/page_test(page, PG_uptodate) ? 0 : page_make_uptodate(m, page)/0/'
+mutant error_not_retried cache/filemap.c \
+    '/^static int page_make_uptodate/,/^}/ s/err = read_page_locked(m, page);/err = -EIO;/'
+
+# Rule 3, stable while written: a writer and truncation wait for writeback.
+mutant write_unstable cache/write.c '/^static int write_begin/,/^}/ s/wait_on_page_writeback(page);//'
+mutant truncate_unstable cache/truncate.c \
+    '/^static void truncate_page/,/^}/ s/wait_on_page_writeback(page);//'
+mutant partial_truncate_unstable cache/truncate.c \
+    '/^int truncate_partial_page/,/^}/ s/wait_on_page_writeback(page);//'
+mutant tail_not_zeroed cache/writeback.c \
+    '/^static.* clear_page_dirty_for_io/,/^}/ s/zero_beyond_eof(m, page);//'
+mutant cut_page_not_zeroed cache/truncate.c \
+    '/^int truncate_partial_page/,/^}/ s/memset(/if (0) memset(/'
+mutant cut_page_not_dirtied cache/truncate.c \
+    '/^int truncate_partial_page/,/^}/ s/set_page_dirty(m, page);//'
+
+# Rule 4, cleaning: under the lock, dirty cleared and writeback set at once.
+mutant cleaned_unlocked cache/writeback.c \
+    's/^    if (!clear_page_dirty_for_io(m, page)) {/    unlock_page(page);\n    bool clean = clear_page_dirty_for_io(m, page);\n    lock_page(page);\n    if (!clean) {/' \
+    's/if (!page_mkclean(m, page))/if (0)/'
+mutant writeback_set_late cache/writeback.c \
+    '/^static.* clear_page_dirty_for_io/,/^}/ s/    page_set(page, PG_writeback);//' \
+    '/^static.* clear_page_dirty_for_io/,/^}/ s/atomic_fetch_add/unlock_page(page); cache_yield(); lock_page(page); page_set(page, PG_writeback);\n    &/'
+mutant cleaned_after_copy cache/writeback.c \
+    '/^static.* clear_page_dirty_for_io/,/^}/ s/    clear_dirty_tagged(m, page);//' \
+    '/^static void end_page_writeback/,/^}/ s/^    if (keep)/    clear_dirty_tagged(m, page);\n&/'
+mutant dirty_after_unlock cache/write.c \
+    '/^static ssize_t write_page/,/^}/ s/        set_page_dirty(m, page);/        unlock_page(page); lock_page(page); if (atomic_load(\&page->mapping) == m) set_page_dirty(m, page);/'
+mutant pass_does_not_wait cache/writeback.c \
+    '/^static int write_cache_pages/,/^}/ s/while ((left = atomic_load(&p->inflight)) != 0)/while ((left = atomic_load(\&p->inflight)) > 1)/'
+mutant passes_overlap cache/writeback.c \
+    '/^int filemap_fdatawrite/,/^}/ { s/down_write(&m->writeback_sem);//; s/up_write(&m->writeback_sem);// }'
+mutant sync_all_skips cache/writeback.c \
+    '/^static bool pass_lock_page/,/^}/ s/^        lock_page(page);/        if (!trylock_page(page)) return false;/'
+
+mutant protect_missing cache/writeback.c 's/if (!page_mkclean(m, page))/if (0)/'
+mutant protect_late cache/writeback.c 's/if (!page_mkclean(m, page))/if (0)/' \
+    '/^static.* clear_page_dirty_for_io/,/^}/ s/^    atomic_fetch_add/    page_mkclean(m, page);\n&/'
+mutant protect_uncertain_ignored cache/writeback.c 's/if (!page_mkclean(m, page))/page_mkclean(m, page);\n    if (0)/'
+mutant left_out_is_success cache/writeback.c 's/if (err == 0 \&\& p.skipped \&\& sync == WB_SYNC_ALL)/if (0)/'
+mutant sync_misses_second_pass cache/writeback.c \
+    '/^int filemap_fdatawrite/,/^}/ s/^    up_write(&m->writeback_sem);//' \
+    '/^int filemap_fdatawrite/,/^}/ s/^    bool removed/    up_write(\&m->writeback_sem);\n&/'
+mutant sync_misses_pass_in_truncation cache/truncate.c \
+    '/^void truncate_inode_pages_range/,/^}/ s/^        up_write(&m->writeback_sem);//' \
+    '/^void truncate_inode_pages_range/,/^}/ s/^        bool removed/        up_write(\&m->writeback_sem);\n&/'
+
+# Rule 5, the first store: wait for writeback, dirty, writable, and all of it before unlocking.
+mutant mkwrite_not_dirty cache/memory.c '/^static int page_mkwrite/,/^}/ s/set_page_dirty(m, page);/;/'
+mutant mkwrite_unstable cache/memory.c '/^static int page_mkwrite/,/^}/ s/wait_on_page_writeback(page);/;/'
+mutant mkwrite_without_promise cache/memory.c \
+    '/^static int page_mkwrite/,/^}/ s/err = dirty_page_reserve(m, page);/err = 0;/'
+mutant mkwrite_writable_late cache/memory.c \
+    '/^static int page_mkwrite/,/^}/ s/    return vma->ops->map(/    unlock_page(page); cache_yield(); lock_page(page);\n&/'
+mutant fault_mapping_recheck cache/memory.c \
+    '/^static int fault_get_page/,/^}/ s/bool here = .*/bool here = true;/'
+mutant truncate_keeps_mapped cache/truncate.c '/^static void truncate_page/,/^}/ s/page_unmap(m, page);/;/'
+mutant reclaim_keeps_mapped cache/reclaim.c 's/ || !page_unmap(m, page)//'
+mutant invalidate_keeps_mapped cache/truncate.c \
+    '/^static bool invalidate_page/,/^}/ s/page_unmap(m, page)/true/'
+
+# Rule 6, tags; and promises that follow the dirty bit.
+mutant dirty_tag_kept cache/writeback.c \
+    '/^static void clear_dirty_tagged/,/^}/ s/^.*RADIX_TAG_DIRTY);//'
+mutant dirty_tag_not_set cache/writeback.c \
+    '/^static void set_dirty_tagged/,/^}/ s/^.*RADIX_TAG_DIRTY);//'
+mutant towrite_tag_kept cache/writeback.c \
+    '/^static void clear_dirty_tagged/,/^}/ s/^.*RADIX_TAG_TOWRITE);//'
+mutant writeback_tag_kept cache/writeback.c \
+    '/^static void end_page_writeback/,/^}/ s/^.*RADIX_TAG_WRITEBACK);//'
+mutant promise_kept cache/writeback.c \
+    '/^void cancel_dirty_page/,/^}/ s/m->a_ops->unreserve(m, 1, .*/(void)0;/'
+mutant promise_made_twice cache/writeback.c \
+    '/^int dirty_page_reserve/,/^}/ s/page_test(page, PG_dirty) || //'
+mutant block_not_remembered cache/writeback.c \
+    '/^static void end_page_writeback/,/^}/ s/page_set(page, PG_mappedtodisk);/;/'
+mutant block_not_looked_up cache/filemap.c '/^int page_map_block/,/^}/ s/^    if (r > 0)/    if (0)/'
+
+# Rule 7, truncation: size first, invalidate_lock, waiting. (The owner's part is in tests/sim_ops.c.)
+mutant size_changed_last tests/sim_ops.c \
+    '/^static void shrink/,/^}/ s/^    atomic_store(&f->m.i_size, size);//' \
+    '/^static void shrink/,/^}/ s/^    up_write(/    atomic_store(\&f->m.i_size, size);\n&/' \
+    '/^static void shrink/,/^}/ { s/down_write(.*;//; s/up_write(.*;// }'
+mutant truncate_without_invalidate_lock tests/sim_ops.c \
+    '/^static void shrink/,/^}/ { s/down_write(.*;//; s/up_write(.*;// }'
+mutant punch_without_invalidate_lock tests/sim_ops.c \
+    '/^static int punch/,/^}/ { s/down_write(.*;//; s/up_write(.*;// }'
+mutant readahead_without_invalidate_lock cache/readahead.c \
+    's/down_read(.*invalidate_lock);//' 's/up_read(.*invalidate_lock);//'
+mutant object_taken_early cache/readahead.c \
+    's/^    down_read(.*invalidate_lock);/    uint64_t taken = atomic_load(\&r->m->object);\n    cache_yield();\n&/' \
+    's/r->later->object = atomic_load(&r->m->object);/r->later->object = taken;/'
+mutant size_not_checked_again cache/filemap.c \
+    '/^ssize_t filemap_read/,/^}/ s/clamp_to_size(m, pos, len - done)/len - done/'
+mutant size_raised_early cache/write.c \
+    '/^static ssize_t write_page/,/^}/ s/^    err = write_begin/    if (pos + n > atomic_load(\&m->i_size)) atomic_store(\&m->i_size, pos + n);\n&/'
+mutant truncate_keeps_locked_pages cache/truncate.c \
+    '/^static void truncate_page/,/^}/ s/^    lock_page(page);/    if (!trylock_page(page)) { put_page(m->cache, page); return; }/'
+
+# Rule 8, reclaim: freeze the count; only what is clean.
+mutant reclaim_without_freeze cache/reclaim.c \
+    's/page_ref_freeze(page, 2)/(atomic_store(\&page->refcount, 0), 1)/'
+mutant invalidate_without_freeze cache/truncate.c \
+    's/page_ref_freeze(page, 2)/(atomic_store(\&page->refcount, 0), 1)/'
+mutant reclaim_dirty cache/reclaim.c \
+    '/^static bool remove_mapping/,/^}/ s/!page_test(page, PG_dirty | PG_writeback) \&\& //'
+
+# Rule 9, errors: dirty again before the end of writeback, and told.
+mutant not_redirtied cache/writeback.c \
+    '/^static void end_page_writeback/,/^}/ s/^        set_dirty_tagged(m, page);/        (void)0;/'
+mutant redirtied_late cache/writeback.c \
+    '/^static void end_page_writeback/,/^}/ s/^        set_dirty_tagged(m, page);/        (void)0;/' \
+    '/^static void end_page_writeback/,/^}/ s/^    atomic_fetch_sub/    if (error != 0) { cache_yield(); pthread_mutex_lock(\&m->tree_lock); if (atomic_load(\&page->mapping) == m) set_dirty_tagged(m, page); pthread_mutex_unlock(\&m->tree_lock); }\n&/'
+mutant error_not_told cache/writeback.c \
+    '/^int filemap_fdatawrite/,/^}/ s/record_error(m, err);/;/'
+
+# A pass: the size is read before the pages are chosen.
+mutant size_read_late cache/writeback.c \
+    '/^int filemap_fdatawrite/,/^}/ s/int incomplete = /wp.size = atomic_load(\&m->i_size);\n        &/'
+
+# Waiting: nobody is forgotten.
+mutant lost_wakeup_page cache/page.c '/^void page_clear_and_wake/,/^}/ s/wake_word(&page->flags);/;/'
+mutant lost_wakeup_waiters cache/page.c \
+    '/^void page_clear_and_wake/,/^}/ s/if (page_clear(page, bits | PG_waiters) \& PG_waiters)/bool w = page_test(page, PG_waiters);\n    page_clear(page, bits | PG_waiters);\n    if (w)/'
+mutant lost_wakeup_rwsem cache/wait.c '/^void up_read/,/^}/ s/wake_word(&sem->state);/;/'
+mutant lost_wakeup_pass cache/writeback.c '/^static void write_end_io/,/^}/ s/wake_word(&p->inflight);/;/'
+
+echo "$caught caught; survived:${survived:- none}"
+[ -z "$survived" ]

@@ -1,0 +1,70 @@
+/* sim_vma.c: files that are mapped: a page table, and loads and stores through it. A store finds the
+ * page writable or faults, and nobody comes in between, as with hardware. */
+#include <errno.h>
+#include <string.h>
+
+#include "tests/sim_world.h"
+
+static struct sim_file *file_of_vma(struct vm_area *vma)
+{
+    return file_of(vma->mapping);
+}
+
+static int sim_map(struct vm_area *vma, uint32_t index, struct page *page, bool writable)
+{
+    struct sim_file *f = file_of_vma(vma);
+    cache_yield();
+    f->ptes[index] = (struct sim_pte){ .page = page, .writable = writable };
+    return 0;
+}
+
+/* Now and then nobody knows whether it has worked (it has not): the page must stay dirty. */
+static int sim_write_protect(struct vm_area *vma, uint32_t first, uint32_t last)
+{
+    struct sim_file *f = file_of_vma(vma);
+    struct world *w = f->world;
+    if (w->faults && sched_chance(&w->sched, w->o.protect_fails, 1000))
+        return -EAGAIN;
+    for (uint32_t i = first; i <= last; i++)
+        f->ptes[i].writable = false;
+    return 0;
+}
+
+static int sim_zap(struct vm_area *vma, uint32_t first, uint32_t last)
+{
+    for (uint32_t i = first; i <= last; i++)
+        file_of_vma(vma)->ptes[i] = (struct sim_pte){ .page = NULL };
+    return 0;
+}
+
+static const struct vma_ops sim_vma_ops = { .map = sim_map,
+                                            .write_protect = sim_write_protect,
+                                            .zap = sim_zap };
+
+void file_map(struct sim_file *f)
+{
+    f->vma =
+        (struct vm_area){ .mapping = &f->m, .ops = &sim_vma_ops, .count = f->world->o.file_pages };
+    vma_insert(&f->vma);
+}
+
+void file_unmap(struct sim_file *f)
+{
+    vma_remove(&f->vma);
+}
+
+int file_access(struct sim_file *f, uint32_t unit, void *buf, bool write)
+{
+    uint32_t index = unit / UNITS_PER_PAGE;
+    const struct sim_pte *pte = &f->ptes[index];
+    cache_yield();
+    while (pte->page == NULL || (write && !pte->writable)) {
+        int err = handle_mm_fault(&f->vma, index, write);
+        if (err != 0)
+            return err;
+    }
+    uint8_t *at = page_address(f->world->cache, pte->page);
+    at += unit % UNITS_PER_PAGE * UNIT_BYTES;
+    memcpy(write ? (void *)at : buf, write ? buf : at, UNIT_BYTES);
+    return 0;
+}
