@@ -11,7 +11,7 @@ set -u
 build='build-essential cmake ninja-build pkg-config libfuse3-dev fuse3 liblmdb-dev liburcu-dev
     libjansson-dev libisal-dev libbsd-dev'
 test='libcriterion-dev rsync git sqlite3 attr acl tar e2fsprogs psmisc util-linux jq python3'
-check='clang clang-tidy clang-format cppcheck'
+check='clang clang-tidy clang-format cppcheck spin'
 bench='gnuplot-nox fio strace sqlite3'
 
 fail()

@@ -79,18 +79,21 @@ static void check_file(struct world *w, struct sim_file *f, uint64_t *pages)
     struct sched *s = &w->sched;
     void *items[FILE_PAGES_MAX + 1];
     uint64_t indices[FILE_PAGES_MAX + 1];
-    uint32_t dirty = 0;
+    uint32_t nr = 0, dirty = 0;
     unsigned n =
         radix_tree_gang_lookup(&f->m.pages, items, indices, 0, UINT32_MAX, FILE_PAGES_MAX + 1);
-    CHECK(n == atomic_load(&f->m.nrpages), "file %u", f->model.id);
     for (unsigned i = 0; i < n; i++) {
+        if (radix_is_value(items[i]))
+            continue; /* a shadow */
         check_page(w, f, items[i], (uint32_t)indices[i]);
         dirty += flag(items[i], PG_dirty);
+        nr++;
     }
+    CHECK(nr == atomic_load(&f->m.nrpages), "file %u", f->model.id);
     CHECK(dirty == atomic_load(&f->m.nrdirty), "file %u", f->model.id);
     for (uint32_t i = 0; i < w->o.file_pages; i++)
         check_pte(w, f, i);
-    *pages += n;
+    *pages += nr;
 }
 
 /* Nobody may still look at a frame that is free: make it look bad. */

@@ -11,13 +11,19 @@ static uint32_t one_of(struct sched *s, const uint32_t *choices, uint32_t n)
 #define ONE_OF(s, ...) \
     one_of(s, (const uint32_t[]){ __VA_ARGS__ }, sizeof((uint32_t[]){ __VA_ARGS__ }) / 4)
 
+#define SHADOW_FRAMES 128u /* at least: the cache is large enough to remember what it evicted */
+
 static void draw_cache(struct sched *s, struct sim_options *o)
 {
+    static const struct ra_policy *const policies[] = { &ra_linux, &ra_linux,  &ra_none,
+                                                        &ra_fixed, &ra_stride, &ra_leap };
     o->pages = CACHE_MIN_PAGES + ONE_OF(s, 0, 0, 1, 4, 16);
     o->max_pages = o->pages + sched_random(s, 16);
     o->cache = (struct cache_options){
         .cache_bytes = (uint64_t)o->pages << PAGE_SHIFT,
-        .max_bytes = (uint64_t)o->max_pages << PAGE_SHIFT,
+        /* Few frames: no shadows. */
+        .max_bytes = (uint64_t)(sched_chance(s, 1, 3) ? o->max_pages : SHADOW_FRAMES) << PAGE_SHIFT,
+        .reclaim = sched_chance(s, 1, 2) ? "lru2q" : "s3fifo",
         .dirty_ratio = ONE_OF(s, 1, 5, 20, 50, 95),
         .dirty_expire_ms = ONE_OF(s, 1, 50, 3000, 30000),
         .dirty_writeback_ms = ONE_OF(s, 5, 100, 5000),
@@ -25,6 +31,7 @@ static void draw_cache(struct sched *s, struct sim_options *o)
     };
     o->cache.dirty_background_ratio = 1 + sched_random(s, o->cache.dirty_ratio);
     o->ra_pages = ONE_OF(s, 0, 2, 4, 8, 32);
+    o->ra_policy = policies[sched_random(s, sizeof policies / sizeof policies[0])];
 }
 
 static void draw_store(struct sched *s, struct sim_options *o)
@@ -91,19 +98,20 @@ void sim_print_options(const struct sim_options *o)
     fprintf(
         stderr,
         "options: %u to %u pages of cache, %u files of %u pages, %u workers, writes of %u "
-        "pages%s, readahead %u, dirty %u/%u %% %u/%u ms\n"
+        "pages%s, readahead %s %u, reclaim %s, dirty %u/%u %% %u/%u ms\n"
         "  device %s %" PRIu64 "+%" PRIu64 "+%" PRIu64 " ns, %u lanes; faults %u per million "
         "every %u steps, reserve %u, protect %u per 1000%s%s\n"
         "  switch every %u places, spurious %u per 10000, stall %u per 1000 for %u, step %" PRIu64
         " ns\n  weights",
         o->pages, o->max_pages, o->files, o->file_pages, o->workers, o->write_pages,
-        o->whole_pages ? " (whole)" : "", o->ra_pages, o->cache.dirty_background_ratio,
-        o->cache.dirty_ratio, o->cache.dirty_expire_ms, o->cache.dirty_writeback_ms,
-        o->inline_device ? "inline" : o->latency.name, o->latency.seek_ns, o->latency.access_ns,
-        o->latency.block_ns, o->latency.lanes, o->fault_per_million, o->fault_every,
-        o->reserve_fails, o->protect_fails, o->late_discard ? ", late discard" : "",
-        o->flusher_alone ? ", flusher alone" : "", o->sched.yield_every, o->sched.spurious,
-        o->sched.stall, o->sched.stall_steps, o->sched.step_ns);
+        o->whole_pages ? " (whole)" : "", o->ra_policy->name, o->ra_pages, o->cache.reclaim,
+        o->cache.dirty_background_ratio, o->cache.dirty_ratio, o->cache.dirty_expire_ms,
+        o->cache.dirty_writeback_ms, o->inline_device ? "inline" : o->latency.name,
+        o->latency.seek_ns, o->latency.access_ns, o->latency.block_ns, o->latency.lanes,
+        o->fault_per_million, o->fault_every, o->reserve_fails, o->protect_fails,
+        o->late_discard ? ", late discard" : "", o->flusher_alone ? ", flusher alone" : "",
+        o->sched.yield_every, o->sched.spurious, o->sched.stall, o->sched.stall_steps,
+        o->sched.step_ns);
     for (unsigned i = 0; i < OPS; i++)
         fprintf(stderr, " %u", o->weights[i]);
     fprintf(stderr, "\n");

@@ -16,7 +16,8 @@ rcu_flags=$(pkg-config --cflags liburcu-bp) && rcu_libs=$(pkg-config --libs libu
     echo 'SKIP: liburcu is not installed'
     exit 77
 }
-link='-Wl,--wrap=pthread_mutex_lock -Wl,--wrap=pthread_mutex_unlock'
+link='-Wl,--wrap=pthread_mutex_lock -Wl,--wrap=pthread_mutex_trylock
+-Wl,--wrap=pthread_mutex_unlock'
 store='store/bio.c store/device.c store/dev_memory.c store/dev_fault.c store/dev_latency.c
 store/dev_trace.c'
 

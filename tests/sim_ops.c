@@ -5,16 +5,33 @@
 
 #include "tests/sim_world.h"
 
-#define LAST_INDEX UINT32_MAX
+#define ALLOC_TRIES 50u /* sleeps of page_alloc(), at least, before it gives up */
+#define LAST_INDEX  UINT32_MAX
 
 static struct sched *sched_of(struct sim_worker *k)
 {
     return &k->world->sched;
 }
 
+static uint64_t alloc_waits(struct world *w)
+{
+    struct cache_stats stats;
+    w->sched.undivided++;
+    page_cache_stats(w->cache, &stats);
+    w->sched.undivided--;
+    return stats.alloc_waits;
+}
+
+/* Might this operation have given up on memory? */
+static bool starved(struct sim_worker *k)
+{
+    return alloc_waits(k->world) - k->waits >= ALLOC_TRIES;
+}
+
 static void begin(struct sim_worker *k, const char *op, uint64_t a, uint64_t b, uint64_t c)
 {
     k->began = sched_of(k)->step;
+    k->waits = alloc_waits(k->world);
     sched_op(k->task, op, a, b, c);
 }
 
@@ -27,12 +44,12 @@ static void end(struct sim_worker *k, const char *op, int64_t result, bool may_b
     if (result >= 0)
         return;
     w->failed++;
-    if (result == -ENOMEM) {
-        w->short_of_memory++;
-        return;
-    }
-    bool excused =
-        world_may_fail(w, k->began) || (result == -ENOSPC && may_be_full && w->o.reserve_fails > 0);
+    w->short_of_memory += result == -ENOMEM;
+    bool excused = world_may_fail(w, k->began);
+    if (result == -ENOMEM)
+        excused = starved(k);
+    if (result == -ENOSPC && may_be_full && w->o.reserve_fails > 0)
+        excused = true;
     if (!excused)
         sched_fail(&w->sched, "%s: error %d without a cause", op, (int)result);
 }
@@ -100,7 +117,7 @@ static void do_read(struct sim_worker *k, struct sim_file *f)
     ssize_t n = filemap_read(&f->m, ra_of(k, f), r.offset, k->buf, r.len);
     /* An error after some bytes shows as a short read. */
     if (n >= 0)
-        judge(k, f, &v, k->buf, (uint64_t)n, world_may_fail(k->world, k->began));
+        judge(k, f, &v, k->buf, (uint64_t)n, world_may_fail(k->world, k->began) || starved(k));
     end(k, "read", n, false);
 }
 
@@ -348,6 +365,8 @@ static void do_resize(struct sim_worker *k)
     uint32_t pages =
         CACHE_MIN_PAGES + sched_random(&w->sched, w->o.max_pages - CACHE_MIN_PAGES + 1);
     begin(k, "resize", pages, 0, 0);
+    if (sched_chance(&w->sched, 1, 4))
+        page_cache_set_reclaim(w->cache, sched_chance(&w->sched, 1, 2) ? "lru2q" : "s3fifo");
     end(k, "resize", page_cache_resize(w->cache, (uint64_t)pages << PAGE_SHIFT), false);
 }
 

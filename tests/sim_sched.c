@@ -1,5 +1,6 @@
 #include "tests/sim_sched.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -202,8 +203,10 @@ static void hook_yield(void *arg)
 }
 
 int __real_pthread_mutex_lock(pthread_mutex_t *mutex);
+int __real_pthread_mutex_trylock(pthread_mutex_t *mutex);
 int __real_pthread_mutex_unlock(pthread_mutex_t *mutex);
 int __wrap_pthread_mutex_lock(pthread_mutex_t *mutex);
+int __wrap_pthread_mutex_trylock(pthread_mutex_t *mutex);
 int __wrap_pthread_mutex_unlock(pthread_mutex_t *mutex);
 
 int __wrap_pthread_mutex_lock(pthread_mutex_t *mutex)
@@ -213,6 +216,18 @@ int __wrap_pthread_mutex_lock(pthread_mutex_t *mutex)
         here->mutexes++;
     }
     return __real_pthread_mutex_lock(mutex);
+}
+
+/* Somebody else may hold it: with threads, that is. */
+int __wrap_pthread_mutex_trylock(pthread_mutex_t *mutex)
+{
+    if (here == NULL)
+        return __real_pthread_mutex_trylock(mutex);
+    place(here);
+    if (here->current != NULL && sched_chance(here, 1, 8))
+        return EBUSY;
+    here->mutexes++;
+    return __real_pthread_mutex_trylock(mutex);
 }
 
 int __wrap_pthread_mutex_unlock(pthread_mutex_t *mutex)

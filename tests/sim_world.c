@@ -317,7 +317,7 @@ static void worker_open(struct world *w, unsigned i)
     if (k->buf == NULL)
         sched_fail(&w->sched, "no memory");
     for (unsigned j = 0; j < w->o.files; j++)
-        file_ra_state_init(&k->ra[j], w->o.ra_pages > 0 ? &ra_linux : &ra_none, w->o.ra_pages);
+        file_ra_state_init(&k->ra[j], w->o.ra_policy, w->o.ra_pages);
     snprintf(name, sizeof name, "worker%u", i);
     sched_spawn(&w->sched, name, TASK_WORK, worker_run, k);
 }
@@ -332,7 +332,7 @@ void world_open(struct world *w, uint64_t seed)
     w->clock = (struct clock){ .now_ns = world_now, .arg = w };
     w->o.cache.clock = &w->clock;
     w->memory = dev_memory_create();
-    w->sums = calloc(w->o.max_pages, sizeof w->sums[0]);
+    w->sums = calloc(w->o.cache.max_bytes >> PAGE_SHIFT, sizeof w->sums[0]);
     if (w->memory == NULL || w->sums == NULL || page_cache_create(&w->cache, &w->o.cache) != 0)
         sched_fail(&w->sched, "no memory");
     balance_dirty_pages(w->cache); /* nothing is: this thread owes no sleep from a run before */

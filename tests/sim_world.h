@@ -49,6 +49,7 @@ struct sim_options {
     bool whole_pages;      /* writes are page-aligned */
     uint32_t write_pages;  /* at most, in one write */
     uint32_t ra_pages;     /* 0: no readahead */
+    const struct ra_policy *ra_policy;
     struct latency_model latency;
     bool inline_device;         /* no latency: submit_bio() completes */
     uint32_t fault_per_million; /* 0: the store never fails */
@@ -95,6 +96,7 @@ struct sim_worker {
     uint32_t done[FILES_MAX][FILE_PAGES_MAX * UNITS_PER_PAGE]; /* of a sync */
     struct file_ra_state ra[FILES_MAX];
     uint64_t began; /* step of the operation */
+    uint64_t waits; /* for memory, of everybody, until then */
     uint64_t size;  /* of the file then */
 };
 

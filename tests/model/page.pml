@@ -1,29 +1,37 @@
 /* page.pml: the rules of a page (cache/page.h), searched for every order in which threads can run.
+ * tests/lint_model.sh runs it.
  *
- * One mapping with NIDX page indexes over NFR frames. A page holds NHALF units of bytes, a unit being
- * what one store writes at once; i_size counts units. All processes run for ever and may stop
- * between any two operations, so the search covers every sequence of operations of any length. When
- * all have stopped the flusher and reclaim go on until nothing is dirty and nothing is cached; then
- * judge() compares the disk with the ghost: every unit inside i_size holds what was stored last.
- * Spin reports by itself when some have not stopped and none can move: a deadlock.
+ * One mapping with NIDX page indexes over NFR frames. A page holds NHALF units, a unit being what one
+ * store writes at once; i_size counts units. Every process runs for ever and may stop between any two
+ * operations, so the search covers sequences of operations of every length. When all have stopped, the
+ * flusher and reclaim go on until nothing is dirty and nothing is cached; then judge() compares the
+ * disk with the ghost: every unit inside i_size holds what was stored last, and beyond it are zeros.
+ * If some have not stopped and none can move, that is a deadlock, and spin says so.
  *
- *   reader     filemap_read, filemap_get_page, page_cache_sync_ra, find_get_page
- *   owner      filemap_write, inode_truncate (shrink, grow), punch_pages: who holds i_rwsem. It
- *              admits one at a time, so that one process which does any of them, in any order, is
- *              all of them
- *   client     loads and stores through a shared mapping; filemap_fault, page_mkwrite
+ *   reader     filemap_read, filemap_find_page, page_cache_sync_ra; find_get_page step by step
+ *   owner      filemap_write, inode_truncate (shrink and grow), punch_pages: who holds i_rwsem. That
+ *              admits one at a time, so one process that does any of them in any order is all of them
+ *   client     loads and stores through a mapping; handle_mm_fault, page_mkwrite
  *   flusher    write_cache_pages, clear_page_dirty_for_io, the store's copy, write_end_io. One,
  *              since writeback_sem admits one pass at a time
  *   reclaim    shrink_lru, remove_mapping; runs whenever it could find something
  *
- * An atomic block is one step that others see happen at once: one access to what is shared, or what
- * the C code does under the tree_lock, or accesses of which only the last can be seen by somebody
- * without PG_locked. Values are 1 and 2 in turn, 0 for "zeros", POISON for an undefined frame: a store
- * that is lost leaves the other value behind. Read errors, tags for a pass's own pages (TOWRITE),
- * reservations and commits are left out; so is memory ordering: steps are in sequence.
+ * An atomic block is one step, which others see happen at once. It is one access to what is shared; or
+ * what the C code does under the tree_lock; or several accesses under PG_locked of which at most one
+ * can be noticed by somebody without it.
  *
- * -DREADER -DCLIENT -DRECLAIM choose who takes part (owner and flusher always do).
- * -DBREAK_x breaks one rule, to show that the search notices; they are listed in lint_model.sh.
+ * A store writes 0 or 1, either of them: whatever two values a program could confuse, in some run they
+ * differ. Zeros of holes and of truncation are 0; POISON is in a frame that nothing was read into.
+ *
+ * Left out: errors of reads, the tag of a pass's own pages (TOWRITE), reservations, commits, a second
+ * mapping, and memory ordering (the steps of all processes happen in one sequence).
+ *
+ * Switches:
+ *   READER CLIENT RECLAIM    who takes part; owner and flusher always do
+ *   NO_PUNCH TO_ZERO         the owner makes no holes; truncates to zero only
+ *   NO_ERRORS MKCLEAN_SURE   the store never fails; page_mkclean never fails
+ *   LAX                      without the assertion of memory.h's M1, to see what becomes of the store
+ *   BREAK_x                  one rule is broken: lint_model.sh says which
  */
 #ifndef NIDX
 #define NIDX 2 /* pages the file can have */
@@ -51,7 +59,7 @@ struct_page page[NFR];
 /* The mapping. */
 byte slot[NIDX] = NONE; /* the radix tree */
 bit tag_dirty[NIDX], tag_writeback[NIDX];
-byte i_size; /* units */
+byte i_size;         /* units */
 bit invalidate_lock; /* held exclusively; who holds it shared does so for one step only */
 
 /* The client's page table. */
@@ -62,11 +70,11 @@ bit pte_writable[NIDX];
 bit disk[NU];
 
 /* Ghosts: what no program knows. */
-bit last[NU];    /* the value stored last; 0 beyond size */
-byte size;       /* i_size, as of the moment an operation takes effect */
-byte running;    /* processes that have not stopped */
+bit last[NU]; /* the value stored last; 0 beyond size */
+byte size;    /* i_size, as of the moment an operation takes effect */
+byte running; /* processes that have not stopped */
 #ifdef BREAK_OBJECT
-bit object;      /* the file's data id; the blocks of any other are deleted */
+bit object; /* the file's data id; the blocks of any other are deleted */
 #endif
 
 #define UNIT(i, h) ((i) * NHALF + (h))
@@ -76,7 +84,7 @@ bit object;      /* the file's data id; the blocks of any other are deleted */
 /* Who uses a page for index i holds a reference to a page that is that index's, and no other's. */
 #define HELD(f, i) (page[f].refs > 0 && !page[f].free && page[f].index == (i))
 
-/* ---- page.c, frames.c (all inside somebody's atomic step) --------------------------------------- */
+/* ---- page.c, frames.c: all inside somebody's atomic step -------------------------------------- */
 
 inline page_free(f)
 {
@@ -105,18 +113,18 @@ inline put_page(f)
 /* page_alloc(wait): sleeps while there is no frame. */
 inline page_alloc(f)
 {
-    atomic {
-        if
-        :: page[0].free -> f = 0
-        :: !page[0].free && page[1].free -> f = 1
-#if NFR > 2
-        :: !page[0].free && !page[1].free && page[2].free -> f = 2
+    if
+    :: page[0].free -> f = 0
+#if NFR > 1
+    :: !page[0].free && page[1].free -> f = 1
 #endif
-        fi;
-        assert(page[f].refs == 0);
-        page[f].free = 0;
-        page[f].refs = 1
-    }
+#if NFR > 2
+    :: !page[0].free && !page[1].free && page[2].free -> f = 2
+#endif
+    fi;
+    assert(page[f].refs == 0);
+    page[f].free = 0;
+    page[f].refs = 1
 }
 
 /* ---- filemap.c ------------------------------------------------------------------------------------ */
@@ -149,6 +157,19 @@ inline find_get_page(i, f)
         fi }
 #endif
     od
+}
+
+/* The same in one step, for everybody but the reader. (That a look-up of several steps amounts to one
+ * at the moment of its last is what the reader shows.) */
+inline find_get_page_at_once(i, f)
+{
+    atomic {
+        f = slot[i];
+        if
+        :: f == NONE
+        :: else -> page[f].refs++
+        fi
+    }
 }
 
 /* lock_page, and the check that it has not left the tree meanwhile; f is NONE if it has. Inside an
@@ -193,11 +214,11 @@ inline read_page(i, f)
 inline find_or_create_page(i, f)
 {
     do
-    :: find_get_page(i, f);
+    :: find_get_page_at_once(i, f);
        if
        :: f == NONE ->
-           page_alloc(f);
            atomic {
+            page_alloc(f);
             add_to_page_cache(i, f);
             if
             :: f != NONE -> break
@@ -217,12 +238,12 @@ inline find_or_create_page(i, f)
 /* A miss: page_cache_sync_ra for one page. It lets the invalidate_lock go when the locked page is in
  * the tree, before its read has ended: less than rule 7 asks, and enough, since who removes the page
  * locks it first. */
-inline read_missing_page(i, f, obj)
+inline read_missing_page(i, f)
 {
 #ifdef BREAK_OBJECT
     obj = object; /* the bio is made before the lock is taken */
 #endif
-    page_alloc(f);
+    atomic { page_alloc(f) };
     atomic {
 #ifndef BREAK_INVALIDATE_LOCK
         !invalidate_lock;
@@ -275,13 +296,23 @@ inline unmap_page(i)
 /* ---- processes --------------------------------------------------------------------------------------- */
 
 #ifdef READER
+/* clamp_to_size, the copy. Bytes of a page that was truncated meanwhile may be old ones. */
+inline copy_out(i, f)
+{
+    assert(HELD(f, i));
+    assert(BEYOND_EOF(i) || UNIT(i, 0) >= size || !page[f].in_tree ||
+           page[f].data[0] == last[UNIT(i, 0)]);
+    assert(UNIT(i, NHALF - 1) >= i_size || UNIT(i, NHALF - 1) >= size || !page[f].in_tree ||
+           page[f].data[NHALF - 1] == last[UNIT(i, NHALF - 1)]);
+    put_page(f);
+    f = NONE
+}
+
 proctype reader()
 {
     byte i, f = NONE;
 #ifdef BREAK_OBJECT
     bit obj;
-#else
-#define obj 0
 #endif
 idle:
     if
@@ -294,34 +325,29 @@ idle:
     do
     :: atomic { /* filemap_get_page: beyond_eof */
         if
-        :: BEYOND_EOF(i) -> goto idle
+        :: BEYOND_EOF(i) -> i = 0; goto idle
         :: else
         fi };
        find_get_page(i, f);
        if
-       :: f == NONE -> read_missing_page(i, f, obj)
+       :: f == NONE -> read_missing_page(i, f)
        :: else ->
            if
-           :: atomic { page[f].uptodate -> break }
+           :: atomic { page[f].uptodate -> copy_out(i, f); i = 0; goto idle }
            :: atomic { !page[f].uptodate -> /* page_make_uptodate: wait for who reads it */
                lock_page_in_tree(i, f);
                if
-               :: f != NONE -> assert(page[f].uptodate); page[f].locked = 0; break
+               :: f != NONE ->
+                   assert(page[f].uptodate);
+                   page[f].locked = 0;
+                   copy_out(i, f);
+                   i = 0;
+                   goto idle
                :: else
                fi }
            fi
        fi
     od;
-    atomic { /* clamp_to_size, the copy. Bytes of a page that was truncated meanwhile may be old */
-        assert(HELD(f, i));
-        assert(BEYOND_EOF(i) || UNIT(i, 0) >= size || !page[f].in_tree ||
-               page[f].data[0] == last[UNIT(i, 0)]);
-        assert(UNIT(i, NHALF - 1) >= i_size || UNIT(i, NHALF - 1) >= size || !page[f].in_tree ||
-               page[f].data[NHALF - 1] == last[UNIT(i, NHALF - 1)]);
-        put_page(f);
-        f = NONE;
-        goto idle
-    };
 stopped:
     running--;
 end_stopped:
@@ -337,8 +363,6 @@ proctype client()
     bit store, value;
 #ifdef BREAK_OBJECT
     bit obj;
-#else
-#define obj 0
 #endif
 idle:
     if
@@ -348,22 +372,21 @@ idle:
     :: i = 1
 #endif
     fi;
-    if
-    :: h = 0
-#if NHALF > 1
-    :: h = 1
-#endif
-    fi;
-    if
-    :: store = 0
-    :: store = 1; value = 0
-    :: store = 1; value = 1
-    fi;
-retry:
+access: /* after a fault this may be another access to the same page */
     atomic {
         if
-        :: pte[i] == NONE -> goto fault
-        :: pte[i] != NONE && store && !pte_writable[i] -> goto mkwrite
+        :: store = 0
+        :: store = 1; value = 0
+        :: store = 1; value = 1
+        fi;
+        if
+        :: h = 0
+#if NHALF > 1
+        :: h = 1
+#endif
+        fi;
+        if
+        :: pte[i] == NONE || store && !pte_writable[i] -> h = 0; value = 0; goto fault
         :: else -> f = pte[i]
         fi;
         /* The access itself: a frame that is mapped is neither free nor anybody else's. */
@@ -371,7 +394,7 @@ retry:
         if
         :: store ->
 #ifndef LAX
-            assert(page[f].dirty); /* or reclaim would take it for clean */
+            assert(page[f].dirty); /* invariant M1 of memory.h */
 #endif
             page[f].data[h] = value;
             if
@@ -379,15 +402,15 @@ retry:
             :: else /* beyond the end: to be forgotten */
             fi
         :: else ->
-            assert(UNIT(i, h) >= i_size || UNIT(i, h) >= size || !page[f].in_tree && invalidate_lock ||
-                   page[f].data[h] == last[UNIT(i, h)])
+            assert(UNIT(i, h) >= i_size || UNIT(i, h) >= size ||
+                   !page[f].in_tree && invalidate_lock || page[f].data[h] == last[UNIT(i, h)])
         fi;
-        f = NONE; h = 0; store = 0; value = 0;
+        f = NONE; i = 0; h = 0; store = 0; value = 0;
         goto idle
     };
 
-fault: /* filemap_fault */
-    find_get_page(i, f);
+fault: /* handle_mm_fault, fault_get_page, filemap_fault_page */
+    find_get_page_at_once(i, f);
     if
     :: f == NONE ->
         atomic {
@@ -396,14 +419,14 @@ fault: /* filemap_fault */
             :: else
             fi
         };
-        read_missing_page(i, f, obj);
-        goto retry
+        read_missing_page(i, f);
+        goto fault
     :: else
     fi;
     atomic {
         lock_page_in_tree(i, f);
         if
-        :: f == NONE -> goto retry
+        :: f == NONE -> goto fault
         :: else -> assert(page[f].uptodate)
         fi;
         if
@@ -411,55 +434,30 @@ fault: /* filemap_fault */
         :: else
         fi
     };
-    atomic { /* UFFDIO_CONTINUE, write-protected */
-        assert(HELD(f, i));
-        pte[i] = f;
-        pte_writable[i] = 0;
-        page[f].locked = 0;
-        put_page(f);
-        f = NONE;
-        goto retry
-    };
-
-mkwrite: /* page_mkwrite */
-    find_get_page(i, f);
     atomic {
         if
-        :: f == NONE -> goto retry
+        :: store -> /* page_mkwrite */
+            STABLE(f);
+            set_page_dirty(f)
         :: else
-        fi };
-    atomic {
-        lock_page_in_tree(i, f);
-        if
-        :: f == NONE -> goto retry
-        :: else
-        fi
-    };
-    atomic {
-        STABLE(f);
-        if
-        :: BEYOND_EOF(i) -> page[f].locked = 0; put_page(f); f = NONE; goto sigbus
-        :: else -> set_page_dirty(f)
         fi;
 #ifdef BREAK_UNLOCK_BEFORE_WRITABLE
         page[f].locked = 0
 #endif
     };
-    atomic { /* writable, if it is still mapped */
+    atomic { /* vma->ops->map */
         assert(HELD(f, i));
-        if
-        :: pte[i] == f -> pte_writable[i] = 1
-        :: else
-        fi;
+        pte[i] = f;
+        pte_writable[i] = store;
 #ifndef BREAK_UNLOCK_BEFORE_WRITABLE
         page[f].locked = 0;
 #endif
         put_page(f);
-        f = NONE;
-        goto retry
+        f = NONE; store = 0;
+        goto access
     };
 sigbus:
-    h = 0; store = 0; value = 0;
+    i = 0; store = 0;
     goto idle;
 stopped:
     running--;
@@ -496,19 +494,11 @@ inline zero_tail(i, f, s)
 /* truncate_page for one index, with the invalidate_lock held. */
 inline truncate_page(i, f)
 {
-    find_get_page(i, f);
+    find_get_page_at_once(i, f);
     if
     :: f == NONE
     :: else ->
-        atomic {
-            lock_page_in_tree(i, f);
-#ifndef BREAK_UNMAP_ONCE
-            if
-            :: f != NONE -> unmap_page(i)
-            :: else
-            fi
-#endif
-        };
+        atomic { lock_page_in_tree(i, f) };
         if
         :: f == NONE
         :: else ->
@@ -517,6 +507,9 @@ inline truncate_page(i, f)
                 !page[f].writeback;
 #endif
                 assert(HELD(f, i) && page[f].in_tree);
+#ifndef BREAK_UNMAP_ONCE
+                unmap_page(i);
+#endif
                 assert(tag_dirty[i] == page[f].dirty); /* cancel_dirty_page */
                 page[f].dirty = 0;
                 tag_dirty[i] = 0;
@@ -540,30 +533,23 @@ inline truncate_page(i, f)
 proctype owner()
 {
     byte i, f = NONE, u, s;
-    bit value;
-#ifdef BREAK_TAIL
-    bit zeroed;
-#endif
 idle:
     if
     :: goto stopped
     :: goto write
     :: goto truncate
+#ifndef NO_PUNCH
     :: goto punch
+#endif
     fi;
 
 write: /* filemap_write of one unit */
     if
-    :: u = 0
-#if NU > 1
-    :: u = 1
+    :: i = 0
+#if NIDX > 1
+    :: i = 1
 #endif
     fi;
-    if
-    :: value = 0
-    :: value = 1
-    fi;
-    i = u / NHALF;
     find_or_create_page(i, f);
     atomic {
         STABLE(f);
@@ -576,8 +562,17 @@ write: /* filemap_write of one unit */
             page[f].data[NHALF - 1] = 0;
             page[f].uptodate = 1
         fi;
-        page[f].data[u % NHALF] = value;
-        last[u] = value;
+        if
+        :: u = UNIT(i, 0)
+#if NHALF > 1
+        :: u = UNIT(i, 1)
+#endif
+        fi;
+        if
+        :: last[u] = 0
+        :: last[u] = 1
+        fi;
+        page[f].data[u % NHALF] = last[u];
         set_page_dirty(f);
         if
         :: u >= size -> size = u + 1
@@ -598,16 +593,18 @@ write: /* filemap_write of one unit */
         page[f].locked = 0;
         put_page(f);
 #endif
-        f = NONE; i = 0; u = 0; value = 0;
+        f = NONE; i = 0; u = 0;
         goto idle
     };
 
 truncate:
     if
     :: s = 0
+#ifndef TO_ZERO
     :: s = 1
 #if NU > 1
     :: s = 2
+#endif
 #endif
     fi;
     if
@@ -615,11 +612,15 @@ truncate:
     :: else
     fi;
 #if NHALF > 1
-    /* The page that the new end cuts, while nothing has changed yet: truncate_partial_page. It stays
-     * referenced, since nobody may wait for memory with the invalidate_lock held: a reader keeps its
-     * frame while it waits for that lock. */
+    /* The page that the new end cuts is brought in while nothing has changed yet, and zeroed when the
+     * size has (BREAK_TAIL: zeroed here and not again). It stays referenced in between, for nobody may
+     * wait for memory with the invalidate_lock held: a reader keeps a frame while it waits for that
+     * lock. */
     if
     :: s % NHALF != 0 ->
+#ifdef BREAK_ALLOC_LOCKED
+        invalidate_lock = 1;
+#endif
         find_or_create_page(s / NHALF, f);
         atomic {
             !page[f].writeback;
@@ -645,7 +646,8 @@ truncate:
 #endif
         i = (s + NHALF - 1) / NHALF
     };
-    atomic { /* unmap_mapping_range */
+#ifdef BREAK_UNMAP_ONCE
+    atomic {
         u = i;
         do
         :: u < NIDX -> unmap_page(u); u++
@@ -653,6 +655,7 @@ truncate:
         od;
         u = 0
     };
+#endif
 #if NHALF > 1
     if
     :: f != NONE ->
@@ -733,8 +736,12 @@ punch: /* punch_pages of one page: the size stays */
     :: i = 1
 #endif
     fi;
-    atomic { invalidate_lock = 1 };
-    atomic { unmap_page(i) };
+    atomic {
+        invalidate_lock = 1;
+#ifdef BREAK_UNMAP_ONCE
+        unmap_page(i)
+#endif
+    };
     truncate_page(i, f);
     atomic {
         disk[UNIT(i, 0)] = 0;
@@ -751,11 +758,20 @@ end_stopped:
     false
 }
 
+/* Not where the whole page is beyond the end: a truncation is about to remove it. */
+inline zero_beyond_eof(i, f)
+{
+    if
+    :: !BEYOND_EOF(i) -> zero_tail(i, f, i_size)
+    :: else
+    fi
+}
+
 /* write_cache_pages, page by page. Any write may fail. */
 proctype flusher()
 {
     byte i, f = NONE;
-    byte lim;        /* units of the page that are inside the file */
+    bit failed;
     byte sum[NHALF]; /* the bytes when the store began to copy: their checksum, so to say */
 end_idle:
     atomic { /* find_get_pages_tag */
@@ -766,7 +782,7 @@ end_idle:
 #endif
         fi
     };
-    find_get_page(i, f);
+    find_get_page_at_once(i, f);
     atomic {
         if
         :: f == NONE -> i = 0; goto end_idle
@@ -779,88 +795,85 @@ end_idle:
         :: f != NONE && !page[f].dirty ->
             page[f].locked = 0; put_page(f); f = NONE; i = 0; goto end_idle
         :: else
-        fi
-    };
+        fi;
 #ifdef BREAK_ZERO_FIRST
-    zero_tail(i, f, i_size);
+        zero_beyond_eof(i, f)
+    };
+    atomic {
 #endif
 #ifdef BREAK_MKCLEAN_AFTER_CLEAR
-    page[f].dirty = 0;
+        page[f].dirty = 0;
+        tag_dirty[i] = 0
+    };
+    atomic {
 #endif
 #ifndef BREAK_MKCLEAN_AFTER_COPY
-    atomic { /* page_mkclean */
-        if
+        if /* page_mkclean */
         :: pte[i] == f -> pte_writable[i] = 0
+#ifndef MKCLEAN_SURE
         :: pte[i] == f && pte_writable[i] -> /* it did not reach every mapping */
 #ifndef BREAK_MKCLEAN_FAILS
-            page[f].dirty = 1;
             page[f].locked = 0; put_page(f); f = NONE; i = 0; goto end_idle
 #else
             skip
 #endif
+#endif
         :: pte[i] != f
         fi
-    };
 #endif
+    };
     atomic { /* clear_page_dirty_for_io */
         assert(HELD(f, i) && !page[f].writeback && page[f].in_tree && page[f].uptodate);
-        assert(tag_dirty[i] && !tag_writeback[i]);
+#ifndef BREAK_MKCLEAN_AFTER_CLEAR
+        assert(page[f].dirty && tag_dirty[i]);
+#endif
+        assert(!tag_writeback[i]);
+#ifndef BREAK_ZERO_FIRST
+        zero_beyond_eof(i, f);
+#endif
         page[f].dirty = 0;
         tag_dirty[i] = 0;
         page[f].writeback = 1;
         tag_writeback[i] = 1;
-        lim = (i_size > UNIT(i, 0) -> i_size - UNIT(i, 0) : 0);
-        lim = (lim > NHALF -> NHALF : lim);
-#ifdef BREAK_ZERO_FIRST
-        lim = NHALF;
-#endif
         sum[0] = page[f].data[0];
         sum[NHALF - 1] = page[f].data[NHALF - 1];
         page[f].locked = 0
     };
-    if
-    :: atomic { true -> /* the store copies; end_page_writeback */
+    atomic { /* the store copies */
         assert(HELD(f, i));
-        assert(lim < 1 || page[f].data[0] == sum[0]);
-        assert(lim < NHALF || page[f].data[NHALF - 1] == sum[NHALF - 1]);
-        disk[UNIT(i, 0)] = (lim > 0 -> page[f].data[0] : 0);
-#if NHALF > 1
-        disk[UNIT(i, 1)] = (lim > 1 -> page[f].data[1] : 0);
+        assert(page[f].data[0] == sum[0]);
+        assert(page[f].data[NHALF - 1] == sum[NHALF - 1]);
+        if
+        :: disk[UNIT(i, 0)] = page[f].data[0]; disk[UNIT(i, NHALF - 1)] = page[f].data[NHALF - 1]
+#ifndef NO_ERRORS
+        :: failed = 1
 #endif
-       }
-    :: atomic { true -> /* it fails: dirty again first */
-#if defined(BREAK_REDIRTY_LATE)
+        fi;
+#if defined(BREAK_TAG)
+        page[f].dirty = page[f].dirty | failed;
+#endif
+#if defined(BREAK_TAG) || defined(BREAK_REDIRTY_LATE)
         page[f].writeback = 0;
         tag_writeback[i] = 0
-       };
-       atomic {
+    };
+    atomic {
 #endif
 #ifndef BREAK_REDIRTY
-        assert(page[f].in_tree);
-        page[f].dirty = 1;
-#ifdef BREAK_TAG
-        page[f].writeback = 0;
-        tag_writeback[i] = 0
-       };
-       atomic {
-#endif
-        tag_dirty[i] = 1
-#endif
-       }
-    fi;
-#ifdef BREAK_MKCLEAN_AFTER_COPY
-    atomic {
-        if
-        :: pte[i] == f -> pte_writable[i] = 0
+        if /* dirty again first */
+        :: failed -> assert(page[f].in_tree); page[f].dirty = 1; tag_dirty[i] = 1
         :: else
-        fi
-    };
+        fi;
 #endif
+#ifdef BREAK_MKCLEAN_AFTER_COPY
+        failed = 0
+    };
     atomic {
-        page[f].writeback = 0;
+        pte_writable[i] = (pte[i] == f -> 0 : pte_writable[i]);
+#endif
+        page[f].writeback = 0; /* end_page_writeback */
         tag_writeback[i] = 0;
         put_page(f);
-        f = NONE; i = 0; lim = 0; sum[0] = 0; sum[NHALF - 1] = 0;
+        f = NONE; i = 0; failed = 0; sum[0] = 0; sum[NHALF - 1] = 0;
         goto end_idle
     }
 }
@@ -877,7 +890,9 @@ end_idle:
     atomic { /* isolate_pages */
         if
         :: LOOKS_CLEAN(0) -> f = 0
+#if NFR > 1
         :: LOOKS_CLEAN(1) -> f = 1
+#endif
 #if NFR > 2
         :: LOOKS_CLEAN(2) -> f = 2
 #endif
@@ -885,40 +900,28 @@ end_idle:
         i = page[f].index;
         page[f].refs++
     };
-    atomic { /* trylock_page */
+    atomic { /* trylock_page, remove_mapping */
         if
         :: page[f].locked || !page[f].in_tree -> put_page(f); f = NONE; i = 0; goto end_idle
         :: else -> page[f].locked = 1
         fi;
 #if !defined(BREAK_UNMAP) && !defined(BREAK_UNMAP_LATE)
-        unmap_page(i)
+        unmap_page(i);
 #endif
-    };
-    atomic { /* remove_mapping */
         if
-        :: !page[f].dirty && !page[f].writeback && page[f].refs == 2 ->
+        :: !page[f].dirty && !page[f].writeback && page[f].refs == 2
+        :: else -> page[f].locked = 0; put_page(f); f = NONE; i = 0; goto end_idle
+        fi;
 #ifdef BREAK_FREEZE
-            skip
-        :: else ->
-            page[f].locked = 0; put_page(f); f = NONE; i = 0; goto end_idle
-        fi
     };
     atomic {
-            slot[i] = NONE;
-            page[f].in_tree = 0;
-            page[f].locked = 0;
-            page_free(f);
-            f = NONE; i = 0; goto end_idle
-#else
-            page[f].refs = 0; /* page_ref_freeze */
-            slot[i] = NONE;
-            page[f].in_tree = 0;
-        :: else ->
-            page[f].locked = 0; put_page(f); f = NONE; i = 0; goto end_idle
-        fi
-    };
-    atomic {
+#endif
+        page[f].refs = 0; /* page_ref_freeze */
+        slot[i] = NONE;
+        page[f].in_tree = 0;
 #ifdef BREAK_UNMAP_LATE
+    };
+    atomic {
         unmap_page(i);
 #endif
         page[f].locked = 0;
@@ -929,8 +932,8 @@ end_idle:
         pte[0] = (pte[0] == f -> NONE : pte[0]);
         pte[NIDX - 1] = (pte[NIDX - 1] == f -> NONE : pte[NIDX - 1]);
 #endif
-        f = NONE; i = 0; goto end_idle
-#endif
+        f = NONE; i = 0;
+        goto end_idle
     }
 }
 #endif
