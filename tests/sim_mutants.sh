@@ -229,7 +229,7 @@ mutant object_taken_early cache/readahead.c \
     's/^    down_read(.*invalidate_lock);/    uint64_t taken = atomic_load(\&r->m->object);\n    cache_yield();\n&/' \
     's/r->later->object = atomic_load(&r->m->object);/r->later->object = taken;/'
 mutant size_not_checked_again cache/filemap.c \
-    '/^ssize_t filemap_read/,/^}/ s/clamp_to_size(m, pos, len - done)/len - done/'
+    's/size_t n = clamp_to_size(m, pos, len);/size_t n = len;/'
 mutant size_raised_early cache/write.c \
     '/^static ssize_t write_page/,/^}/ s/^    err = write_begin/    if (pos + n > atomic_load(\&m->i_size)) atomic_store(\&m->i_size, pos + n);\n&/'
 mutant truncate_keeps_locked_pages cache/truncate.c \

@@ -568,9 +568,11 @@ void worker_run(struct task *t, void *arg)
     struct world *w = k->world;
     k->task = t;
     while (!w->sched.stop) {
-        if (w->sched.pause)
+        if (w->sched.pause) {
             sched_idle(t);
-        else
+        } else {
+            sched_yield_now(t); /* or who never has to sleep would be alone in the world */
             do_one(k, &w->files[sched_random(&w->sched, w->o.files)], pick_op(w));
+        }
     }
 }
