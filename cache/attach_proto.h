@@ -42,11 +42,11 @@
 
 #include <stdint.h>
 
-#define ATTACH_VERSION         1u
-#define ATTACH_ROOT_DIRECTORY  "/run/foliofs-attach" /* 0755, the sockets in it 0666 */
-#define ATTACH_SOCKET_SUFFIX   ".attach"             /* beside a user's control socket */
-#define ATTACH_MINCORE_PAGES   16384u                /* per request */
-#define ATTACH_PATH_BYTES      108u                  /* as in struct sockaddr_un */
+#define ATTACH_VERSION        1u
+#define ATTACH_ROOT_DIRECTORY "/run/foliofs-attach" /* 0755, the sockets in it 0666 */
+#define ATTACH_SOCKET_SUFFIX  ".attach"             /* beside a user's control socket */
+#define ATTACH_MINCORE_PAGES  16384u                /* per request */
+#define ATTACH_PATH_BYTES     108u                  /* as in struct sockaddr_un */
 
 enum attach_op {
     ATTACH_HELLO = 1,
@@ -100,8 +100,8 @@ struct uffdio_poison {
 
 /* What both sides need: faults of shared memory, missing, minor and by stores; SIGBUS on purpose; and
  * word of a mapping that is moved. */
-#define ATTACH_UFFD_FEATURES                                                                       \
-    (UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM |      \
+#define ATTACH_UFFD_FEATURES                                                                  \
+    (UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | \
      UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_POISON | UFFD_FEATURE_EVENT_REMAP)
 
 #endif

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "cache/memfd.h"
 #include "cache/page_cache.h"
 #include "cache/rcu.h"
 #include "cache/reclaim.h"
@@ -40,28 +41,43 @@ void mapping_destroy(struct address_space *m)
     pthread_mutex_lock(&m->tree_lock);
     radix_tree_destroy(&m->pages);
     pthread_mutex_unlock(&m->tree_lock);
+    mapping_drop_memfd(m);
     pthread_mutex_destroy(&m->tree_lock);
     pthread_mutex_destroy(&m->i_mmap_lock);
 }
 
+void i_size_write(struct address_space *m, uint64_t size)
+{
+    struct memfd *f = atomic_load(&m->memfd);
+    atomic_store(&m->i_size, size);
+    if (f != NULL)
+        memfd_grow(f, (size + PAGE_SIZE - 1) >> PAGE_SHIFT);
+}
+
 /* ---- finding --------------------------------------------------------------------------------- */
+
+/* The page at index, referenced.   NULL: none. Context: RCU. */
+static struct page *slot_get_page(struct address_space *m, uint32_t index)
+{
+    for (;;) {
+        struct page *page = radix_tree_lookup(&m->pages, index);
+        if (page == NULL || radix_is_value(page))
+            return NULL;
+        if (!get_page_unless_zero(page)) {
+            cache_yield(); /* frozen: it is being unmapped, and leaves the slot or comes back */
+            sched_yield();
+            continue;
+        }
+        if (radix_tree_lookup(&m->pages, index) == page)
+            return page;
+        put_page(m->cache, page);
+    }
+}
 
 struct page *find_get_page(struct address_space *m, uint32_t index)
 {
     cache_rcu_read_lock();
-    struct page *page;
-    for (;;) {
-        page = radix_tree_lookup(&m->pages, index);
-        if (page == NULL || radix_is_value(page)) {
-            page = NULL;
-            break;
-        }
-        if (!get_page_unless_zero(page))
-            continue; /* being freed: the slot is about to change */
-        if (radix_tree_lookup(&m->pages, index) == page)
-            break;
-        put_page(m->cache, page);
-    }
+    struct page *page = slot_get_page(m, index);
     cache_rcu_read_unlock();
     return page;
 }
@@ -82,19 +98,16 @@ struct page *find_lock_page(struct address_space *m, uint32_t index)
     }
 }
 
-/* Keep of found items those that are pages and can be referenced. Context: RCU. */
+/* Keep of found items those that are still pages, referenced. Context: RCU. */
 static unsigned pages_get(struct address_space *m, struct page **pages, const uint64_t *indices,
                           unsigned found)
 {
     unsigned n = 0;
     for (unsigned i = 0; i < found; i++) {
-        struct page *page = pages[i];
-        if (radix_is_value(page) || !get_page_unless_zero(page))
-            continue;
-        if (radix_tree_lookup(&m->pages, indices[i]) == page)
+        struct page *page =
+            radix_is_value(pages[i]) ? NULL : slot_get_page(m, (uint32_t)indices[i]);
+        if (page != NULL)
             pages[n++] = page;
-        else
-            put_page(m->cache, page);
     }
     return n;
 }
@@ -151,14 +164,10 @@ static struct radix_preload *preload_get(void)
     return radix_tree_preload(&preload) == 0 ? &preload : NULL;
 }
 
-int add_to_page_cache_lru(struct address_space *m, struct page *page, uint32_t index)
+static int page_insert(struct address_space *m, struct page *page, uint32_t index,
+                       struct radix_preload *nodes)
 {
-    struct radix_preload *nodes = preload_get();
-    if (nodes == NULL)
-        return -ENOMEM;
     void *shadow = NULL;
-    page_set(page, PG_locked);
-    get_page(page); /* the tree's */
     pthread_mutex_lock(&m->tree_lock);
     int err = radix_tree_insert(&m->pages, index, page, nodes, &shadow);
     if (err == 0) {
@@ -169,6 +178,24 @@ int add_to_page_cache_lru(struct address_space *m, struct page *page, uint32_t i
             page_set(page, PG_workingset);
     }
     pthread_mutex_unlock(&m->tree_lock);
+    return err;
+}
+
+int add_to_page_cache_lru(struct address_space *m, struct page *page, uint32_t index)
+{
+    struct radix_preload *nodes = preload_get();
+    if (nodes == NULL)
+        return -ENOMEM;
+    struct memfd *memfd = atomic_load(&m->memfd);
+    page_set(page, PG_locked);
+    get_page(page); /* the tree's */
+    if (memfd != NULL)
+        pthread_mutex_lock(&memfd->lock);
+    int err = page_settle(m, page, index);
+    if (err == 0)
+        err = page_insert(m, page, index, nodes);
+    if (memfd != NULL)
+        pthread_mutex_unlock(&memfd->lock);
     if (err != 0) {
         page_clear(page, PG_locked);
         put_page(m->cache, page);
@@ -331,7 +358,7 @@ static bool continues_page(struct file_ra_state *ra, const struct ra_request *rq
            (pos - 1) >> PAGE_SHIFT == rq->index;
 }
 
-static void page_used(struct page_cache *cache, struct page *page, bool again)
+void page_used(struct page_cache *cache, struct page *page, bool again)
 {
     if (page_test(page, PG_prefetched) && (page_clear(page, PG_prefetched) & PG_prefetched))
         count_add(&cache->count.ra_used, 1);
@@ -404,17 +431,16 @@ static int filemap_find_page(struct address_space *m, struct file_ra_state *ra,
 }
 
 static int filemap_request_page(struct address_space *m, struct file_ra_state *ra,
-                                const struct ra_request *rq, struct page **out)
+                                const struct ra_request *rq, struct page **out, bool *missed)
 {
     struct page_cache *cache = m->cache;
     struct page *page = NULL;
-    bool missed;
-    int err = filemap_find_page(m, ra, rq, &page, &missed);
+    int err = filemap_find_page(m, ra, rq, &page, missed);
     if (err == -EIO && ra != NULL)
         file_ra_shrink(ra);
     if (err != 0)
         return err;
-    if (missed)
+    if (*missed)
         count_add(&cache->count.misses, 1);
     else
         count_hits(cache, 1);
@@ -429,17 +455,19 @@ static int filemap_request_page(struct address_space *m, struct file_ra_state *r
 int filemap_get_page(struct address_space *m, struct file_ra_state *ra, uint32_t index, uint32_t nr,
                      struct page **out)
 {
-    int err = filemap_request_page(m, ra, &(struct ra_request){ .index = index, .nr = nr }, out);
+    bool missed;
+    int err =
+        filemap_request_page(m, ra, &(struct ra_request){ .index = index, .nr = nr }, out, &missed);
     if (err == 0 && ra != NULL && nr <= 1)
         file_ra_read_done(ra, ((uint64_t)index + 1) << PAGE_SHIFT);
     return err;
 }
 
 int filemap_fault_page(struct address_space *m, struct file_ra_state *ra, uint32_t index,
-                       enum ra_how how, struct page **out)
+                       enum ra_how how, struct page **out, bool *major)
 {
     return filemap_request_page(m, ra, &(struct ra_request){ .index = index, .nr = 1, .how = how },
-                                out);
+                                out, major);
 }
 
 /* Bytes of [offset, offset+len) that are in the file. */
@@ -516,7 +544,8 @@ ssize_t filemap_read(struct address_space *m, struct file_ra_state *ra, uint64_t
         struct ra_request here = read_request(offset + done, len - done);
         unsigned nr = filemap_get_read_batch(m, ra, &here, pages);
         if (nr == 0) {
-            err = filemap_request_page(m, ra, &rq, &pages[nr++]);
+            bool missed;
+            err = filemap_request_page(m, ra, &rq, &pages[nr++], &missed);
             if (err != 0)
                 break;
         }

@@ -70,6 +70,7 @@ struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_loc
     pthread_mutex_t tree_lock;
     struct rwsem invalidate_lock;
     struct rwsem writeback_sem;
+    _Atomic(struct memfd *) memfd; /* its pages' frames; NULL: in the arena       (i) */
     pthread_mutex_t i_mmap_lock;
     struct list_head i_mmap;  /* the vm_areas that map it                      (i_mmap_lock) */
     _Atomic uint32_t nr_vmas; /*                                     (i_mmap_lock to change, a) */
@@ -106,11 +107,25 @@ struct cache_options {
     const struct clock *clock;       /* NULL: clock_monotonic */
     const char *reclaim;             /* the policy's name; NULL: lru2q */
     enum writeback_error on_error;
-    bool threads; /* start the flusher and the readahead worker */
-    bool stepped; /* no threads, but somebody else calls flusher_step(): who needs
+    unsigned
+        fault_around; /* pages a load's fault maps together; 0: FAULT_AROUND_DEFAULT; 1: none */
+    bool threads;     /* start the flusher and the readahead worker */
+    bool stepped;     /* no threads, but somebody else calls flusher_step(): who needs
                                      it waits, instead of doing it */
 };
 #define CACHE_MIN_PAGES 16u
+
+/* Who maps pages. */
+enum fault_door {
+    FAULT_SOFT,     /* this process (vma_soft.h) */
+    FAULT_ATTACHED, /* others, by libfolio */
+    FAULT_KERNEL, /* the kernel in front: of its faults we see the pages that its mappings dirtied */
+    FAULT_DOORS,
+};
+struct fault_stats {
+    uint64_t minor, major; /* pages asked for: were in the cache; were not */
+    uint64_t mkwrite;      /* first stores to clean pages */
+};
 
 struct cache_stats {
     uint64_t pages, active, inactive, free, dirty, writeback; /* pages now */
@@ -122,6 +137,7 @@ struct cache_stats {
     uint64_t refaults, activations; /* pages that came back; of them, soon */
     uint64_t shadows;               /* evicted pages remembered now */
     uint64_t throttled, throttled_ns, passes;
+    struct fault_stats faults[FAULT_DOORS];
 };
 
 /* Errors: -ENOMEM, -EINVAL (too small; no such reclaim policy). */
@@ -134,6 +150,8 @@ void page_cache_stats(struct page_cache *cache, struct cache_stats *out);
 /* Change the limit at run time; shrinking reclaims. bytes: up to max_bytes.   -EINVAL. */
 int page_cache_resize(struct page_cache *cache, uint64_t bytes);
 void page_cache_set_dirty(struct page_cache *cache, const struct cache_options *o);
+/* Pages that a load's fault maps together, from now on: 1 to FAULT_AROUND_MOST.   -EINVAL. */
+int page_cache_set_fault_around(struct page_cache *cache, unsigned pages);
 /* The name of the reclaim policy that is called so, as a constant; NULL: there is none. */
 const char *page_cache_reclaim_name(const char *name);
 #define RECLAIM_NAMES "lru2q|s3fifo" /* all of them, for people */
@@ -152,6 +170,9 @@ void mapping_init(struct address_space *m, struct page_cache *cache, struct devi
 void mapping_destroy(struct address_space *m);
 /* I1 to I6 over every page.   Returns 0, or the line of the check that failed. Quiet mapping. */
 int mapping_check(struct address_space *m);
+
+/* Set i_size; growing takes the memfd along (it shrinks when the pages have gone). Context: i_rwsem. */
+void i_size_write(struct address_space *m, uint64_t size);
 
 /* ---- pages (pages come back referenced: put_page) ------------------------------------------- */
 
@@ -176,9 +197,10 @@ unsigned find_get_pages(struct address_space *m, uint64_t *next, uint32_t last, 
  * Errors: -EIO, -ENOMEM; 1: beyond end of file.   Blocks: on the store. */
 int filemap_get_page(struct address_space *m, struct file_ra_state *ra, uint32_t index, uint32_t nr,
                      struct page **out);
-/* Likewise for a page fault (Linux: filemap_fault); how: RA_FAULT or one of its kin. */
+/* Likewise for a page fault (Linux: filemap_fault); how: RA_FAULT or one of its kin. *major: it was
+ * not in the cache. */
 int filemap_fault_page(struct address_space *m, struct file_ra_state *ra, uint32_t index,
-                       enum ra_how how, struct page **out);
+                       enum ra_how how, struct page **out, bool *major);
 
 /* ---- files ----------------------------------------------------------------------------------- */
 

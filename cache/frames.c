@@ -10,6 +10,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "cache/memfd.h"
+#include "cache/memory.h"
 #include "cache/rcu.h"
 #include "cache/reclaim.h"
 
@@ -18,7 +20,27 @@
 
 void *page_address(const struct page_cache *cache, const struct page *page)
 {
+    (void)cache;
+    return page->data;
+}
+
+static void *own_frame(const struct page_cache *cache, const struct page *page)
+{
     return cache->arena + ((uint64_t)(page - cache->pages) << PAGE_SHIFT);
+}
+
+int page_settle(struct address_space *m, struct page *page, uint32_t index)
+{
+    struct memfd *f = atomic_load(&m->memfd);
+    if (f == NULL) {
+        page->touched = true;
+        return 0;
+    }
+    if (page->touched) { /* the budget counts it once */
+        madvise(own_frame(m->cache, page), PAGE_SIZE, MADV_DONTNEED);
+        page->touched = false;
+    }
+    return memfd_frame(f, index, &page->data);
 }
 
 void put_page(struct page_cache *cache, struct page *page)
@@ -50,6 +72,7 @@ static struct page *frame_take(struct page_cache *cache)
         assert(atomic_load(&page->refcount) == 0);
         atomic_store_explicit(&page->flags, 0, memory_order_relaxed);
         page_set_uses(page, 0);
+        page->data = own_frame(cache, page);
         atomic_store_explicit(&page->refcount, 1, memory_order_release);
     }
     return page;
@@ -169,6 +192,8 @@ int page_cache_create(struct page_cache **out, const struct cache_options *o)
     cache->stepped = o->stepped;
     cache->policy = policy;
     cache->on_error = o->on_error;
+    atomic_store(&cache->fault_around,
+                 o->fault_around != 0 ? o->fault_around : FAULT_AROUND_DEFAULT);
     cache->max_frames = frames_for(o);
     atomic_store(&cache->limit, o->cache_bytes >> PAGE_SHIFT);
     cache->arena = reserve_memory(cache->max_frames << PAGE_SHIFT);
@@ -233,12 +258,24 @@ void page_cache_set_dirty(struct page_cache *cache, const struct cache_options *
                  o->dirty_writeback_ms != 0 ? o->dirty_writeback_ms : 5000);
 }
 
+int page_cache_set_fault_around(struct page_cache *cache, unsigned pages)
+{
+    if (pages < 1 || pages > FAULT_AROUND_MOST)
+        return -EINVAL;
+    atomic_store(&cache->fault_around, pages);
+    return 0;
+}
+
 /* Give the memory of empty frames back to the system. */
 static void release_free_frames(struct page_cache *cache)
 {
     pthread_mutex_lock(&cache->lru_lock);
-    for (struct list_head *n = cache->free.next; n != &cache->free; n = n->next)
-        madvise(page_address(cache, list_entry(n, struct page, lru)), PAGE_SIZE, MADV_DONTNEED);
+    for (struct list_head *n = cache->free.next; n != &cache->free; n = n->next) {
+        struct page *page = list_entry(n, struct page, lru);
+        if (page->touched)
+            madvise(own_frame(cache, page), PAGE_SIZE, MADV_DONTNEED);
+        page->touched = false;
+    }
     pthread_mutex_unlock(&cache->lru_lock);
 }
 
@@ -310,6 +347,10 @@ void page_cache_stats(struct page_cache *cache, struct cache_stats *out)
         .throttled_ns = get(&n->throttled_ns),
         .passes = get(&n->passes),
     };
+    for (unsigned i = 0; i < FAULT_DOORS; i++)
+        out->faults[i] = (struct fault_stats){ .minor = get(&n->faults[i].minor),
+                                               .major = get(&n->faults[i].major),
+                                               .mkwrite = get(&n->faults[i].mkwrite) };
     for (unsigned i = 0; i < HIT_STRIPES; i++)
         out->hits += get(&cache->hits[i].n);
     pthread_mutex_lock(&cache->lru_lock);

@@ -2,7 +2,9 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <sched.h>
 
+#include "cache/memfd.h"
 #include "cache/page_cache.h"
 
 void vma_insert(struct vm_area *vma)
@@ -24,64 +26,199 @@ void vma_remove(struct vm_area *vma)
     pthread_mutex_unlock(&m->i_mmap_lock);
 }
 
-/* Call one of the vma_ops for a page in every vm_area that covers it. */
-static bool for_each_vma(struct address_space *m, struct page *page, bool zap)
+/* Call one of the vma_ops for a page in every vm_area that covers it.   -EAGAIN: begin again. */
+static int try_each_vma(struct address_space *m, uint32_t index, bool zap)
 {
-    uint32_t index = atomic_load(&page->index);
-    bool certain = true;
-    assert(page_test(page, PG_locked));
-    if (atomic_load(&m->nr_vmas) == 0)
-        return true;
+    int err = 0;
     pthread_mutex_lock(&m->i_mmap_lock);
-    for (struct list_head *n = m->i_mmap.next; n != &m->i_mmap; n = n->next) {
+    for (struct list_head *n = m->i_mmap.next; n != &m->i_mmap && err != -EAGAIN; n = n->next) {
         struct vm_area *vma = list_entry(n, struct vm_area, node);
         if (index < vma->first || index - vma->first >= vma->count)
             continue;
-        int err =
-            zap ? vma->ops->zap(vma, index, index) : vma->ops->write_protect(vma, index, index);
-        certain = certain && err == 0;
+        int r = zap ? vma->ops->zap(vma, index, index) : vma->ops->write_protect(vma, index, index);
+        if (r != 0)
+            err = r;
     }
     pthread_mutex_unlock(&m->i_mmap_lock);
-    return certain;
+    return err;
+}
+
+static bool for_each_vma(struct address_space *m, struct page *page, bool zap)
+{
+    int err;
+    assert(page_test(page, PG_locked));
+    if (atomic_load(&m->nr_vmas) == 0)
+        return true;
+    while ((err = try_each_vma(m, atomic_load(&page->index), zap)) == -EAGAIN)
+        sched_yield();
+    return err == 0;
 }
 
 bool page_mkclean(struct address_space *m, struct page *page)
 {
-    return for_each_vma(m, page, false);
+    if (!page_test(page, PG_mkwrite))
+        return true;
+    bool certain = for_each_vma(m, page, false);
+    if (certain)
+        page_clear(page, PG_mkwrite);
+    return certain;
 }
 
 bool page_unmap(struct address_space *m, struct page *page)
 {
-    return for_each_vma(m, page, true);
+    struct memfd *f = atomic_load(&m->memfd);
+    uint32_t index = atomic_load(&page->index);
+    bool certain = for_each_vma(m, page, true);
+    if (certain && f != NULL)
+        certain = memfd_punch(f, index, index) == 0;
+    if (certain)
+        page_clear(page, PG_mkwrite);
+    return certain;
+}
+
+/* ---- finding the page ------------------------------------------------------------------------ */
+
+/* A page in hand: locked, referenced, uptodate. */
+static void page_done(struct address_space *m, struct page *page)
+{
+    unlock_page(page);
+    put_page(m->cache, page);
+}
+
+static bool still_there(struct address_space *m, struct page *page, uint32_t index)
+{
+    return atomic_load(&page->mapping) == m &&
+           (uint64_t)index << PAGE_SHIFT < atomic_load(&m->i_size);
+}
+
+/* The page at index if it is there, uptodate, and nobody holds it.   NULL: sleeping might help. */
+static struct page *trylock_resident(struct address_space *m, uint32_t index, uint32_t unless)
+{
+    struct page *page = find_get_page(m, index);
+    if (page == NULL)
+        return NULL;
+    if (!page_test(page, unless) && page_test(page, PG_uptodate) && trylock_page(page)) {
+        if (still_there(m, page, index) && page_test(page, PG_uptodate))
+            return page;
+        unlock_page(page);
+    }
+    put_page(m->cache, page);
+    return NULL;
 }
 
 /* The page at index, uptodate, locked, and still in the file (Linux: filemap_fault's second half).
  * Returns 0; -EFAULT beyond end of file; -EIO, -ENOMEM. */
-static int fault_get_page(struct vm_area *vma, uint32_t index, bool write, struct page **out)
+static int fault_get_page(struct vm_area *vma, uint32_t index, enum ra_how how, struct page **out,
+                          bool *major)
 {
     struct address_space *m = vma->mapping;
     for (;;) {
         struct page *page;
-        int err = filemap_fault_page(m, vma->ra, index, write ? RA_FAULT_WRITE : RA_FAULT, &page);
+        bool missed;
+        int err = filemap_fault_page(m, vma->ra, index, how, &page, &missed);
         if (err != 0)
             return err > 0 ? -EFAULT : err;
+        *major = *major || missed;
         lock_page(page);
-        bool here = atomic_load(&page->mapping) == m;
-        bool inside = (uint64_t)index << PAGE_SHIFT < atomic_load(&m->i_size);
-        if (here && inside) {
+        if (still_there(m, page, index)) {
             *out = page;
             return 0;
         }
-        unlock_page(page); /* truncated or evicted while we waited: look again */
-        put_page(m->cache, page);
-        if (!inside)
-            return -EFAULT;
+        page_done(m, page); /* truncated or evicted while we waited: look again */
     }
+}
+
+/* Likewise without sleeping: -EAGAIN. Whatever might start a read is left to who may sleep. */
+static int fault_try_page(struct vm_area *vma, uint32_t index, struct page **out)
+{
+    struct address_space *m = vma->mapping;
+    if (vma->ra != NULL && file_ra_every_access(vma->ra))
+        return -EAGAIN;
+    struct page *page = trylock_resident(m, index, PG_readahead);
+    if (page == NULL)
+        return -EAGAIN;
+    count_hits(m->cache, 1);
+    page_used(m->cache, page, false);
+    *out = page;
+    return 0;
+}
+
+/* ---- loads: the pages around ----------------------------------------------------------------- */
+
+/* Lock the pages behind the one in hand that can be mapped with it. One that starts the next window
+ * of readahead is left out, or nobody would touch it.   Returns how many there are with the first. */
+static unsigned lock_behind(struct vm_area *vma, uint32_t index, struct page **pages, unsigned max)
+{
+    uint32_t last = vma->first + (vma->count - 1);
+    unsigned n = 1;
+    while (n < max && index + (n - 1) < last) {
+        struct page *page = trylock_resident(vma->mapping, index + n, PG_readahead);
+        if (page == NULL)
+            break;
+        page_used(vma->mapping->cache, page, true);
+        pages[n++] = page;
+    }
+    return n;
+}
+
+/* How many to map here: more while faults come where the last one ended. */
+static unsigned around_window(struct vm_area *vma, uint32_t index)
+{
+    unsigned usual = atomic_load_explicit(&vma->mapping->cache->fault_around, memory_order_relaxed);
+    unsigned last = atomic_load_explicit(&vma->around, memory_order_relaxed);
+    uint32_t next = atomic_load_explicit(&vma->around_next, memory_order_relaxed);
+    if (usual <= 1 || index != next || last == 0)
+        return usual;
+    return last * 2 < FAULT_AROUND_MOST ? last * 2 : FAULT_AROUND_MOST;
+}
+
+static int map_around(struct vm_area *vma, uint32_t index, struct page *page)
+{
+    struct page *pages[FAULT_AROUND_MOST];
+    pages[0] = page;
+    unsigned window = around_window(vma, index);
+    unsigned n = lock_behind(vma, index, pages, window);
+    int err = vma->ops->map(vma, index, pages, n, 0);
+    for (unsigned i = 1; i < n; i++)
+        page_done(vma->mapping, pages[i]);
+    atomic_store_explicit(&vma->around, window, memory_order_relaxed);
+    atomic_store_explicit(&vma->around_next, index + n, memory_order_relaxed);
+    return err;
+}
+
+void vma_map_resident(struct vm_area *vma, uint32_t first, uint32_t count)
+{
+    struct address_space *m = vma->mapping;
+    struct page *pages[FAULT_AROUND_MOST];
+    uint64_t end = (uint64_t)first + count, next = first;
+    while (next < end) {
+        unsigned n = find_get_pages(m, &next, (uint32_t)(end - 1), pages, 1);
+        if (n == 0)
+            continue;
+        uint32_t index = (uint32_t)next - 1;
+        put_page(m->cache, pages[0]);
+        pages[0] = trylock_resident(m, index, PG_readahead);
+        if (pages[0] == NULL)
+            continue;
+        n = lock_behind(vma, index, pages, FAULT_AROUND_MOST);
+        (void)vma->ops->map(vma, index, pages, n, 0); /* what is not mapped faults */
+        for (unsigned i = 0; i < n; i++)
+            page_done(m, pages[i]);
+        next = (uint64_t)index + n;
+    }
+}
+
+/* ---- stores ---------------------------------------------------------------------------------- */
+
+/* Would page_mkwrite sleep: for writeback, or to look for a block? */
+static bool mkwrite_may_sleep(struct page *page)
+{
+    return page_test(page, PG_writeback) || !page_test(page, PG_dirty | PG_mappedtodisk);
 }
 
 /* Rule 5, up to and including the moment when the page is writable: all under one hold of its lock, or
  * the flusher would clean it in between and the store that follows would be lost. */
-static int page_mkwrite(struct vm_area *vma, uint32_t index, struct page *page)
+static int page_mkwrite(struct vm_area *vma, uint32_t index, struct page *page, unsigned flags)
 {
     struct address_space *m = vma->mapping;
     wait_on_page_writeback(page);
@@ -91,25 +228,66 @@ static int page_mkwrite(struct vm_area *vma, uint32_t index, struct page *page)
     if (err != 0)
         return err;
     set_page_dirty(m, page);
-    return vma->ops->map(vma, index, page, true);
+    page_set(page, PG_mkwrite);
+    return vma->ops->map(vma, index, &page, 1, VMA_MAP_WRITE | flags);
 }
 
-int handle_mm_fault(struct vm_area *vma, uint32_t index, bool write)
+/* ---- faults ---------------------------------------------------------------------------------- */
+
+/* throttle: who faulted is woken when the throttling is over. */
+static int fault_once(struct vm_area *vma, uint32_t index, unsigned flags, bool throttle,
+                      bool *major)
 {
-    struct address_space *m = vma->mapping;
+    bool write = flags & FAULT_WRITE;
+    unsigned how = (flags & FAULT_PRESENT ? VMA_MAP_PRESENT : 0) | (throttle ? VMA_MAP_NOWAKE : 0);
     struct page *page;
-    if (index < vma->first || index - vma->first >= vma->count)
-        return -EFAULT;
-    int err = fault_get_page(vma, index, write, &page);
+    int err = flags & FAULT_NOWAIT
+                  ? fault_try_page(vma, index, &page)
+                  : fault_get_page(vma, index, write ? RA_FAULT_WRITE : RA_FAULT, &page, major);
     if (err != 0)
         return err;
-    err = write ? page_mkwrite(vma, index, page) : vma->ops->map(vma, index, page, false);
-    unlock_page(page);
-    put_page(m->cache, page);
-    if (err == 0 && write) {
+    if (!write)
+        err = map_around(vma, index, page);
+    else if ((flags & FAULT_NOWAIT) && mkwrite_may_sleep(page))
+        err = -EAGAIN;
+    else
+        err = page_mkwrite(vma, index, page, how);
+    page_done(vma->mapping, page);
+    return err;
+}
+
+static void count_fault(struct vm_area *vma, bool write, bool major)
+{
+    struct fault_counters *n = &vma->mapping->cache->count.faults[vma->door];
+    count_add(major ? &n->major : &n->minor, 1);
+    if (write)
+        count_add(&n->mkwrite, 1);
+}
+
+int handle_mm_fault(struct vm_area *vma, uint32_t index, unsigned flags)
+{
+    struct address_space *m = vma->mapping;
+    bool write = flags & FAULT_WRITE, major = false;
+    bool throttle = write && dirty_throttle_due(m->cache);
+    int err;
+    if (index < vma->first || index - vma->first >= vma->count)
+        return -EFAULT;
+    if (throttle && (flags & FAULT_NOWAIT))
+        return -EAGAIN;
+    while ((err = fault_once(vma, index, flags, throttle, &major)) == -EAGAIN) {
+        if (flags & FAULT_NOWAIT)
+            return err;
+        sched_yield();
+    }
+    if (err != 0)
+        return err;
+    count_fault(vma, write, major);
+    if (write) {
         if (m->a_ops != NULL && m->a_ops->page_mkwrite != NULL)
             m->a_ops->page_mkwrite(m);
         balance_dirty_pages(m->cache);
+        if (throttle && vma->ops->wake != NULL)
+            vma->ops->wake(vma, index);
     }
-    return err;
+    return 0;
 }

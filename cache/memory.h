@@ -20,7 +20,9 @@
  *
  * A vm_area holds no references on its pages: M2 stands for them.
  *
- * Lock order: PG_locked, then mapping->i_mmap_lock, then whatever the vma_ops need, which never sleep.
+ * Lock order: PG_locked, then mapping->i_mmap_lock, then whatever the vma_ops need, which never wait for
+ * a client: what cannot be done while a client's address space changes is tried again (-EAGAIN) with
+ * i_mmap_lock free, so that whoever reads the client's events can get at it.
  */
 #ifndef FOLIO_CACHE_MEMORY_H
 #define FOLIO_CACHE_MEMORY_H
@@ -29,36 +31,64 @@
 
 struct vm_area;
 
-struct vma_ops { /* called with the page locked (map), or with i_mmap_lock held */
-    /* Let the page be seen at index, writable or not.   Returns 0 or -errno. */
-    int (*map)(struct vm_area *vma, uint32_t index, struct page *page, bool writable);
-    /* From now on a store to [first, last] faults.   Returns 0 only if that is certain. */
+enum vma_map {
+    VMA_MAP_WRITE = 1,   /* writable; one page */
+    VMA_MAP_PRESENT = 2, /* the fault found the page there, write-protected */
+    VMA_MAP_NOWAKE = 4,  /* who faulted is woken by wake() later */
+};
+
+struct vma_ops { /* called with the pages locked (map), or with i_mmap_lock held */
+    /* Let n pages side by side be seen from index on; flags: enum vma_map. Those that are seen already
+     * stay as they are, unless VMA_MAP_WRITE.
+     * Returns 0, or -errno; -EAGAIN: it is changing; unlock, and try again. */
+    int (*map)(struct vm_area *vma, uint32_t index, struct page **pages, unsigned n,
+               unsigned flags);
+    /* From now on a store to [first, last] faults.   Returns 0 only if that is certain; -EAGAIN as above. */
     int (*write_protect)(struct vm_area *vma, uint32_t first, uint32_t last);
     /* From now on any touch of [first, last] faults.   Likewise. */
     int (*zap)(struct vm_area *vma, uint32_t first, uint32_t last);
+    /* Who waits at index goes on. NULL: nobody waits. */
+    void (*wake)(struct vm_area *vma, uint32_t index);
 };
 
-struct vm_area {                   /* (c) constant  (m) mapping->i_mmap_lock */
+struct vm_area {                   /* (c) constant  (m) mapping->i_mmap_lock  (a) atomic */
     struct address_space *mapping; /* (c) */
     const struct vma_ops *ops;     /* (c) */
-    uint32_t first, count;         /* (c) pages of the file */
+    enum fault_door door;          /* (c) whose counters */
+    uint32_t first, count;         /* pages of the file                        (c; m to split) */
     struct file_ra_state *ra;      /* (c) readahead, or NULL */
+    _Atomic uint32_t around_next;  /* where the next fault of a sequential reader would be (a) */
+    _Atomic uint32_t around;       /* pages mapped by the last one                         (a) */
     struct list_head node;         /* (m) mapping->i_mmap */
 };
+
+#define FAULT_AROUND_DEFAULT \
+    16u                        /* pages mapped together, as in Linux; doubled while faults go on */
+#define FAULT_AROUND_MOST 512u /* where the last ones ended, up to this */
 
 /* Join and leave the mapping's list; leaving unmaps everything first. Context: nothing locked. */
 void vma_insert(struct vm_area *vma);
 void vma_remove(struct vm_area *vma);
 
-/* Resolve a fault at index (of the file), by a load or a store: when it returns 0 the page was mapped
- * (and may be gone again when the client looks: it then faults again).
+enum fault_flags {
+    FAULT_WRITE = 1,
+    FAULT_PRESENT = 2, /* by a store to a page that was there */
+    FAULT_NOWAIT = 4,  /* -EAGAIN instead of sleeping, and nothing has happened */
+};
+
+/* Resolve a fault at index (of the file), flags: enum fault_flags. When it returns 0 the page was mapped
+ * (and may be gone again when the client looks: it then faults again). A load maps the pages behind
+ * it too that are there (fault-around).
  * Errors: -EFAULT (outside the vma or beyond end of file: SIGBUS), -EIO, -ENOSPC (of the store, before
  * it happens), -ENOMEM.   Blocks: on the store, and while too much is dirty.   Locks: none held. */
-int handle_mm_fault(struct vm_area *vma, uint32_t index, bool write);
+int handle_mm_fault(struct vm_area *vma, uint32_t index, unsigned flags);
+/* Map what is in the cache of [first, first + count), as if it had been faulted around. */
+void vma_map_resident(struct vm_area *vma, uint32_t first, uint32_t count);
 
 /* Write-protect one locked page wherever it is mapped.   Returns false: not certain everywhere. */
 bool page_mkclean(struct address_space *m, struct page *page);
-/* Unmap one locked page everywhere.   Returns false: not certain; the page must stay. */
+/* Unmap one locked page everywhere; with a memfd its bytes are gone then.   Returns false: not certain;
+ * the page must stay. */
 bool page_unmap(struct address_space *m, struct page *page);
 
 #endif

@@ -1,8 +1,9 @@
 /* page.h: one page of the cache, its states, and the lock order of the whole program.
  * Read this first.
  *
- * A page is one 4 KiB frame of the cache's arena and the struct that describes it. The structs are
- * an array beside the arena (Linux's mem_map), never freed while the cache lives; so a stale pointer
+ * A page is one 4 KiB frame of the cache's arena and the struct that describes it (a file that other
+ * processes map has its frames in a memfd instead: memfd.h). The structs are an array beside the
+ * arena (Linux's mem_map), never freed while the cache lives; so a stale pointer
  * may meet a page that is somebody else's by now, but never memory that is no page. The protocol
  * below makes that harmless.
  *
@@ -35,7 +36,8 @@
  *   I3  The tree's dirty tag is set if and only if PG_dirty is; likewise writeback.
  *   I4  PG_writeback is never set by anybody but the one who cleared PG_dirty, and one write of a
  *       page is under way at a time.
- *   I5  The tree holds one reference. A count of 0 means free.
+ *   I5  The tree holds one reference. A count of 0 means free, or, with PG_locked, frozen: who takes
+ *       the page out of the tree unmaps it first, and a look-up waits.
  *   I6  PG_dirty without PG_mappedtodisk holds a promise for a new block; every PG_dirty holds a
  *       promise for one page of the next transaction (a_ops->reserve).
  *
@@ -60,6 +62,7 @@
  *         PG_locked                          ascending index within one mapping; held over the
  *                                            store's read
  *           (wait for PG_writeback)
+ *           memfd->lock                      the size of a mapping's memfd, against pages entering
  *         inode_lock_records()               one for the volume: from building an inode's record to
  *                                            applying it; no PG_locked is taken inside
  *             inode->i_lock                  attributes; never held over a sleep
@@ -101,6 +104,7 @@ enum page_flag {
     PG_mappedtodisk = 1 << 10, /* a block exists for it, or is promised by an earlier write */
     PG_prefetched = 1 << 11,   /* read ahead and not used yet: for the counters */
     PG_workingset = 1 << 12,   /* came back soon after it was evicted */
+    PG_mkwrite = 1 << 13,      /* a vm_area may have it writable                 (PG_locked) */
 };
 
 struct address_space;
@@ -112,7 +116,9 @@ struct page { /* (c) constant  (l) PG_locked  (t) tree_lock  (r) lru_lock  (a) a
     _Atomic(struct address_space *) mapping; /* NULL: not in a tree      (l+t to change, a) */
     _Atomic uint32_t index; /* page number in the file; constant while mapping is set   (a) */
     _Atomic uint8_t uses;   /* after the first, up to USES_MAX: see reclaim.h            (a) */
+    bool touched;           /* its own frame in the arena may hold memory; see page_settle() */
     struct list_head lru;   /* active, inactive or free list                            (r) */
+    void *data; /* where its bytes are: its frame, or in the mapping's memfd; constant in a tree */
 };
 _Static_assert(sizeof(struct page) <= 64, "a page's own memory beside its data: at most 64 bytes");
 

@@ -15,6 +15,10 @@
 #include "cache/filemap.h"
 #include "cache/worker.h"
 
+struct fault_counters {
+    _Atomic uint64_t minor, major, mkwrite;
+};
+
 struct cache_counters { /* all atomic, relaxed: for people, never for decisions */
     _Atomic uint64_t misses, waits;
     _Atomic uint64_t ra_sync, ra_async, ra_pages, ra_used, ra_wasted;
@@ -22,6 +26,7 @@ struct cache_counters { /* all atomic, relaxed: for people, never for decisions 
     _Atomic uint64_t reclaimed, scanned, activated, direct_reclaims, alloc_waits;
     _Atomic uint64_t refaults, activations;
     _Atomic uint64_t throttled, throttled_ns, passes;
+    struct fault_counters faults[FAULT_DOORS];
 };
 
 #define LRU_BATCH   32u /* pages a reclaim step isolates at a time */
@@ -56,6 +61,7 @@ struct page_cache { /* (c) constant  (r) lru_lock  (s) shadow_lock  (d) dirty_lo
     _Atomic unsigned dirty_ratio, dirty_background_ratio; /* per cent of limit   (a) */
     _Atomic unsigned dirty_expire_ms, dirty_writeback_ms; /*                     (a) */
     _Atomic uint64_t bandwidth;     /* pages per second the store took lately; 0: unknown   (a) */
+    _Atomic unsigned fault_around;  /* pages                                                 (a) */
     enum writeback_error on_error;  /* (c) */
     _Atomic bool want_writeback;    /* reclaim met dirty pages, or somebody asked            (a) */
     _Atomic bool writeback_failing; /* the flusher's last round got nowhere               (a) */
@@ -109,6 +115,10 @@ void cache_made_progress(struct page_cache *cache);
 /* Sleep until progress, at most ms; with nobody to make it: one step of the flusher instead. */
 void cache_wait_progress(struct page_cache *cache, uint32_t seen, unsigned ms);
 
+/* Say where the bytes of a page that is about to enter the tree are to be. With a memfd its lock is held
+ * until the page is in the tree.   0 or -ENOMEM. */
+int page_settle(struct address_space *m, struct page *page, uint32_t index);
+
 /* ---- reclaim.c ------------------------------------------------------------------------------- */
 
 void lru_add(struct page_cache *cache, struct page *page);
@@ -130,9 +140,13 @@ int read_page_locked(struct address_space *m, struct page *page);
 /* Look for a block on disk where PG_mappedtodisk is not known, and remember it. Page locked. */
 int page_map_block(struct address_space *m, struct page *page);
 void read_end_io(struct bio *bio);
+/* A reader got the page; again: in a use that was counted. */
+void page_used(struct page_cache *cache, struct page *page, bool again);
 
 /* ---- throttle.c ------------------------------------------------------------------------------ */
 
+/* Would balance_dirty_pages() slow the caller down? */
+bool dirty_throttle_due(struct page_cache *cache);
 /* So many pages were written in that time. */
 void note_bandwidth(struct page_cache *cache, uint64_t pages, uint64_t ns);
 

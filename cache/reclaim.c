@@ -150,20 +150,23 @@ static unsigned isolate_pages(struct page_cache *cache, struct page **batch, str
     return n;
 }
 
-/* Take a locked, clean page out of its tree if only the tree and we hold it (rule: freeze the count
- * first, so that a look-up that comes later finds nothing to hold). */
+/* Take a locked, clean page out of its tree if only the tree and we hold it. The count is frozen first:
+ * a look-up from then on waits until it is out or back. Unmapped everywhere before it is free; with a
+ * memfd its bytes go with that, so nobody else may hold it. */
 static bool remove_mapping(struct page *page)
 {
     struct address_space *m = atomic_load(&page->mapping);
-    if (m == NULL || !page_unmap(m, page)) /* unmapped everywhere before it is free */
+    if (m == NULL || page_test(page, PG_dirty | PG_writeback) || !page_ref_freeze(page, 2))
         return false;
+    if (!page_unmap(m, page)) {
+        page_ref_unfreeze(page, 2);
+        return false;
+    }
     workingset_make_room(m->cache);
     pthread_mutex_lock(&m->tree_lock);
-    bool ok = !page_test(page, PG_dirty | PG_writeback) && page_ref_freeze(page, 2);
-    if (ok)
-        page_replace_locked(m, page, workingset_eviction(m, page));
+    page_replace_locked(m, page, workingset_eviction(m, page));
     pthread_mutex_unlock(&m->tree_lock);
-    return ok;
+    return true;
 }
 
 /* One isolated page; consumes its reference.   Returns true when it was freed. */

@@ -119,6 +119,12 @@ void balance_dirty_pages_ratelimited(struct page_cache *cache, uint32_t nr_dirti
     count_add(&cache->count.throttled_ns, clock_now(cache->clock) - start);
 }
 
+bool dirty_throttle_due(struct page_cache *cache)
+{
+    struct dirty_state s = dirty_state(cache);
+    return s.dirty >= s.freerun;
+}
+
 void balance_dirty_pages(struct page_cache *cache)
 {
     balance_dirty_pages_ratelimited(cache, 1);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "cache/memfd.h"
 #include "cache/memory.h"
 #include "cache/reclaim.h"
 
@@ -30,6 +31,8 @@ void truncate_inode_pages_range(struct address_space *m, uint32_t first, uint32_
             truncate_page(m, pages[i]);
     }
     workingset_truncate(m, first, last);
+    if (last == UINT32_MAX && atomic_load(&m->memfd) != NULL)
+        memfd_trim(m);
     /* During a pass no dirty page does not mean that everything is written: its end sees to it. */
     if (down_write_trylock(&m->writeback_sem)) {
         bool removed = dirty_list_del_if_clean(m);
@@ -84,16 +87,17 @@ static bool invalidate_page(struct address_space *m, struct page *page)
     if (!trylock_page(page))
         return false;
     if (atomic_load(&page->mapping) == m && !page_test(page, PG_dirty | PG_writeback) &&
-        page_unmap(m, page)) {
-        pthread_mutex_lock(&m->tree_lock);
-        if (!page_test(page, PG_dirty | PG_writeback) && page_ref_freeze(page, 2)) {
+        page_ref_freeze(page, 2)) {
+        gone = page_unmap(m, page);
+        if (gone) {
+            pthread_mutex_lock(&m->tree_lock);
             page_delete_locked(m, page);
-            gone = true;
+            pthread_mutex_unlock(&m->tree_lock);
+            lru_remove(m->cache, page);
+        } else {
+            page_ref_unfreeze(page, 2);
         }
-        pthread_mutex_unlock(&m->tree_lock);
     }
-    if (gone)
-        lru_remove(m->cache, page);
     unlock_page(page);
     return gone;
 }

@@ -34,9 +34,16 @@ static void pte_change(_Atomic uintptr_t *pte, uintptr_t keep, uintptr_t value)
     }
 }
 
-static int soft_map(struct vm_area *vma, uint32_t index, struct page *page, bool writable)
+static int soft_map(struct vm_area *vma, uint32_t index, struct page **pages, unsigned n,
+                    unsigned flags)
 {
-    pte_change(pte_of(vma, index), 0, (uintptr_t)page | (writable ? PTE_WRITABLE : 0));
+    for (unsigned i = 0; i < n; i++) {
+        _Atomic uintptr_t *pte = pte_of(vma, index + i);
+        if (flags & VMA_MAP_WRITE)
+            pte_change(pte, 0, (uintptr_t)pages[i] | PTE_WRITABLE);
+        else if (atomic_load(pte) == 0) /* and stays so while the page is locked */
+            pte_change(pte, 0, (uintptr_t)pages[i]);
+    }
     return 0;
 }
 

@@ -103,7 +103,7 @@ static int shrink(struct inode *inode, uint64_t size)
         shrink_finish(&s);
         inode_raise_tid(inode, tid);
     } else {
-        atomic_store(&m->i_size, old); /* the store is gone or read-only: so is the data */
+        i_size_write(m, old); /* the store is gone or read-only: so is the data */
     }
     inode_unlock_records(inode->fs);
     up_write(&m->invalidate_lock);
@@ -136,7 +136,7 @@ static int grow_record(struct inode *inode, uint64_t size)
     inode->disk_mtime = r.mtime;
     inode->disk_size = r.size;
     pthread_mutex_unlock(&inode->i_lock);
-    atomic_store(&m->i_size, size);
+    i_size_write(m, size);
     inode_raise_tid(inode, tid);
     return 0;
 }
@@ -283,7 +283,7 @@ static int fallocate_locked(struct inode *inode, int mode, uint64_t offset, uint
         break;
     }
     if (err == 0 && !keep && end > size)
-        atomic_store(&inode->mapping.i_size, end);
+        i_size_write(&inode->mapping, end);
     return err;
 }
 

@@ -199,7 +199,8 @@ static void touch_both(struct sides *s, char kind, uint64_t index)
 
     enum ra_how how = all[k].how;
     struct page *page;
-    if (filemap_fault_page(&s->m, &s->ra, (uint32_t)index, how, &page) != 0)
+    bool major;
+    if (filemap_fault_page(&s->m, &s->ra, (uint32_t)index, how, &page, &major) != 0)
         die("filemap_fault_page");
     put_page(s->cache, page);
 }

@@ -44,7 +44,9 @@ static void check_page(struct world *w, struct sim_file *f, const struct page *p
     const struct radix_tree *tree = &f->m.pages;
     CHECK(atomic_load(&page->mapping) == &f->m, "file %u page %u", f->model.id, index);
     CHECK(atomic_load(&page->index) == index, "file %u page %u", f->model.id, index);
-    CHECK(atomic_load(&page->refcount) >= 1, "file %u page %u", f->model.id, index);
+    /* 0: frozen by who takes it out, with its lock. */
+    CHECK(atomic_load(&page->refcount) >= 1 || flag(page, PG_locked), "file %u page %u",
+          f->model.id, index);
     CHECK(!flag(page, PG_dirty) || flag(page, PG_uptodate), "file %u page %u", f->model.id, index);
     CHECK(!(flag(page, PG_dirty) && flag(page, PG_writeback)), "file %u page %u", f->model.id,
           index);

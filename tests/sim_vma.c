@@ -10,11 +10,15 @@ static struct sim_file *file_of_vma(struct vm_area *vma)
     return file_of(vma->mapping);
 }
 
-static int sim_map(struct vm_area *vma, uint32_t index, struct page *page, bool writable)
+static int sim_map(struct vm_area *vma, uint32_t index, struct page **pages, unsigned n,
+                   unsigned flags)
 {
     struct sim_file *f = file_of_vma(vma);
+    bool writable = flags & VMA_MAP_WRITE;
     cache_yield();
-    f->ptes[index] = (struct sim_pte){ .page = page, .writable = writable };
+    for (unsigned i = 0; i < n; i++)
+        if (writable || f->ptes[index + i].page == NULL)
+            f->ptes[index + i] = (struct sim_pte){ .page = pages[i], .writable = writable };
     return 0;
 }
 
@@ -24,7 +28,7 @@ static int sim_write_protect(struct vm_area *vma, uint32_t first, uint32_t last)
     struct sim_file *f = file_of_vma(vma);
     struct world *w = f->world;
     if (w->faults && sched_chance(&w->sched, w->o.protect_fails, 1000))
-        return -EAGAIN;
+        return -EIO;
     for (uint32_t i = first; i <= last; i++)
         f->ptes[i].writable = false;
     return 0;

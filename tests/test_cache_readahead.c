@@ -105,7 +105,8 @@ static void read_pages(struct world *w, uint32_t index, uint32_t nr)
 static int fault(struct world *w, uint32_t index, enum ra_how how)
 {
     struct page *page;
-    int err = filemap_fault_page(&w->m, &w->ra, index, how, &page);
+    bool major;
+    int err = filemap_fault_page(&w->m, &w->ra, index, how, &page, &major);
     if (err == 0)
         put_page(w->cache, page);
     return err;

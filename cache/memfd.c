@@ -1,0 +1,344 @@
+#include "cache/memfd.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "cache/page_cache.h"
+
+#ifndef MFD_NOEXEC_SEAL /* Linux 6.3 */
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+
+/* ---- pages that vanish under us -------------------------------------------------------------- */
+
+static struct sigaction previous;
+static _Atomic unsigned nr_memfds; /* segments are only looked for where there are any */
+
+/* Segments that exist, for the handler: addresses only ever added, lengths cleared when unmapped. */
+#define KNOWN_MAX 65536u
+static struct {
+    _Atomic uintptr_t start;
+    _Atomic uint64_t bytes;
+    _Atomic bool patched; /* a page of it is no page of the memfd any more */
+} known[KNOWN_MAX];
+static _Atomic unsigned nr_known;
+
+static bool note_patch(uintptr_t at)
+{
+    unsigned n = atomic_load(&nr_known);
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t bytes = atomic_load(&known[i].bytes);
+        uintptr_t start = atomic_load(&known[i].start);
+        if (bytes == 0 || at < start || at - start >= bytes)
+            continue;
+        atomic_store(&known[i].patched, true);
+        return true;
+    }
+    return false;
+}
+
+/* The memfd got shorter, by truncation or by a client's hand, while we read one of its pages: zeros for
+ * us, where its bytes were, until it grows again. Others' faults are others'. */
+static void on_sigbus(int sig, siginfo_t *info, void *context)
+{
+    uintptr_t at = (uintptr_t)info->si_addr & ~(uintptr_t)(PAGE_SIZE - 1);
+    if (info->si_code > 0 && atomic_load(&nr_memfds) > 0 && note_patch(at) &&
+        mmap((void *)at, PAGE_SIZE, PROT_READ | PROT_WRITE, // NOLINT(performance-no-int-to-ptr)
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED)
+        return;
+    if ((previous.sa_flags & SA_SIGINFO) != 0) {
+        previous.sa_sigaction(sig, info, context);
+    } else if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
+        previous.sa_handler(sig);
+    } else {
+        (void)signal(sig, SIG_DFL);
+        if (info->si_code <= 0)
+            (void)raise(sig);
+    }
+}
+
+static void install(void)
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = on_sigbus;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
+    (void)sigemptyset(&action.sa_mask);
+    (void)sigaction(SIGBUS, &action, &previous);
+}
+
+static pthread_mutex_t known_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static int know(void *start, uint64_t bytes)
+{
+    unsigned i = 0;
+    pthread_mutex_lock(&known_lock);
+    while (i < atomic_load(&nr_known) && atomic_load(&known[i].bytes) != 0)
+        i++;
+    bool room = i < KNOWN_MAX;
+    if (room) {
+        atomic_store(&known[i].start, (uintptr_t)start);
+        atomic_store(&known[i].patched, false);
+        atomic_store(&known[i].bytes, bytes);
+        if (i == atomic_load(&nr_known))
+            atomic_store(&nr_known, i + 1);
+    }
+    pthread_mutex_unlock(&known_lock);
+    return room ? 0 : -ENOMEM;
+}
+
+/* The segment that starts there.   Returns its number. Context: known_lock. */
+static unsigned find_known(const void *start)
+{
+    unsigned i = 0;
+    while (atomic_load(&known[i].bytes) == 0 || atomic_load(&known[i].start) != (uintptr_t)start)
+        i++;
+    return i;
+}
+
+static void forget(const void *start)
+{
+    pthread_mutex_lock(&known_lock);
+    atomic_store(&known[find_known(start)].bytes, 0);
+    pthread_mutex_unlock(&known_lock);
+}
+
+/* Was a page of the segment patched since it was last asked? */
+static bool test_clear_patched(const void *start)
+{
+    pthread_mutex_lock(&known_lock);
+    bool was = atomic_exchange(&known[find_known(start)].patched, false);
+    pthread_mutex_unlock(&known_lock);
+    return was;
+}
+
+/* ---- segments -------------------------------------------------------------------------------- */
+
+static unsigned segment_of(uint32_t index)
+{
+    unsigned bits = index == 0 ? 0 : 32u - (unsigned)__builtin_clz(index);
+    return bits <= MEMFD_FIRST_SHIFT ? 0 : bits - MEMFD_FIRST_SHIFT;
+}
+
+static uint64_t segment_first(unsigned segment)
+{
+    return segment == 0 ? 0 : (uint64_t)1 << (MEMFD_FIRST_SHIFT + segment - 1);
+}
+
+static uint64_t segment_pages(unsigned segment)
+{
+    return segment == 0 ? (uint64_t)1 << MEMFD_FIRST_SHIFT : segment_first(segment);
+}
+
+/* Context: lock held. */
+static char *map_segment(struct memfd *f, unsigned segment)
+{
+    uint64_t bytes = segment_pages(segment) << PAGE_SHIFT;
+    char *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, f->fd,
+                    (off_t)(segment_first(segment) << PAGE_SHIFT));
+    if (at == MAP_FAILED)
+        return NULL;
+    if (know(at, bytes) != 0) {
+        munmap(at, bytes);
+        return NULL;
+    }
+    atomic_store(&f->segments[segment], at);
+    return at;
+}
+
+/* Put the memfd's own pages back where zeros had to stand in for them. Context: lock held. */
+static void heal_segments(struct memfd *f)
+{
+    for (unsigned i = 0; i < MEMFD_SEGMENTS; i++) {
+        char *at = atomic_load(&f->segments[i]);
+        if (at != NULL && test_clear_patched(at))
+            (void)mmap(at, segment_pages(i) << PAGE_SHIFT, PROT_READ | PROT_WRITE,
+                       MAP_SHARED | MAP_NORESERVE | MAP_FIXED, f->fd,
+                       (off_t)(segment_first(i) << PAGE_SHIFT));
+    }
+}
+
+/* Context: lock held. */
+static int resize_locked(struct memfd *f, uint64_t pages)
+{
+    if (ftruncate(f->fd, (off_t)(pages << PAGE_SHIFT)) != 0)
+        return -errno;
+    if (pages > f->pages)
+        heal_segments(f);
+    f->pages = pages;
+    return 0;
+}
+
+int memfd_frame(struct memfd *f, uint32_t index, void **out)
+{
+    unsigned segment = segment_of(index);
+    int err = 0;
+    char *at = atomic_load(&f->segments[segment]);
+    if (at == NULL)
+        at = map_segment(f, segment);
+    if (at == NULL)
+        err = -ENOMEM;
+    else if (index >= f->pages)
+        err = resize_locked(f, (uint64_t)index + 1);
+    if (err == 0)
+        *out = at + ((index - segment_first(segment)) << PAGE_SHIFT);
+    return err;
+}
+
+int memfd_punch(struct memfd *f, uint32_t first, uint32_t last)
+{
+    int r = fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)first << PAGE_SHIFT,
+                      ((off_t)(last - first) + 1) << PAGE_SHIFT);
+    return r == 0 ? 0 : -errno;
+}
+
+void memfd_grow(struct memfd *f, uint64_t pages)
+{
+    pthread_mutex_lock(&f->lock);
+    if (pages > f->pages)
+        (void)resize_locked(f, pages); /* memfd_frame() tries again */
+    pthread_mutex_unlock(&f->lock);
+}
+
+void memfd_trim(struct address_space *m)
+{
+    struct memfd *f = atomic_load(&m->memfd);
+    pthread_mutex_lock(&f->lock);
+    uint64_t pages = (atomic_load(&m->i_size) + PAGE_SIZE - 1) >> PAGE_SHIFT;
+    /* A page beyond the end enters the tree under this lock, in which memfd_frame() made room. */
+    uint64_t next = pages;
+    struct page *page;
+    bool empty = pages > UINT32_MAX || find_get_pages(m, &next, UINT32_MAX, &page, 1) == 0;
+    if (!empty)
+        put_page(m->cache, page);
+    else
+        (void)resize_locked(f, pages); /* its next touch asks again */
+    pthread_mutex_unlock(&f->lock);
+}
+
+/* ---- making and ending ----------------------------------------------------------------------- */
+
+/* The pages of a memfd are small unless the system puts huge ones into all shared memory. */
+static bool huge_pages_possible(void)
+{
+    char text[128] = "";
+    int fd = open("/sys/kernel/mm/transparent_hugepage/shmem_enabled", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false; /* the kernel has none */
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    return n > 0 && strstr(text, "[never]") == NULL && strstr(text, "[deny]") == NULL &&
+           strstr(text, "[advise]") == NULL;
+}
+
+static int open_memfd(struct memfd *f, uint64_t pages)
+{
+    char path[64];
+    f->fd = memfd_create("folio", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+    if (f->fd < 0)
+        f->fd = memfd_create("folio", MFD_CLOEXEC);
+    if (f->fd < 0)
+        return -errno;
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", f->fd);
+    f->read_fd = open(path, O_RDONLY | O_CLOEXEC);
+    return f->read_fd < 0 ? -errno : resize_locked(f, pages);
+}
+
+static void memfd_free(struct memfd *f)
+{
+    for (unsigned i = 0; i < MEMFD_SEGMENTS; i++) {
+        char *at = atomic_load(&f->segments[i]);
+        if (at == NULL)
+            continue;
+        forget(at);
+        munmap(at, segment_pages(i) << PAGE_SHIFT);
+    }
+    if (f->read_fd >= 0)
+        close(f->read_fd);
+    if (f->fd >= 0)
+        close(f->fd);
+    pthread_mutex_destroy(&f->lock);
+    free(f);
+}
+
+static int memfd_create_for(struct address_space *m, struct memfd **out)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    struct memfd *f = calloc(1, sizeof *f);
+    if (f == NULL)
+        return -ENOMEM;
+    (void)pthread_once(&once, install);
+    pthread_mutex_init(&f->lock, NULL);
+    f->fd = f->read_fd = -1;
+    int err = open_memfd(f, (atomic_load(&m->i_size) + PAGE_SIZE - 1) >> PAGE_SHIFT);
+    if (err != 0) {
+        memfd_free(f);
+        return err;
+    }
+    *out = f;
+    return 0;
+}
+
+/* Take every page out of the tree; none may be dirty.   Returns false: one was. */
+static bool remove_clean_pages(struct address_space *m)
+{
+    struct page *pages[PAGEVEC];
+    bool all = true;
+    for (uint64_t next = 0; all && next <= UINT32_MAX;) {
+        unsigned n = find_get_pages(m, &next, UINT32_MAX, pages, PAGEVEC);
+        for (unsigned i = 0; i < n; i++) {
+            lock_page(pages[i]);
+            wait_on_page_writeback(pages[i]);
+            bool dirty = page_test(pages[i], PG_dirty);
+            if (!dirty && atomic_load(&pages[i]->mapping) == m)
+                remove_from_page_cache(pages[i], m);
+            unlock_page(pages[i]);
+            put_page(m->cache, pages[i]);
+            all = all && !dirty;
+        }
+    }
+    return all;
+}
+
+int mapping_use_memfd(struct address_space *m)
+{
+    if (atomic_load(&m->memfd) != NULL)
+        return 0;
+    if (huge_pages_possible())
+        return -EOPNOTSUPP;
+    struct memfd *f;
+    int err = memfd_create_for(m, &f);
+    if (err != 0)
+        return err;
+    err = filemap_fdatawrite(m, WB_SYNC_ALL);
+    if (err == 0) {
+        down_write(&m->invalidate_lock);
+        if (remove_clean_pages(m)) {
+            atomic_store(&m->memfd, f);
+            atomic_fetch_add(&nr_memfds, 1);
+        } else {
+            err = -EIO;
+        }
+        up_write(&m->invalidate_lock);
+    }
+    if (err != 0)
+        memfd_free(f);
+    return err;
+}
+
+void mapping_drop_memfd(struct address_space *m)
+{
+    struct memfd *f = atomic_load(&m->memfd);
+    if (f == NULL)
+        return;
+    atomic_fetch_sub(&nr_memfds, 1);
+    memfd_free(f);
+    atomic_store(&m->memfd, NULL);
+}

@@ -1,0 +1,55 @@
+/* memfd.h: the frames of one file in a memfd, where offset = page index, so that other processes can
+ * map them.
+ *
+ * A mapping starts with its pages in the cache's arena. mapping_use_memfd() empties it once; from then
+ * on its pages' frames lie in the memfd, at their place in the file. Whether a page exists is still
+ * the tree's to say: what else lies in the memfd (a hole that somebody touched, what a page that has
+ * gone left behind) means nothing.
+ *
+ * The memfd is as long as the file, in whole pages, so that a touch beyond the end is the kernel's
+ * SIGBUS. It is longer only while a writer holds a locked page beyond the end of file, or pages were
+ * set aside there (fallocate); then who maps it and faults there learns from handle_mm_fault().
+ *
+ * The other processes may hold a descriptor that can punch and truncate. They change what they could
+ * change by storing. Should a page that we read vanish under us, we read zeros: a SIGBUS in our
+ * mapping puts an anonymous page there, until the memfd grows again.
+ *
+ * Lock order: PG_locked, then memfd->lock, then mapping->tree_lock.
+ */
+#ifndef FOLIO_CACHE_MEMFD_H
+#define FOLIO_CACHE_MEMFD_H
+
+#include "cache/filemap.h"
+
+/* The first segment is 1 GiB; each later one as long as all before it; 15 reach 16 TiB. */
+#define MEMFD_SEGMENTS    15u
+#define MEMFD_FIRST_SHIFT 18u /* log2 of its pages */
+
+struct memfd {
+    int fd;      /* (c) */
+    int read_fd; /* (c) the same file, opened for reading only */
+    pthread_mutex_t lock;
+    uint64_t pages;                           /* the file's size now                    (lock) */
+    _Atomic(char *) segments[MEMFD_SEGMENTS]; /* mapped when first needed    (lock to set, a) */
+};
+
+/* Have the mapping's frames in a memfd from now on, if they are not. What is dirty is written first.
+ * Context: i_rwsem held for writing, nothing else.
+ * Errors: -EIO and the like (what is dirty could not be written), -EMFILE, -ENOMEM, -EOPNOTSUPP (the
+ * system would put huge pages into it). */
+int mapping_use_memfd(struct address_space *m);
+/* Unmap and close; the mapping has no pages. */
+void mapping_drop_memfd(struct address_space *m);
+
+/* The address of a page's frame, the memfd grown to reach it. Context: f->lock held until the page is in
+ * the tree.   Errors: -ENOMEM. */
+int memfd_frame(struct memfd *f, uint32_t index, void **out);
+/* Give the frames [first, last] back to the system and take them out of every mapping, here and in other
+ * processes. Context: their pages are locked, or cannot be there.   Returns 0, or -errno: not certain. */
+int memfd_punch(struct memfd *f, uint32_t first, uint32_t last);
+/* Make it reach so far, in pages. */
+void memfd_grow(struct memfd *f, uint64_t pages);
+/* Shorten it to i_size, unless a page of the tree lies beyond. */
+void memfd_trim(struct address_space *m);
+
+#endif
