@@ -207,7 +207,7 @@ void memfd_grow(struct memfd *f, uint64_t pages)
     pthread_mutex_unlock(&f->lock);
 }
 
-void memfd_trim(struct address_space *m)
+bool memfd_trim(struct address_space *m, uint32_t index)
 {
     struct memfd *f = atomic_load(&m->memfd);
     pthread_mutex_lock(&f->lock);
@@ -219,8 +219,10 @@ void memfd_trim(struct address_space *m)
     if (!empty)
         put_page(m->cache, page);
     else
-        (void)resize_locked(f, pages); /* its next touch asks again */
+        (void)resize_locked(f, pages);
+    bool beyond = index >= f->pages;
     pthread_mutex_unlock(&f->lock);
+    return beyond;
 }
 
 /* ---- making and ending ----------------------------------------------------------------------- */

@@ -49,7 +49,7 @@ int memfd_frame(struct memfd *f, uint32_t index, void **out);
 int memfd_punch(struct memfd *f, uint32_t first, uint32_t last);
 /* Make it reach so far, in pages. */
 void memfd_grow(struct memfd *f, uint64_t pages);
-/* Shorten it to i_size, unless a page of the tree lies beyond. */
-void memfd_trim(struct address_space *m);
+/* Shorten it to i_size, unless a page of the tree lies beyond.   Returns true: index is not in it. */
+bool memfd_trim(struct address_space *m, uint32_t index);
 
 #endif

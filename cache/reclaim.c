@@ -73,6 +73,22 @@ void lru_deactivate(struct page_cache *cache, struct page *page)
     cache->nr_inactive++;
 }
 
+void lru_deactivate_range(struct address_space *m, uint32_t first, uint32_t last)
+{
+    struct page *pages[PAGEVEC];
+    for (uint64_t next = first; next <= last;) {
+        unsigned n = find_get_pages(m, &next, last, pages, PAGEVEC);
+        for (unsigned i = 0; i < n; i++) {
+            pthread_mutex_lock(&m->cache->lru_lock);
+            page_clear(pages[i], PG_referenced);
+            if (page_test(pages[i], PG_lru) && page_test(pages[i], PG_active))
+                lru_deactivate(m->cache, pages[i]);
+            pthread_mutex_unlock(&m->cache->lru_lock);
+            put_page(m->cache, pages[i]);
+        }
+    }
+}
+
 void lru_add(struct page_cache *cache, struct page *page)
 {
     pthread_mutex_lock(&cache->lru_lock);

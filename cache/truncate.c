@@ -32,7 +32,7 @@ void truncate_inode_pages_range(struct address_space *m, uint32_t first, uint32_
     }
     workingset_truncate(m, first, last);
     if (last == UINT32_MAX && atomic_load(&m->memfd) != NULL)
-        memfd_trim(m);
+        (void)memfd_trim(m, first);
     /* During a pass no dirty page does not mean that everything is written: its end sees to it. */
     if (down_write_trylock(&m->writeback_sem)) {
         bool removed = dirty_list_del_if_clean(m);

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fs/attach_door.h"
 #include "fs/control.h"
 #include "fs/inode.h"
 #include "fs/size.h"
@@ -107,6 +108,38 @@ static json_t *cache_part(const struct cache_stats *s)
     put(o, "written_pages", s->written_pages);
     put(o, "read_errors", s->read_errors);
     put(o, "write_errors", s->write_errors);
+    return o;
+}
+
+static json_t *door_part(const struct fault_stats *s)
+{
+    json_t *o = json_object();
+    put(o, "minor", s->minor);
+    put(o, "major", s->major);
+    put(o, "mkwrite", s->mkwrite);
+    return o;
+}
+
+/* Page faults, by who maps. */
+static json_t *faults_part(const struct cache_stats *s)
+{
+    json_t *o = json_object();
+    (void)json_object_set_new(o, "attached", door_part(&s->faults[FAULT_ATTACHED]));
+    put(o, "kernel_mkwrite", s->faults[FAULT_KERNEL].mkwrite);
+    return o;
+}
+
+static json_t *attach_part(struct fs *fs)
+{
+    struct attach_stats s;
+    attach_door_stats(fs->door, &s);
+    json_t *o = json_object();
+    put(o, "clients", s.clients);
+    put(o, "ranges", s.ranges);
+    put(o, "pages", s.pages);
+    put(o, "refused", s.refused);
+    put(o, "queued_faults", s.queued);
+    put(o, "poisoned", s.poisoned);
     return o;
 }
 
@@ -219,10 +252,11 @@ static json_t *answer_stats(struct control_commands *c, const json_t *args)
     put(inode_part, "inodes", inodes.inodes);
     put(inode_part, "unused", inodes.unused);
     json_t *parts = json_pack(
-        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "cache", cache_part(&cache), "readahead",
-        readahead_part(&cache), "writeback", writeback_part(&cache), "reclaim",
-        reclaim_part(&cache), "store", store_part(&store, &space), "inodes", inode_part,
-        "operations", operations_part(c->fs), "memory", memory_part(&cache, &store, &inodes));
+        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "cache", cache_part(&cache), "faults",
+        faults_part(&cache), "attach", attach_part(c->fs), "readahead", readahead_part(&cache),
+        "writeback", writeback_part(&cache), "reclaim", reclaim_part(&cache), "store",
+        store_part(&store, &space), "inodes", inode_part, "operations", operations_part(c->fs),
+        "memory", memory_part(&cache, &store, &inodes));
     json_t *reply = accepted();
     (void)json_object_set_new(reply, "stats", parts);
     return reply;
@@ -430,6 +464,15 @@ static const char *set_readahead(struct fs *fs, const char *value)
     return NULL;
 }
 
+static const char *set_fault_around(struct fs *fs, const char *value)
+{
+    char *end;
+    unsigned long n = strtoul(value, &end, 10);
+    if (*end != '\0' || n > UINT32_MAX || page_cache_set_fault_around(fs->cache, (unsigned)n) != 0)
+        return "wants pages, 1 to 512";
+    return NULL;
+}
+
 /* A setter returns NULL, or what is wrong with the value. Under set_lock. */
 static const struct {
     const char *name;
@@ -441,6 +484,7 @@ static const struct {
     { "dirty_expire", set_dirty_expire },
     { "dirty_writeback", set_dirty_writeback },
     { "commit", set_commit },
+    { "fault_around", set_fault_around },
     { "readahead", set_readahead },
     { "reclaim", set_reclaim },
 };

@@ -25,6 +25,8 @@ struct fs_options {
     /* Have the kernel write back and forget what it caches of an inode; NULL when nothing is in
      * front of us. Called with no lock held, never from a thread that serves requests. */
     int (*flush_front)(void *arg, uint64_t ino);
+    /* Have who is in front drop what it cached of a file's data. No lock held, no operation waiting. */
+    int (*forget_front)(void *arg, uint64_t ino);
     void *front;
 };
 
@@ -36,6 +38,7 @@ struct fs {
     struct rwsem rename_lock; /* every change of the tree of names takes it exclusively */
     struct inode_table *inodes;
     struct worker *committer; /* store_step */
+    struct attach_door *door; /* NULL: attached mappings are not offered */
     _Atomic uint64_t ops[8];  /* counters shown by stats; see enum fs_counter */
 };
 

@@ -42,7 +42,7 @@ static int open_inode(fuse_req_t req, struct inode *inode, struct fuse_file_info
         return err;
     fi->fh = (uint64_t)(uintptr_t)file;
     fi->keep_cache = 1;
-    fi->direct_io = !front->options.kernel_cache;
+    fi->direct_io = !front->options.kernel_cache || atomic_load(&inode->mapping.memfd) != NULL;
     fi->noflush = (fi->flags & O_ACCMODE) == O_RDONLY;
     return 0;
 }

@@ -20,6 +20,7 @@
 struct front;
 
 struct front_options {
+    bool attach;       /* attached mappings are offered: no write may wait in the kernel */
     bool kernel_cache; /* the kernel caches file data, writes included, in front of us */
     bool read_only;
     bool debug;        /* print every request */

@@ -30,7 +30,7 @@ static void init_session(void *userdata, struct fuse_conn_info *conn)
     unsigned want = FUSE_CAP_ASYNC_READ | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_ASYNC_DIO |
                     FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
                     FUSE_CAP_CACHE_SYMLINKS;
-    if (front->options.kernel_cache && !front->options.read_only)
+    if (front->options.kernel_cache && !front->options.attach && !front->options.read_only)
         want |= FUSE_CAP_WRITEBACK_CACHE;
     conn->want = want & conn->capable;
     front->kernel_cache = (conn->want & FUSE_CAP_WRITEBACK_CACHE) != 0;
@@ -60,7 +60,8 @@ void front_print_missing(const struct front *front, FILE *to)
             fprintf(to, "without %s (%s)\n", abilities[i].means,
                     front->hooked ? "the kernel does not offer it" : "libfuse has no hooks");
     }
-    if (front->options.kernel_cache && !front->options.read_only && !front->kernel_cache)
+    if (front->options.kernel_cache && !front->options.attach && !front->options.read_only &&
+        !front->kernel_cache)
         fprintf(to, "without WRITEBACK_CACHE: every write is a request\n");
 }
 

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fs/attach_door.h"
 #include "fs/busy.h"
 #include "fs/control.h"
 #include "fs/daemon.h"
@@ -109,12 +110,14 @@ static struct fs_options make_fs_options(const struct program *p)
             .dirty_writeback_ms = o->dirty_writeback_s * 1000,
             .on_error = o->on_error,
             .reclaim = o->reclaim,
+            .fault_around = o->fault_around,
             .threads = true,
         },
         .readahead = o->readahead,
         .ra_pages = o->read_ahead_kb / (PAGE_SIZE >> 10),
         .threads = true,
         .flush_front = o->cache == CACHE_KERNEL && !o->read_only ? front_flush : NULL,
+        .forget_front = front_flush,
         .front = p->front,
     };
 }
@@ -159,8 +162,12 @@ static int serve(struct program *p, struct store_error *error)
     if (err != 0)
         return err;
     err = control_start(p->fs, p->mountpoint, &p->control, error);
-    if (err != 0)
+    if (err == 0 && p->options.attach)
+        err = attach_door_open(p->fs, p->mountpoint, &p->fs->door, error);
+    if (err != 0) {
+        control_stop(p->control);
         return err;
+    }
     err = daemon_watch(&p->daemon, on_signal, p->front);
     if (err != 0) {
         store_fail(error, err, "no thread could be started: %s", strerror(-err));
@@ -171,6 +178,8 @@ static int serve(struct program *p, struct store_error *error)
                        strerror(-err));
     }
     daemon_unwatch(&p->daemon);
+    attach_door_close(p->fs->door);
+    p->fs->door = NULL;
     control_stop(p->control);
     return err;
 }
@@ -190,6 +199,7 @@ static int run(struct program *p, struct store_error *error)
     const struct options *o = &p->options;
     struct front_options fo = {
         .kernel_cache = o->cache == CACHE_KERNEL,
+        .attach = o->attach,
         .read_only = o->read_only,
         .debug = o->debug,
         .threads = o->threads,

@@ -8,6 +8,7 @@
 
 #include "fs/fuse_front.h"
 #include "fs/size.h"
+#include "cache/memory.h"
 #include "store/error.h"
 
 #define MIB            ((uint64_t)1 << 20)
@@ -20,6 +21,7 @@ enum option_kind {
     OPT_READAHEAD,
     OPT_RECLAIM,
     OPT_ON_ERROR,
+    OPT_ATTACH,
     OPT_READ_ONLY,
     OPT_READ_WRITE,
     OPT_FUSE,       /* libfuse's: passed on as it is */
@@ -40,6 +42,11 @@ struct option_desc {
 static const struct option_desc table[] = {
     { "cache", OPT_CACHE, AT(cache), 0, 0, "kernel|direct",
       "kernel: the kernel caches file data too (default); direct: only FolioFS does" },
+    { "attach", OPT_ATTACH, 0, 0, 0, NULL,
+      "offer mappings of the cache's own pages (libfolio); implied by cache=direct; with "
+      "cache=kernel, writes do not wait in the kernel then" },
+    { "fault_around", OPT_NUMBER, AT(fault_around), 1, FAULT_AROUND_MOST, "PAGES",
+      "pages that an attached mapping's fault maps together (default 16)" },
     { "memory", OPT_SIZE, AT(memory), 0, UINT64_MAX, "SIZE",
       "memory for everything, see below (default 512M)" },
     { "cache_size", OPT_SIZE, AT(cache_size), 1, UINT64_MAX, "SIZE",
@@ -216,6 +223,9 @@ static int set_option(struct options *o, const struct option_desc *d, const char
         return set_readahead(o, value, error);
     case OPT_ON_ERROR:
         return set_on_error(o, value, error);
+    case OPT_ATTACH:
+        o->attach = true;
+        return 0;
     case OPT_READ_ONLY:
     case OPT_READ_WRITE:
         o->read_only = d->kind == OPT_READ_ONLY;
@@ -389,6 +399,7 @@ int options_parse(int argc, char **argv, struct options *o, struct store_error *
         store_fail(error, err, "not enough memory");
     if (o->dirty_background_ratio == 0)
         o->dirty_background_ratio = (o->dirty_ratio + 1) / 2;
+    o->attach = o->attach || o->cache == CACHE_DIRECT;
     return err == 0 ? check_options(o, error) : err;
 }
 

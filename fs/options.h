@@ -17,6 +17,8 @@ struct options {
     char *volume, *mountpoint; /* as given */
     bool foreground, debug, help, version;
     enum cache_mode cache;
+    bool attach;           /* given, or implied by CACHE_DIRECT */
+    uint32_t fault_around; /* pages */
     bool read_only;
     uint32_t commit_s;
     uint64_t memory, cache_size; /* bytes; cache_size 0: half of memory */

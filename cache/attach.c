@@ -1,0 +1,179 @@
+#include "cache/attach.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "cache/attach_impl.h"
+
+#define BURY_MS 200 /* how often the ranges of clients that hung up are looked at */
+
+/* ---- clients --------------------------------------------------------------------------------- */
+
+static void client_free(struct attach_client *c)
+{
+    if (c->uffd >= 0)
+        close(c->uffd);
+    if (c->stop >= 0)
+        close(c->stop);
+    close(c->sock);
+    pthread_mutex_destroy(&c->lock);
+    free(c->ranges);
+    free(c);
+}
+
+static int client_start(struct attach *a, int sock)
+{
+    struct attach_client *c = calloc(1, sizeof *c);
+    if (c == NULL) {
+        close(sock);
+        return -ENOMEM;
+    }
+    c->attach = a;
+    c->sock = sock;
+    c->uffd = -1;
+    c->stop = eventfd(0, EFD_CLOEXEC);
+    pthread_mutex_init(&c->lock, NULL);
+    int err = c->stop < 0 ? -errno : 0;
+    if (err == 0)
+        err = worker_start(&c->requests, "folio-attach", requests_step, c);
+    if (err != 0) {
+        client_free(c);
+        return err;
+    }
+    pthread_mutex_lock(&a->lock);
+    list_add(&c->node, &a->clients);
+    a->nr_clients++;
+    pthread_mutex_unlock(&a->lock);
+    return 0;
+}
+
+/* Nobody speaks for it any more, or we end. Its threads are up until its ranges are write-protected: who
+ * does that needs its events read. */
+static void client_bury(struct attach_client *c)
+{
+    struct attach *a = c->attach;
+    pthread_mutex_lock(&a->lock);
+    list_del(&c->node);
+    a->nr_clients--;
+    pthread_mutex_unlock(&a->lock);
+    (void)shutdown(c->sock, SHUT_RDWR); /* ends what its requests' thread waits for */
+    worker_stop(c->requests);
+    ranges_end(c);
+    (void)eventfd_write(c->stop, 1);
+    worker_stop(c->events);
+    for (unsigned i = 0; i < ATTACH_OPENS_MOST; i++)
+        if (c->opens[i] != NULL)
+            open_put(a, c->opens[i]);
+    client_free(c);
+}
+
+/* It hung up, and no store of its can come any more. */
+static bool client_is_dead(struct attach_client *c)
+{
+    if (!atomic_load(&c->hung_up))
+        return false;
+    pthread_mutex_lock(&c->lock);
+    bool none = c->nr_ranges == 0;
+    pthread_mutex_unlock(&c->lock);
+    return none || uffd_dead(c->uffd);
+}
+
+/* Bury one that can be.   *waiting: there are others to look at later. */
+static bool bury_one(struct attach *a, bool *waiting)
+{
+    struct attach_client *dead = NULL;
+    *waiting = false;
+    pthread_mutex_lock(&a->lock);
+    for (struct list_head *n = a->clients.next; n != &a->clients && dead == NULL; n = n->next) {
+        struct attach_client *c = list_entry(n, struct attach_client, node);
+        if (client_is_dead(c))
+            dead = c;
+        else
+            *waiting = *waiting || atomic_load(&c->hung_up);
+    }
+    pthread_mutex_unlock(&a->lock);
+    if (dead != NULL)
+        client_bury(dead);
+    return dead != NULL;
+}
+
+static unsigned accept_step(void *arg)
+{
+    struct attach *a = arg;
+    bool waiting;
+    eventfd_t count;
+    while (bury_one(a, &waiting))
+        ;
+    struct pollfd fds[2] = { { .fd = a->listener, .events = POLLIN },
+                             { .fd = a->wake, .events = POLLIN } };
+    if (poll(fds, 2, waiting ? BURY_MS : -1) <= 0)
+        return 0;
+    if (fds[1].revents != 0)
+        (void)eventfd_read(a->wake, &count);
+    if (fds[0].revents == 0)
+        return 0;
+    int sock = accept4(a->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (sock < 0)
+        return errno == EMFILE || errno == ENFILE ? 100 : 0;
+    if (a->nr_clients >= ATTACH_CLIENTS_MOST || client_start(a, sock) != 0)
+        atomic_fetch_add(&a->refused, 1);
+    return 0;
+}
+
+/* ---- starting and stopping ------------------------------------------------------------------- */
+
+int attach_start(struct attach **out, int listener, const struct attach_ops *ops, void *arg)
+{
+    struct attach *a = calloc(1, sizeof *a);
+    if (a == NULL)
+        return -ENOMEM;
+    a->ops = ops;
+    a->arg = arg;
+    a->listener = listener;
+    a->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    pthread_mutex_init(&a->lock, NULL);
+    list_init(&a->clients);
+    int err = a->wake < 0 ? -errno : worker_start(&a->accept, "folio-accept", accept_step, a);
+    if (err != 0) {
+        if (a->wake >= 0)
+            close(a->wake);
+        pthread_mutex_destroy(&a->lock);
+        free(a);
+        return err;
+    }
+    *out = a;
+    return 0;
+}
+
+void attach_stop(struct attach *a)
+{
+    if (a == NULL)
+        return;
+    struct worker *accept = a->accept;
+    (void)shutdown(a->listener, SHUT_RDWR);
+    (void)eventfd_write(a->wake, 1);
+    worker_stop(accept);
+    while (!list_empty(&a->clients))
+        client_bury(list_entry(a->clients.next, struct attach_client, node));
+    pool_stop(a);
+    close(a->listener);
+    close(a->wake);
+    pthread_mutex_destroy(&a->lock);
+    free(a);
+}
+
+void attach_stats(struct attach *a, struct attach_stats *out)
+{
+    *out = (struct attach_stats){ .ranges = atomic_load(&a->nr_ranges),
+                                  .pages = atomic_load(&a->nr_pages),
+                                  .refused = atomic_load(&a->refused),
+                                  .queued = atomic_load(&a->queued),
+                                  .poisoned = atomic_load(&a->poisoned) };
+    pthread_mutex_lock(&a->lock);
+    out->clients = a->nr_clients;
+    pthread_mutex_unlock(&a->lock);
+}

@@ -1,0 +1,64 @@
+/* attach.h: the daemon's half of attached mappings (attach_proto.h says what is spoken).
+ *
+ * Threads, all of them worker.h's:
+ *
+ *     accept     takes connections, and buries clients that are gone
+ *     requests   one per client: reads packets, answers; may sleep
+ *     events     one per client: reads the userfaultfd. It never waits for a page, a commit or
+ *                throttling: until it has read a client's events, whoever write-protects in that client
+ *                gets -EAGAIN and tries again, perhaps with that page locked
+ *     faults     a pool: what the events' threads could not resolve at once
+ *
+ *      a fault:   event --> handle_mm_fault(NOWAIT) -- 0: mapped, and the client runs
+ *                              | -EAGAIN
+ *                              v
+ *                 pool  --> handle_mm_fault         -- 0
+ *                              | error                 beyond end of file: the memfd is cut: SIGBUS
+ *                              v                       no memory: later
+ *                           the page is poisoned       else SIGBUS; healed soon, so that it is tried again
+ *
+ * A client is nothing that is trusted. What it sends is checked; its addresses are used only in ioctls
+ * on its own userfaultfd; the pages it maps are those of files whose descriptors it showed us.
+ *
+ * A connection that hangs up does not mean that no store comes any more: the ranges stay, and their
+ * faults are answered, until the client's address space is gone.
+ *
+ * Locks: client->lock (its ranges; innermost), attach->lock (clients, the pool's queue; innermost).
+ */
+#ifndef FOLIO_CACHE_ATTACH_H
+#define FOLIO_CACHE_ATTACH_H
+
+#include "cache/filemap.h"
+
+struct attach_request;
+
+struct attach_file {               /* one OPEN */
+    struct address_space *mapping; /* mapping_use_memfd() has been called */
+    struct file_ra_state *ra;
+    void *owner;   /* for release */
+    bool writable; /* a shared mapping may be stored to */
+};
+
+struct attach_ops {
+    /* May the client map that way what fd (a descriptor it sent) stands for?
+     * Returns 0 or what mmap(2) would fail with. */
+    int (*open)(void *arg, int fd, const struct attach_request *rq, struct attach_file *out);
+    void (*release)(void *arg, void *owner);
+};
+
+struct attach_stats {
+    uint64_t clients, ranges, pages; /* now */
+    uint64_t refused;                /* connections and OPENs */
+    uint64_t queued, poisoned;       /* faults that had to wait; that ended in SIGBUS */
+};
+
+struct attach;
+
+/* Serve a listening SOCK_SEQPACKET socket, which is closed in the end. */
+int attach_start(struct attach **out, int listener, const struct attach_ops *ops, void *arg);
+/* Write-protect every range, hang up on everybody, stop. What was stored is dirty in the cache.
+ * NULL is allowed. */
+void attach_stop(struct attach *a);
+void attach_stats(struct attach *a, struct attach_stats *out);
+
+#endif

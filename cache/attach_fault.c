@@ -1,0 +1,295 @@
+/* attach_fault.c: a client's faults: what its userfaultfd says, and the pool for those that wait. */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "cache/attach_impl.h"
+#include "cache/memfd.h"
+
+#define EVENT_BATCH   16u
+#define SPIN_NS       50000u    /* an awake thread answers 10 times faster than one to be woken */
+#define MEMORY_NS     10000000u /* how long a fault waits that found no memory */
+#define HEAL_FIRST_NS 20000000u /* when a poisoned page is looked at again: doubles */
+#define HEAL_MOST_NS  2000000000u
+#define IDLE_MS       60000u
+
+/* ---- the pool -------------------------------------------------------------------------------- */
+
+static unsigned pool_step(void *arg);
+
+/* Somebody who has nothing to do, woken; or one worker more. Context: lock. */
+static void pool_wake_locked(struct attach *a)
+{
+    for (unsigned i = 0; i < a->nr_workers; i++) {
+        if (!a->workers[i].idle)
+            continue;
+        a->workers[i].idle = false;
+        worker_wake(a->workers[i].worker);
+        return;
+    }
+    if (a->nr_workers == FAULT_WORKERS_MOST)
+        return;
+    struct fault_worker *w = &a->workers[a->nr_workers];
+    w->attach = a;
+    w->idle = false;
+    if (worker_start(&w->worker, "folio-fault", pool_step, w) == 0)
+        a->nr_workers++;
+}
+
+void pool_add(struct attach *a, struct attach_job *job)
+{
+    pthread_mutex_lock(&a->lock);
+    struct attach_job **at = &a->jobs;
+    while (*at != NULL && (*at)->due_ns <= job->due_ns)
+        at = &(*at)->next;
+    job->next = *at;
+    *at = job;
+    pool_wake_locked(a);
+    pthread_mutex_unlock(&a->lock);
+}
+
+void pool_forget(struct attach *a, struct attach_range *r)
+{
+    struct attach_job *out = NULL;
+    pthread_mutex_lock(&a->lock);
+    for (struct attach_job **at = &a->jobs; *at != NULL;) {
+        struct attach_job *job = *at;
+        if (job->range != r || job->kind == JOB_RELEASE || job->due_ns == 0) {
+            at = &job->next;
+            continue;
+        }
+        *at = job->next;
+        job->next = out;
+        out = job;
+    }
+    pthread_mutex_unlock(&a->lock);
+    while (out != NULL) {
+        struct attach_job *job = out;
+        out = job->next;
+        if (job->kind == JOB_FAULT) /* its client finds another range there, or none */
+            uffd_wake(&r->u, job->index);
+        range_put(job->range);
+        free(job);
+    }
+}
+
+void pool_stop(struct attach *a)
+{
+    for (unsigned i = 0; i < a->nr_workers; i++)
+        worker_stop(a->workers[i].worker);
+}
+
+/* ---- a fault that may wait ------------------------------------------------------------------- */
+
+static void job_again(struct attach *a, struct attach_job *job, enum job_kind kind, uint64_t ns)
+{
+    job->kind = kind;
+    job->due_ns = clock_now(&clock_monotonic) + ns;
+    pool_add(a, job);
+}
+
+static void job_done(struct attach_job *job)
+{
+    range_put(job->range);
+    free(job);
+}
+
+/* SIGBUS, and after a while another chance. */
+static void fault_poison(struct attach *a, struct attach_job *job)
+{
+    struct attach_range *r = job->range;
+    struct address_space *m = r->u.vma.mapping;
+    if (job->flags & FAULT_PRESENT) /* it is mapped, to be read: out of everybody's sight */
+        (void)invalidate_inode_pages2_range(m, job->index, job->index);
+    if (uffd_poison(&r->u, job->index) == 0) {
+        atomic_fetch_add(&a->poisoned, 1);
+        job->tries = 0;
+        job_again(a, job, JOB_HEAL, HEAL_FIRST_NS);
+    } else { /* somebody has mapped it meanwhile, or still holds it */
+        job_again(a, job, JOB_FAULT, MEMORY_NS);
+    }
+}
+
+/* The page is not in the file. The kernel says so itself where the memfd ends with the file. */
+static void fault_beyond_eof(struct attach *a, struct attach_job *job)
+{
+    struct attach_range *r = job->range;
+    if (memfd_trim(r->u.vma.mapping, job->index)) {
+        uffd_wake(&r->u, job->index);
+        job_done(job);
+    } else {
+        fault_poison(a, job);
+    }
+}
+
+/* A writer may hold the page that will be the file's last. */
+static int fault_again_at_eof(struct attach_job *job)
+{
+    struct address_space *m = job->range->u.vma.mapping;
+    struct page *page = find_lock_page(m, job->index);
+    if (page == NULL)
+        return -EFAULT;
+    unlock_page(page);
+    put_page(m->cache, page);
+    return handle_mm_fault(&job->range->u.vma, job->index, job->flags);
+}
+
+static void run_fault(struct attach *a, struct attach_job *job)
+{
+    int err = handle_mm_fault(&job->range->u.vma, job->index, job->flags);
+    if (err == -EFAULT)
+        err = fault_again_at_eof(job);
+    switch (err) {
+    case 0:
+        job_done(job);
+        break;
+    case -EFAULT:
+        fault_beyond_eof(a, job);
+        break;
+    case -ENOMEM:
+        job_again(a, job, JOB_FAULT, MEMORY_NS);
+        break;
+    default:
+        fault_poison(a, job);
+        break;
+    }
+}
+
+/* Replace the poison by the page. */
+static void run_heal(struct attach *a, struct attach_job *job)
+{
+    if (handle_mm_fault(&job->range->u.vma, job->index, 0) == 0) {
+        job_done(job);
+        return;
+    }
+    uint64_t ns = (uint64_t)HEAL_FIRST_NS << (job->tries < 8 ? ++job->tries : job->tries);
+    job_again(a, job, JOB_HEAL, ns < HEAL_MOST_NS ? ns : HEAL_MOST_NS);
+}
+
+static void run_release(struct attach *a, struct attach_range *r)
+{
+    struct attach_client *c = r->client;
+    open_put(a, r->open);
+    free(r);
+    if (atomic_fetch_sub(&c->dying, 1) == 1)
+        wake_word(&c->dying); /* the client may be gone: that needs its address only */
+}
+
+static unsigned pool_step(void *arg)
+{
+    struct fault_worker *w = arg;
+    struct attach *a = w->attach;
+    uint64_t now = clock_now(&clock_monotonic);
+    pthread_mutex_lock(&a->lock);
+    struct attach_job *job = a->jobs;
+    unsigned wait_ms = IDLE_MS;
+    if (job != NULL && job->due_ns > now) {
+        uint64_t ms = (job->due_ns - now) / 1000000 + 1;
+        wait_ms = ms < IDLE_MS ? (unsigned)ms : IDLE_MS;
+        job = NULL;
+    } else if (job != NULL) {
+        a->jobs = job->next;
+    }
+    w->idle = job == NULL;
+    pthread_mutex_unlock(&a->lock);
+    if (job == NULL)
+        return wait_ms;
+    if (job->kind == JOB_FAULT)
+        run_fault(a, job);
+    else if (job->kind == JOB_HEAL)
+        run_heal(a, job);
+    else
+        run_release(a, job->range);
+    return 0;
+}
+
+/* ---- events ---------------------------------------------------------------------------------- */
+
+/* Takes over the reference. */
+static void queue_fault(struct attach_range *r, uint32_t index, unsigned flags)
+{
+    struct attach *a = r->client->attach;
+    struct attach_job *job;
+    while ((job = calloc(1, sizeof *job)) == NULL)
+        (void)poll(NULL, 0, 10); /* the client waits, and so do we: it must not be forgotten */
+    *job = (struct attach_job){ .range = r, .kind = JOB_FAULT, .index = index, .flags = flags };
+    atomic_fetch_add_explicit(&a->queued, 1, memory_order_relaxed);
+    pool_add(a, job);
+}
+
+/* A fault where nothing is tracked. A move's event is read after the faults that follow the move, so
+ * wait for it once; else it registered what it never told us of, or unmaps it right now. */
+static void on_stray(struct attach_client *c, uint64_t addr)
+{
+    struct uffd_vma stray = { .uffd = c->uffd, .addr = addr };
+    struct pollfd event = { .fd = c->uffd, .events = POLLIN };
+    if (c->stray != addr && poll(&event, 1, 0) > 0) {
+        c->stray = addr;
+        uffd_wake(&stray, 0); /* and it faults again */
+    } else {
+        (void)uffd_poison(&stray, 0);
+    }
+}
+
+static void on_fault(struct attach_client *c, const struct uffd_msg *msg)
+{
+    uint64_t addr = msg->arg.pagefault.address, how = msg->arg.pagefault.flags;
+    struct attach_range *r = range_find(c, addr);
+    if (r == NULL) {
+        on_stray(c, addr & PAGE_MASK);
+        return;
+    }
+    uint32_t index = r->u.vma.first + (uint32_t)((addr - r->u.addr) >> PAGE_SHIFT);
+    bool store = how & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP);
+    unsigned flags = (store && r->u.writable ? FAULT_WRITE : 0) |
+                     (how & UFFD_PAGEFAULT_FLAG_WP ? FAULT_PRESENT : 0);
+    if (handle_mm_fault(&r->u.vma, index, flags | FAULT_NOWAIT) == 0)
+        range_put(r);
+    else
+        queue_fault(r, index, flags);
+}
+
+/* Its mapping has moved: from the moment we have read this, its faults come from there. */
+static void on_remap(struct attach_client *c, const struct uffd_msg *msg)
+{
+    while (ranges_cut(c, msg->arg.remap.from, msg->arg.remap.len, true, msg->arg.remap.to) != 0)
+        (void)poll(NULL, 0, 10); /* never an untracked store */
+}
+
+/* Returns how many there were. */
+static unsigned read_events(struct attach_client *c)
+{
+    struct uffd_msg msgs[EVENT_BATCH];
+    ssize_t n = read(c->uffd, msgs, sizeof msgs);
+    unsigned nr = n > 0 ? (unsigned)((size_t)n / sizeof msgs[0]) : 0;
+    for (unsigned i = 0; i < nr; i++) {
+        if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
+            on_fault(c, &msgs[i]);
+        else if (msgs[i].event == UFFD_EVENT_REMAP)
+            on_remap(c, &msgs[i]);
+    }
+    return nr;
+}
+
+unsigned events_step(void *arg)
+{
+    struct attach_client *c = arg;
+    struct pollfd fds[2] = { { .fd = c->uffd, .events = POLLIN },
+                             { .fd = c->stop, .events = POLLIN } };
+    if (poll(fds, 2, -1) < 0)
+        return 0;
+    if (fds[1].revents != 0)
+        return IDLE_MS; /* no more: worker_stop() is waiting */
+    if (fds[0].revents & (POLLERR | POLLHUP))
+        return 10;
+    uint64_t now = clock_now(&clock_monotonic), until = now + SPIN_NS;
+    while (now < until) {
+        unsigned nr = read_events(c);
+        now = clock_now(&clock_monotonic);
+        if (nr > 0)
+            until = now + SPIN_NS;
+    }
+    return 0;
+}

@@ -1,0 +1,108 @@
+/* attach_impl.h: what the files of attach.h share.
+ *
+ *     attach.c        starting, accepting, burying       attach_fault.c   events, the pool
+ *     attach_range.c  a client's ranges                  attach_request.c packets
+ */
+#ifndef FOLIO_CACHE_ATTACH_IMPL_H
+#define FOLIO_CACHE_ATTACH_IMPL_H
+
+#include "cache/attach.h"
+#include "cache/attach_proto.h"
+#include "cache/page_cache.h"
+#include "cache/uffd.h"
+
+#define ATTACH_CLIENTS_MOST 4096u
+#define ATTACH_RANGES_MOST  65536u /* per client, as vm.max_map_count */
+#define ATTACH_OPENS_MOST   64u    /* per client, not mapped yet */
+#define FAULT_WORKERS_MOST  32u
+
+struct attach_open { /* counted by its ranges, and until it is mapped */
+    struct attach_file file;
+    uint64_t id;
+    _Atomic uint32_t refs;
+};
+
+enum job_kind { JOB_FAULT, JOB_HEAL, JOB_RELEASE };
+
+struct attach_job {
+    struct attach_job *next;
+    struct attach_range *range; /* a reference */
+    enum job_kind kind;
+    uint32_t index;
+    unsigned flags, tries;
+    uint64_t due_ns;
+};
+
+struct attach_range {
+    struct uffd_vma u; /* first */
+    struct attach_client *client;
+    struct attach_open *open;
+    _Atomic uint32_t refs; /* one of the client's list, one of each job */
+    struct attach_job release;
+};
+
+struct attach_client {       /* (c) constant  (l) lock  (a) atomic  (q) its requests' thread */
+    struct attach *attach;   /* (c) */
+    struct list_head node;   /* attach->clients                                 (attach->lock) */
+    int sock, stop;          /* (c) stop: an eventfd, readable when its threads shall end */
+    int uffd;                /* (q) -1 before HELLO */
+    struct worker *requests; /* (c) */
+    struct worker *events;   /* (q) NULL before HELLO */
+    uint64_t stray;          /* its events' thread's: see on_stray() */
+    struct attach_open *opens[ATTACH_OPENS_MOST]; /* (q) */
+    uint64_t next_id;                             /* (q) */
+    _Atomic bool hung_up;                         /* (a) */
+    pthread_mutex_t lock;
+    struct attach_range **ranges; /* by address, apart from each other                     (l) */
+    size_t nr_ranges, room;       /*                                                       (l) */
+    _Atomic uint32_t dying;       /* ranges taken out and not free yet                     (a) */
+};
+
+struct attach {                   /* (c) constant  (l) lock  (a) atomic */
+    const struct attach_ops *ops; /* (c) */
+    void *arg;                    /* (c) */
+    int listener, wake;           /* (c) wake: an eventfd for the accepting thread */
+    struct worker *accept;        /* (c) */
+    pthread_mutex_t lock;
+    struct list_head clients; /* (l) */
+    unsigned nr_clients;      /* (l) */
+    struct attach_job *jobs;  /* soonest first                                             (l) */
+    struct fault_worker {
+        struct attach *attach;
+        struct worker *worker;
+        bool idle; /* (l) */
+    } workers[FAULT_WORKERS_MOST];
+    unsigned nr_workers;                                             /* (l) */
+    _Atomic uint64_t nr_ranges, nr_pages, refused, queued, poisoned; /* (a) */
+};
+
+/* ---- attach_range.c -------------------------------------------------------------------------- */
+
+/* The range around an address, referenced, or NULL. */
+struct attach_range *range_find(struct attach_client *c, uint64_t addr);
+void range_put(struct attach_range *r);
+/* Track a range; nothing else of the client is there. Takes over nothing.   -ENOMEM. */
+int range_add(struct attach_client *c, struct attach_open *open, uint64_t addr, uint32_t first,
+              uint32_t count);
+/* Forget what lies in [addr, addr + length), or, when moved, track it at to instead.   -ENOMEM. */
+int ranges_cut(struct attach_client *c, uint64_t addr, uint64_t length, bool moved, uint64_t to);
+/* Wait until nothing is done any more to ranges that were cut off. Not on a thread of events. */
+void ranges_settle(struct attach_client *c);
+/* Write-protect them all and forget them. */
+void ranges_end(struct attach_client *c);
+void open_put(struct attach *a, struct attach_open *open);
+
+/* ---- attach_fault.c -------------------------------------------------------------------------- */
+
+unsigned events_step(void *client);
+/* Give a job to the pool. */
+void pool_add(struct attach *a, struct attach_job *job);
+/* Drop the jobs of a range that are not due yet. */
+void pool_forget(struct attach *a, struct attach_range *r);
+void pool_stop(struct attach *a);
+
+/* ---- attach_request.c ------------------------------------------------------------------------ */
+
+unsigned requests_step(void *client);
+
+#endif

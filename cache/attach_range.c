@@ -1,0 +1,281 @@
+/* attach_range.c: which addresses of a client are which pages.
+ *
+ * A range never changes while somebody may use it: cutting makes new ones and takes the old one out. Its
+ * memory goes when the last fault that is being resolved lets go of it, on a thread that may sleep.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/attach_impl.h"
+
+static uint64_t range_end(const struct attach_range *r)
+{
+    return r->u.addr + ((uint64_t)r->u.vma.count << PAGE_SHIFT);
+}
+
+/* The number of the first range that ends behind addr. Context: lock. */
+static size_t first_behind(const struct attach_client *c, uint64_t addr)
+{
+    size_t low = 0, high = c->nr_ranges;
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+        if (range_end(c->ranges[mid]) > addr)
+            high = mid;
+        else
+            low = mid + 1;
+    }
+    return low;
+}
+
+struct attach_range *range_find(struct attach_client *c, uint64_t addr)
+{
+    struct attach_range *found = NULL;
+    pthread_mutex_lock(&c->lock);
+    size_t i = first_behind(c, addr);
+    if (i < c->nr_ranges && c->ranges[i]->u.addr <= addr) {
+        found = c->ranges[i];
+        atomic_fetch_add(&found->refs, 1);
+    }
+    pthread_mutex_unlock(&c->lock);
+    return found;
+}
+
+void range_put(struct attach_range *r)
+{
+    if (atomic_fetch_sub(&r->refs, 1) != 1)
+        return;
+    r->release = (struct attach_job){ .range = r, .kind = JOB_RELEASE };
+    pool_add(r->client->attach, &r->release);
+}
+
+void open_put(struct attach *a, struct attach_open *open)
+{
+    if (atomic_fetch_sub(&open->refs, 1) != 1)
+        return;
+    a->ops->release(a->arg, open->file.owner);
+    free(open);
+}
+
+static struct attach_range *range_new(struct attach_client *c, struct attach_open *open,
+                                      uint64_t addr, uint32_t first, uint32_t count)
+{
+    struct attach_range *r = calloc(1, sizeof *r);
+    if (r == NULL)
+        return NULL;
+    r->u = (struct uffd_vma){ .uffd = c->uffd, .addr = addr, .writable = open->file.writable };
+    r->u.vma = (struct vm_area){ .mapping = open->file.mapping,
+                                 .ops = &uffd_vma_ops,
+                                 .door = FAULT_ATTACHED,
+                                 .first = first,
+                                 .count = count,
+                                 .ra = open->file.ra };
+    r->client = c;
+    r->open = open;
+    atomic_store(&r->refs, 1);
+    return r;
+}
+
+/* Room for n more. Context: lock. */
+static int make_room(struct attach_client *c, size_t n)
+{
+    if (c->nr_ranges + n > ATTACH_RANGES_MOST)
+        return -ENOMEM;
+    if (c->nr_ranges + n <= c->room)
+        return 0;
+    size_t room = (c->nr_ranges + n) * 2;
+    struct attach_range **ranges = realloc(c->ranges, room * sizeof(struct attach_range *));
+    if (ranges == NULL)
+        return -ENOMEM;
+    c->ranges = ranges;
+    c->room = room;
+    return 0;
+}
+
+/* Context: lock; there is room, and nothing where it lies. */
+static void list_range(struct attach_client *c, struct attach_range *r)
+{
+    size_t i = first_behind(c, r->u.addr);
+    memmove(&c->ranges[i + 1], &c->ranges[i], (c->nr_ranges - i) * sizeof(struct attach_range *));
+    c->ranges[i] = r;
+    c->nr_ranges++;
+}
+
+/* Let a new range's faults count from now on: writeback first, then the client. */
+static void range_begin(struct attach_range *r)
+{
+    struct attach *a = r->client->attach;
+    atomic_fetch_add(&r->open->refs, 1);
+    atomic_fetch_add(&a->nr_ranges, 1);
+    atomic_fetch_add(&a->nr_pages, r->u.vma.count);
+    vma_insert(&r->u.vma);
+}
+
+/* The opposite, for one that is out of the list. */
+static void range_end_use(struct attach_range *r)
+{
+    struct attach *a = r->client->attach;
+    vma_remove(&r->u.vma);
+    atomic_fetch_sub(&a->nr_ranges, 1);
+    atomic_fetch_sub(&a->nr_pages, r->u.vma.count);
+    pool_forget(a, r);
+    range_put(r);
+}
+
+int range_add(struct attach_client *c, struct attach_open *open, uint64_t addr, uint32_t first,
+              uint32_t count)
+{
+    struct attach_range *r = range_new(c, open, addr, first, count);
+    if (r == NULL)
+        return -ENOMEM;
+    pthread_mutex_lock(&c->lock);
+    int err = make_room(c, 1);
+    pthread_mutex_unlock(&c->lock);
+    if (err != 0) {
+        free(r);
+        return err;
+    }
+    range_begin(r);
+    pthread_mutex_lock(&c->lock);
+    list_range(c, r);
+    pthread_mutex_unlock(&c->lock);
+    return 0;
+}
+
+/* What becomes of one range: up to three new ones. */
+struct cut {
+    struct attach_range *old, *parts[3];
+    unsigned nr;
+};
+
+/* A part of the old range, from page from to page to of it, at addr. */
+static int cut_part(struct cut *cut, uint32_t from, uint32_t to, uint64_t addr)
+{
+    struct attach_range *old = cut->old;
+    if (from >= to)
+        return 0;
+    struct attach_range *r =
+        range_new(old->client, old->open, addr, old->u.vma.first + from, to - from);
+    if (r == NULL)
+        return -ENOMEM;
+    cut->parts[cut->nr++] = r;
+    return 0;
+}
+
+static int cut_prepare(struct cut *cut, uint64_t addr, uint64_t length, bool moved, uint64_t to)
+{
+    struct attach_range *old = cut->old;
+    uint64_t base = old->u.addr, end = range_end(old);
+    uint64_t from = addr > base ? addr : base, until = addr + length < end ? addr + length : end;
+    uint32_t a = (uint32_t)((from - base) >> PAGE_SHIFT),
+             b = (uint32_t)((until - base) >> PAGE_SHIFT);
+    int err = cut_part(cut, 0, a, base);
+    if (err == 0 && moved)
+        err = cut_part(cut, a, b, to + (from - addr));
+    if (err == 0)
+        err = cut_part(cut, b, old->u.vma.count, until);
+    for (unsigned i = 0; err != 0 && i < cut->nr; i++)
+        free(cut->parts[i]);
+    return err;
+}
+
+/* Context: lock.   Returns false: another thread was faster. */
+static bool unlist_range(struct attach_client *c, const struct attach_range *r)
+{
+    size_t i = first_behind(c, r->u.addr);
+    if (i == c->nr_ranges || c->ranges[i] != r)
+        return false;
+    c->nr_ranges--;
+    memmove(&c->ranges[i], &c->ranges[i + 1], (c->nr_ranges - i) * sizeof(struct attach_range *));
+    return true;
+}
+
+/* Put the parts in the place of the old one.   Returns false: it is not there any more. -ENOMEM. */
+static int cut_swap(struct attach_client *c, struct cut *cut, bool *done)
+{
+    pthread_mutex_lock(&c->lock);
+    int err = make_room(c, cut->nr);
+    *done = err == 0 && unlist_range(c, cut->old);
+    for (unsigned i = 0; *done && i < cut->nr; i++)
+        list_range(c, cut->parts[i]);
+    pthread_mutex_unlock(&c->lock);
+    return err;
+}
+
+/* The first range that lies in [addr, addr + length), referenced, or NULL. */
+static struct attach_range *first_in(struct attach_client *c, uint64_t addr, uint64_t length)
+{
+    struct attach_range *found = NULL;
+    pthread_mutex_lock(&c->lock);
+    size_t i = first_behind(c, addr);
+    if (i < c->nr_ranges && c->ranges[i]->u.addr < addr + length) {
+        found = c->ranges[i];
+        atomic_fetch_add(&found->refs, 1);
+    }
+    pthread_mutex_unlock(&c->lock);
+    return found;
+}
+
+/* For one that is out of the list, or never was in it. */
+static void range_discard(struct attach_range *r)
+{
+    atomic_fetch_add(&r->client->dying, 1);
+    range_end_use(r);
+}
+
+/* Cut one range.   Returns 1: go on; 0: there is none left; -ENOMEM. */
+static int cut_one(struct attach_client *c, uint64_t addr, uint64_t length, bool moved, uint64_t to)
+{
+    struct cut cut = { .old = first_in(c, addr, length) };
+    bool done = false;
+    if (cut.old == NULL)
+        return 0;
+    int err = cut_prepare(&cut, addr, length, moved, to);
+    if (err == 0) {
+        for (unsigned i = 0; i < cut.nr; i++)
+            range_begin(cut.parts[i]);
+        err = cut_swap(c, &cut, &done);
+        if (done)
+            range_discard(cut.old);
+        for (unsigned i = 0; !done && i < cut.nr; i++)
+            range_discard(cut.parts[i]);
+    }
+    range_put(cut.old); /* our own */
+    return err == 0 ? 1 : err;
+}
+
+int ranges_cut(struct attach_client *c, uint64_t addr, uint64_t length, bool moved, uint64_t to)
+{
+    int r;
+    if (moved && to == addr)
+        return 0;
+    /* What was moved into the area itself is not met again: a move's places do not overlap. */
+    while ((r = cut_one(c, addr, length, moved, to)) > 0)
+        ;
+    return r;
+}
+
+void ranges_settle(struct attach_client *c)
+{
+    uint32_t seen;
+    while ((seen = atomic_load(&c->dying)) != 0)
+        wait_on_word(&c->dying, seen, 0);
+}
+
+void ranges_end(struct attach_client *c)
+{
+    for (;;) {
+        pthread_mutex_lock(&c->lock);
+        struct attach_range *r = c->nr_ranges > 0 ? c->ranges[c->nr_ranges - 1] : NULL;
+        if (r != NULL)
+            c->nr_ranges--;
+        pthread_mutex_unlock(&c->lock);
+        if (r == NULL)
+            break;
+        while (uffd_protect(&r->u) == -EAGAIN) /* the events' thread still reads */
+            sched_yield();
+        range_discard(r);
+    }
+    ranges_settle(c);
+}

@@ -1,0 +1,384 @@
+/* attach_request.c: what a client asks for. Nothing of it is believed. */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "cache/attach_impl.h"
+#include "cache/memfd.h"
+#include "cache/reclaim.h"
+
+#define ADDRESS_END ((uint64_t)1 << 56)
+
+struct answer {
+    struct attach_reply reply;
+    unsigned char bytes[ATTACH_MINCORE_PAGES]; /* follow it */
+    size_t nr_bytes;
+    int fd; /* goes with it; -1 */
+};
+
+/* ---- packets --------------------------------------------------------------------------------- */
+
+/* One packet and at most one descriptor (*fd, -1: none).   Returns 0; -EAGAIN; -ECONNRESET: it is over. */
+static int receive(int sock, struct attach_request *rq, int *fd)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(4 * sizeof(int))];
+    } control;
+    struct iovec iov = { .iov_base = rq, .iov_len = sizeof *rq };
+    struct msghdr msg = { .msg_iov = &iov,
+                          .msg_iovlen = 1,
+                          .msg_control = control.bytes,
+                          .msg_controllen = sizeof control.bytes };
+    ssize_t n = recvmsg(sock, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    *fd = -1;
+    if (n < 0)
+        return errno == EAGAIN || errno == EINTR ? -EAGAIN : -ECONNRESET;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c != NULL; c = CMSG_NXTHDR(&msg, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+            continue;
+        for (size_t at = 0; at + sizeof(int) <= c->cmsg_len - CMSG_LEN(0); at += sizeof(int)) {
+            int one;
+            memcpy(&one, CMSG_DATA(c) + at, sizeof one);
+            if (*fd < 0)
+                *fd = one;
+            else
+                close(one);
+        }
+    }
+    if (n == (ssize_t)sizeof *rq && rq->version == ATTACH_VERSION)
+        return 0;
+    if (*fd >= 0)
+        close(*fd);
+    return -ECONNRESET;
+}
+
+static int send_answer(int sock, struct answer *a)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec iov[2] = { { .iov_base = &a->reply, .iov_len = sizeof a->reply },
+                            { .iov_base = a->bytes, .iov_len = a->nr_bytes } };
+    struct msghdr msg = { .msg_iov = iov, .msg_iovlen = a->nr_bytes > 0 ? 2 : 1 };
+    if (a->fd >= 0) {
+        msg.msg_control = control.bytes;
+        msg.msg_controllen = sizeof control.bytes;
+        struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(c), &a->fd, sizeof(int));
+    }
+    /* Who does not read its answers is not waited for. */
+    return sendmsg(sock, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -ECONNRESET : 0;
+}
+
+/* ---- HELLO, OPEN, DROP ----------------------------------------------------------------------- */
+
+static bool is_userfaultfd(int fd)
+{
+    char path[64], target[64];
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(path, target, sizeof target - 1);
+    if (n < 0)
+        return false;
+    target[n] = '\0';
+    return strcmp(target, "anon_inode:[userfaultfd]") == 0;
+}
+
+/* Keeps the descriptor when it returns 0. */
+static int do_hello(struct attach_client *c, int fd)
+{
+    if (c->uffd >= 0 || fd < 0 || !is_userfaultfd(fd))
+        return -EINVAL;
+    c->uffd = fd;
+    int err = worker_start(&c->events, "folio-uffd", events_step, c);
+    if (err != 0)
+        c->uffd = -1;
+    return err;
+}
+
+static int do_open(struct attach_client *c, const struct attach_request *rq, int fd,
+                   struct answer *a)
+{
+    unsigned slot = 0;
+    while (slot < ATTACH_OPENS_MOST && c->opens[slot] != NULL)
+        slot++;
+    if (fd < 0)
+        return -EBADF;
+    if (slot == ATTACH_OPENS_MOST)
+        return -ENOMEM;
+    struct attach_open *open = calloc(1, sizeof *open);
+    if (open == NULL)
+        return -ENOMEM;
+    int err = c->attach->ops->open(c->attach->arg, fd, rq, &open->file);
+    if (err != 0) {
+        free(open);
+        atomic_fetch_add(&c->attach->refused, 1);
+        return err;
+    }
+    struct memfd *f = atomic_load(&open->file.mapping->memfd);
+    open->id = ++c->next_id;
+    atomic_store(&open->refs, 1);
+    c->opens[slot] = open;
+    a->reply.id = open->id;
+    a->reply.flags = open->file.writable ? 0 : ATTACH_PRIVATE;
+    a->fd = open->file.writable ? f->fd : f->read_fd;
+    return 0;
+}
+
+/* Out of the slots, with the slots' reference.   NULL: no such id. */
+static struct attach_open *take_open(struct attach_client *c, uint64_t id)
+{
+    for (unsigned i = 0; i < ATTACH_OPENS_MOST; i++) {
+        struct attach_open *open = c->opens[i];
+        if (open != NULL && open->id == id) {
+            c->opens[i] = NULL;
+            return open;
+        }
+    }
+    return NULL;
+}
+
+static int do_drop(struct attach_client *c, const struct attach_request *rq)
+{
+    struct attach_open *open = take_open(c, rq->id);
+    if (open == NULL)
+        return -EINVAL;
+    open_put(c->attach, open);
+    return 0;
+}
+
+/* ---- ranges ---------------------------------------------------------------------------------- */
+
+static bool is_range(const struct attach_request *rq)
+{
+    return rq->addr % PAGE_SIZE == 0 && rq->length % PAGE_SIZE == 0 && rq->length > 0 &&
+           rq->addr < ADDRESS_END && rq->length <= ADDRESS_END - rq->addr;
+}
+
+/* The pages behind the range that starts at addr. */
+static void bring_in(struct attach_client *c, const struct attach_request *rq)
+{
+    for (uint64_t at = rq->addr, end = at + rq->length; at < end;) {
+        struct attach_range *r = range_find(c, at);
+        if (r == NULL) {
+            at += PAGE_SIZE;
+            continue;
+        }
+        struct vm_area *vma = &r->u.vma;
+        uint32_t skip = (uint32_t)((at - r->u.addr) >> PAGE_SHIFT);
+        uint64_t pages = (end - at) >> PAGE_SHIFT;
+        uint32_t n = pages < vma->count - skip ? (uint32_t)pages : vma->count - skip;
+        for (uint32_t i = 0; i < n; i++) {
+            struct page *page;
+            if (filemap_get_page(vma->mapping, NULL, vma->first + skip + i, n - i, &page) != 0)
+                break;
+            put_page(vma->mapping->cache, page);
+            if (i % FAULT_AROUND_MOST == FAULT_AROUND_MOST - 1 || i == n - 1)
+                vma_map_resident(vma, vma->first + skip + i / FAULT_AROUND_MOST * FAULT_AROUND_MOST,
+                                 i % FAULT_AROUND_MOST + 1);
+        }
+        at += (uint64_t)n << PAGE_SHIFT;
+        range_put(r);
+    }
+}
+
+static int do_map(struct attach_client *c, const struct attach_request *rq)
+{
+    struct attach_open *open = take_open(c, rq->id);
+    if (open == NULL)
+        return -EINVAL;
+    uint64_t first = rq->offset >> PAGE_SHIFT, count = rq->length >> PAGE_SHIFT;
+    int err = -EINVAL;
+    if (c->uffd >= 0 && is_range(rq) && rq->offset % PAGE_SIZE == 0 &&
+        first + count <= (uint64_t)UINT32_MAX + 1 && count <= UINT32_MAX)
+        err = ranges_cut(c, rq->addr, rq->length, false, 0);
+    if (err == 0) {
+        ranges_settle(c);
+        err = range_add(c, open, rq->addr, (uint32_t)first, (uint32_t)count);
+    }
+    if (err == 0 && !(rq->flags & (int)ATTACH_POPULATE) &&
+        atomic_load(&open->file.mapping->cache->fault_around) > 1) {
+        struct attach_range *r = range_find(c, rq->addr);
+        vma_map_resident(&r->u.vma, r->u.vma.first, r->u.vma.count);
+        range_put(r);
+    }
+    if (err == 0 && (rq->flags & (int)ATTACH_POPULATE))
+        bring_in(c, rq);
+    open_put(c->attach, open);
+    return err;
+}
+
+static int do_unmap(struct attach_client *c, const struct attach_request *rq)
+{
+    int err = is_range(rq) ? ranges_cut(c, rq->addr, rq->length, false, 0) : -EINVAL;
+    ranges_settle(c);
+    return err;
+}
+
+/* Call work for each part of [addr, addr + length) that is tracked, by page of the file.
+ * Returns the first error; -ENOMEM where nothing is. */
+static int each_part(struct attach_client *c, const struct attach_request *rq,
+                     int (*work)(struct attach_range *r, uint32_t first, uint32_t count, void *arg),
+                     void *arg)
+{
+    int err = is_range(rq) ? 0 : -EINVAL;
+    for (uint64_t at = rq->addr, end = at + rq->length; err == 0 && at < end;) {
+        struct attach_range *r = range_find(c, at);
+        if (r == NULL)
+            return -ENOMEM;
+        uint32_t skip = (uint32_t)((at - r->u.addr) >> PAGE_SHIFT);
+        uint64_t pages = (end - at) >> PAGE_SHIFT;
+        uint32_t have = r->u.vma.count - skip;
+        uint32_t n = pages < have ? (uint32_t)pages : have;
+        err = work(r, r->u.vma.first + skip, n, arg);
+        at += (uint64_t)n << PAGE_SHIFT;
+        range_put(r);
+    }
+    return err;
+}
+
+/* ---- MINCORE, WRITE, ADVISE ------------------------------------------------------------------ */
+
+static int mincore_part(struct attach_range *r, uint32_t first, uint32_t count, void *arg)
+{
+    struct answer *a = arg;
+    struct address_space *m = r->u.vma.mapping;
+    for (uint32_t i = 0; i < count; i++) {
+        struct page *page = find_get_page(m, first + i);
+        a->bytes[a->nr_bytes++] = page != NULL && page_test(page, PG_uptodate);
+        if (page != NULL)
+            put_page(m->cache, page);
+    }
+    return 0;
+}
+
+static int do_mincore(struct attach_client *c, const struct attach_request *rq, struct answer *a)
+{
+    if (rq->length > (uint64_t)ATTACH_MINCORE_PAGES << PAGE_SHIFT)
+        return -EINVAL;
+    int err = each_part(c, rq, mincore_part, a);
+    if (err != 0)
+        a->nr_bytes = 0;
+    return err;
+}
+
+static int write_part(struct attach_range *r, uint32_t first, uint32_t count, void *arg)
+{
+    (void)first;
+    (void)count;
+    (void)arg;
+    (void)filemap_fdatawrite(r->u.vma.mapping, WB_SYNC_NONE); /* msync(MS_SYNC) hears of errors */
+    return 0;
+}
+
+static int advise_part(struct attach_range *r, uint32_t first, uint32_t count, void *arg)
+{
+    const int *advice = arg;
+    struct address_space *m = r->u.vma.mapping;
+    switch (*advice) {
+    case MADV_NORMAL:
+        file_ra_advise(r->u.vma.ra, RA_ADVICE_NORMAL);
+        return 0;
+    case MADV_SEQUENTIAL:
+        file_ra_advise(r->u.vma.ra, RA_ADVICE_SEQUENTIAL);
+        return 0;
+    case MADV_RANDOM:
+        file_ra_advise(r->u.vma.ra, RA_ADVICE_RANDOM);
+        return 0;
+    case MADV_WILLNEED: /* when it has been answered */
+    case MADV_DONTNEED: /* the client has unmapped them; the pages stay */
+        return 0;
+#ifdef MADV_COLD
+    case MADV_COLD:
+        lru_deactivate_range(m, first, first + (count - 1));
+        return 0;
+    case MADV_PAGEOUT:
+        (void)filemap_fdatawrite(m, WB_SYNC_ALL);
+        (void)invalidate_inode_pages2_range(m, first, first + (count - 1));
+        return 0;
+#endif
+    default:
+        return -EINVAL;
+    }
+}
+
+/* ---- the thread ------------------------------------------------------------------------------ */
+
+/* *keep: fd stays open, it is the client's now. */
+static int dispatch(struct attach_client *c, const struct attach_request *rq, int fd,
+                    struct answer *a, bool *keep)
+{
+    int advice = rq->advice;
+    switch (rq->op) {
+    case ATTACH_HELLO: {
+        int err = do_hello(c, fd);
+        *keep = err == 0;
+        return err;
+    }
+    case ATTACH_OPEN:
+        return do_open(c, rq, fd, a);
+    case ATTACH_MAP:
+        return do_map(c, rq);
+    case ATTACH_UNMAP:
+        return do_unmap(c, rq);
+    case ATTACH_ADVISE:
+        return each_part(c, rq, advise_part, &advice);
+    case ATTACH_MINCORE:
+        return do_mincore(c, rq, a);
+    case ATTACH_WRITE:
+        return each_part(c, rq, write_part, NULL);
+    case ATTACH_DROP:
+        return do_drop(c, rq);
+    default:
+        return -EOPNOTSUPP;
+    }
+}
+
+/* Who accepts buries, too. */
+static unsigned hang_up(struct attach_client *c)
+{
+    atomic_store(&c->hung_up, true);
+    (void)shutdown(c->sock, SHUT_RDWR);
+    (void)eventfd_write(c->attach->wake, 1);
+    return 60000;
+}
+
+unsigned requests_step(void *arg)
+{
+    struct attach_client *c = arg;
+    struct pollfd fd_in = { .fd = c->sock, .events = POLLIN };
+    if (atomic_load(&c->hung_up))
+        return 60000;
+    if (poll(&fd_in, 1, -1) < 0)
+        return 0;
+    static _Thread_local struct answer a;
+    struct attach_request rq;
+    int fd;
+    bool keep = false;
+    int err = receive(c->sock, &rq, &fd);
+    if (err == -EAGAIN)
+        return 0;
+    if (err != 0)
+        return hang_up(c);
+    a.reply = (struct attach_reply){ 0 };
+    a.nr_bytes = 0;
+    a.fd = -1;
+    a.reply.error = dispatch(c, &rq, fd, &a, &keep);
+    if (fd >= 0 && !keep)
+        close(fd);
+    if (send_answer(c->sock, &a) != 0)
+        return hang_up(c);
+    if (rq.op == ATTACH_ADVISE && rq.advice == MADV_WILLNEED && a.reply.error == 0)
+        bring_in(c, &rq);
+    return 0;
+}

@@ -1,0 +1,146 @@
+#include "cache/uffd.h"
+
+#include <errno.h>
+#include <sys/ioctl.h>
+
+#include "cache/attach_proto.h"
+
+static uint64_t address_of(const struct uffd_vma *u, uint32_t index)
+{
+    return u->addr + ((uint64_t)(index - u->vma.first) << PAGE_SHIFT);
+}
+
+/* Nothing is there that could be touched: as good as done. */
+static bool nobody_there(int err)
+{
+    return err == -ENOENT || err == -ESRCH;
+}
+
+static void wake_range(int uffd, uint64_t addr, uint64_t bytes)
+{
+    struct uffdio_range range = { .start = addr, .len = bytes };
+    (void)ioctl(uffd, UFFDIO_WAKE, &range); /* fails only where nobody can wait */
+}
+
+/* Let in what is not in yet, and wake who waits for the first page.   0; -EAGAIN, -errno. */
+static int map_readable(const struct uffd_vma *u, uint64_t addr, uint64_t bytes)
+{
+    uint64_t end = addr + bytes, mode = u->writable ? UFFDIO_CONTINUE_MODE_WP : 0;
+    for (uint64_t at = addr; at < end;) {
+        struct uffdio_continue c = { .range = { .start = at, .len = end - at }, .mode = mode };
+        int err = ioctl(u->uffd, UFFDIO_CONTINUE, &c) == 0 ? 0 : -errno;
+        if (err == 0)
+            return 0;
+        if (nobody_there(err)) {
+            wake_range(u->uffd, addr, PAGE_SIZE); /* whoever waits looks at what is there now */
+            return 0;
+        }
+        uint64_t done = c.mapped > 0 ? (uint64_t)c.mapped : 0;
+        if (err == -EEXIST) {
+            if (at + done == addr)
+                wake_range(u->uffd, addr, PAGE_SIZE);
+            done += PAGE_SIZE; /* this one was there: go on behind it */
+        } else if (done == 0) {
+            return err;
+        }
+        at += done;
+    }
+    return 0;
+}
+
+static int protect_range(int uffd, uint64_t addr, uint64_t bytes, uint64_t mode)
+{
+    struct uffdio_writeprotect w = { .range = { .start = addr, .len = bytes }, .mode = mode };
+    return ioctl(uffd, UFFDIO_WRITEPROTECT, &w) == 0 ? 0 : -errno;
+}
+
+/* Make one page writable, whose first store was granted. */
+static int map_writable(const struct uffd_vma *u, uint64_t addr, unsigned flags)
+{
+    bool quiet = flags & VMA_MAP_NOWAKE;
+    int err;
+    if (!(flags & VMA_MAP_PRESENT)) {
+        struct uffdio_continue c = { .range = { .start = addr, .len = PAGE_SIZE },
+                                     .mode = quiet ? UFFDIO_CONTINUE_MODE_DONTWAKE : 0 };
+        err = ioctl(u->uffd, UFFDIO_CONTINUE, &c) == 0 ? 0 : -errno;
+    } else {
+        err = -EEXIST;
+    }
+    if (err == -EEXIST)
+        err =
+            protect_range(u->uffd, addr, PAGE_SIZE, quiet ? UFFDIO_WRITEPROTECT_MODE_DONTWAKE : 0);
+    if (!nobody_there(err))
+        return err;
+    wake_range(u->uffd, addr, PAGE_SIZE);
+    return 0;
+}
+
+static int uffd_map(struct vm_area *vma, uint32_t index, struct page **pages, unsigned n,
+                    unsigned flags)
+{
+    struct uffd_vma *u = (struct uffd_vma *)vma;
+    uint64_t addr = address_of(u, index);
+    (void)pages; /* they lie in the memfd, at their index */
+    return flags & VMA_MAP_WRITE ? map_writable(u, addr, flags)
+                                 : map_readable(u, addr, (uint64_t)n << PAGE_SHIFT);
+}
+
+/* Where some of the range is somebody else's by now, that part ends the ioctl, with every later page
+ * left as it was: then each page is asked for. */
+static int uffd_write_protect(struct vm_area *vma, uint32_t first, uint32_t last)
+{
+    struct uffd_vma *u = (struct uffd_vma *)vma;
+    uint64_t addr = address_of(u, first), end = address_of(u, last) + PAGE_SIZE;
+    if (!u->writable)
+        return 0;
+    int err = protect_range(u->uffd, addr, end - addr, UFFDIO_WRITEPROTECT_MODE_WP);
+    if (err == -ESRCH || (err == -ENOENT && end - addr == PAGE_SIZE))
+        return 0;
+    for (uint64_t at = addr; err == -ENOENT && at < end; at += PAGE_SIZE) {
+        int one = protect_range(u->uffd, at, PAGE_SIZE, UFFDIO_WRITEPROTECT_MODE_WP);
+        if (one != 0 && !nobody_there(one))
+            return one;
+    }
+    return err == -ENOENT ? 0 : err;
+}
+
+/* The memfd's punching takes the page out everywhere. */
+static int uffd_zap(struct vm_area *vma, uint32_t first, uint32_t last)
+{
+    (void)vma;
+    (void)first;
+    (void)last;
+    return 0;
+}
+
+int uffd_protect(struct uffd_vma *u)
+{
+    return uffd_write_protect(&u->vma, u->vma.first, u->vma.first + (u->vma.count - 1));
+}
+
+void uffd_wake(struct uffd_vma *u, uint32_t index)
+{
+    wake_range(u->uffd, address_of(u, index), PAGE_SIZE);
+}
+
+static void wake_vma(struct vm_area *vma, uint32_t index)
+{
+    uffd_wake((struct uffd_vma *)vma, index);
+}
+
+int uffd_poison(struct uffd_vma *u, uint32_t index)
+{
+    struct uffdio_poison p = { .range = { .start = address_of(u, index), .len = PAGE_SIZE } };
+    int err = ioctl(u->uffd, UFFDIO_POISON, &p) == 0 ? 0 : -errno;
+    return nobody_there(err) ? 0 : err;
+}
+
+bool uffd_dead(int uffd)
+{
+    /* Some address: whether anything is there is not the question. */
+    return protect_range(uffd, PAGE_SIZE, PAGE_SIZE, 0) == -ESRCH;
+}
+
+const struct vma_ops uffd_vma_ops = {
+    .map = uffd_map, .write_protect = uffd_write_protect, .zap = uffd_zap, .wake = wake_vma
+};

@@ -1,0 +1,209 @@
+#include "fs/attach_door.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "cache/attach_proto.h"
+#include "cache/memfd.h"
+#include "fs/control_path.h"
+#include "fs/data.h"
+#include "store/error.h"
+
+#define BACKLOG 128
+
+struct attach_door { /* constant while it is open */
+    struct fs *fs;
+    struct attach *attach;
+    dev_t dev;
+    char path[CONTROL_PATH_BYTES + sizeof ATTACH_SOCKET_SUFFIX];
+};
+
+/* ---- which file ------------------------------------------------------------------------------ */
+
+/* The inode number behind a client's descriptor. Asking must not ask us: what the kernel knows is
+ * enough. */
+static int identify(const struct attach_door *door, int fd, uint64_t *ino)
+{
+    struct statx st;
+    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, &st) != 0)
+        return -errno;
+    if (makedev(st.stx_dev_major, st.stx_dev_minor) != door->dev)
+        return -EOPNOTSUPP;
+    *ino = st.stx_ino;
+    return S_ISREG(st.stx_mode) ? 0 : -ENODEV;
+}
+
+static int check_request(const struct attach_request *rq, int flags)
+{
+    bool shared = (rq->flags & MAP_TYPE) != MAP_PRIVATE;
+    if (flags & O_PATH)
+        return -EBADF;
+    if ((flags & O_ACCMODE) == O_WRONLY)
+        return -EACCES;
+    if (shared && (rq->prot & PROT_WRITE) && (flags & O_ACCMODE) != O_RDWR)
+        return -EACCES;
+    if (rq->offset > MAX_FILE_SIZE || rq->length > MAX_FILE_SIZE - rq->offset)
+        return -EOVERFLOW;
+    return 0;
+}
+
+static int use_memfd(struct inode *inode)
+{
+    struct fs *fs = inode->fs;
+    if (atomic_load(&inode->mapping.memfd) != NULL)
+        return 0;
+    down_write(&inode->i_rwsem);
+    int err = mapping_use_memfd(&inode->mapping);
+    up_write(&inode->i_rwsem);
+    /* What the kernel cached of it before is not to hide what is stored from now on. */
+    if (err == 0 && fs->options.forget_front != NULL)
+        fs->options.forget_front(fs->options.front, inode->ino);
+    return err;
+}
+
+static int door_open(void *arg, int fd, const struct attach_request *rq, struct attach_file *out)
+{
+    struct attach_door *door = arg;
+    struct inode *inode;
+    struct open_file *file;
+    uint64_t ino;
+    int flags = fcntl(fd, F_GETFL);
+    int err = flags < 0 ? -errno : check_request(rq, flags);
+    if (err == 0)
+        err = identify(door, fd, &ino);
+    if (err != 0)
+        return err;
+    err = inode_get(door->fs, ino, &inode);
+    if (err != 0)
+        return err;
+    err = use_memfd(inode);
+    if (err == 0)
+        err = file_open(inode, flags & O_ACCMODE, &file);
+    inode_put(inode, 1);
+    if (err != 0)
+        return err;
+    *out = (struct attach_file){ .mapping = &file->inode->mapping,
+                                 .ra = &file->ra,
+                                 .owner = file,
+                                 .writable = (rq->flags & MAP_TYPE) != MAP_PRIVATE &&
+                                             (flags & O_ACCMODE) == O_RDWR };
+    return 0;
+}
+
+static void door_release(void *arg, void *owner)
+{
+    (void)arg;
+    file_release(owner);
+}
+
+/* ---- the socket ------------------------------------------------------------------------------ */
+
+/* Root's sockets are for everybody: what a client may do, its descriptor says. */
+static int socket_path(struct attach_door *door)
+{
+    struct stat st;
+    if (geteuid() != 0) {
+        char path[CONTROL_PATH_BYTES];
+        for (unsigned n = 0; n < CONTROL_DIRECTORIES; n++) {
+            control_socket(n, geteuid(), door->dev, path);
+            if (access(path, F_OK) != 0)
+                continue; /* the control socket is in the directory that will do */
+            (void)snprintf(door->path, sizeof door->path, "%s" ATTACH_SOCKET_SUFFIX, path);
+            return 0;
+        }
+        return -EACCES;
+    }
+    if (mkdir(ATTACH_ROOT_DIRECTORY, 0755) != 0 && errno != EEXIST)
+        return -errno;
+    if (lstat(ATTACH_ROOT_DIRECTORY, &st) != 0 || !S_ISDIR(st.st_mode) || st.st_uid != 0 ||
+        (st.st_mode & 0022) != 0 || chmod(ATTACH_ROOT_DIRECTORY, 0755) != 0)
+        return -EACCES;
+    (void)snprintf(door->path, sizeof door->path, ATTACH_ROOT_DIRECTORY "/%u:%u", major(door->dev),
+                   minor(door->dev));
+    return 0;
+}
+
+static int bind_socket(struct attach_door *door, int sock)
+{
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    int err = socket_path(door);
+    if (err != 0)
+        return err;
+    if (strlen(door->path) >= sizeof address.sun_path)
+        return -ENAMETOOLONG;
+    memcpy(address.sun_path, door->path, strlen(door->path) + 1);
+    (void)unlink(door->path); /* a dead daemon's: a device number is one mount's at a time */
+    if (bind(sock, (struct sockaddr *)&address, sizeof address) != 0 ||
+        chmod(door->path, geteuid() == 0 ? 0666 : 0600) != 0 || listen(sock, BACKLOG) != 0)
+        return -errno;
+    return 0;
+}
+
+/* Each attached file takes two descriptors, each client three. */
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+int attach_door_open(struct fs *fs, const char *mountpoint_abs, struct attach_door **out,
+                     struct store_error *error)
+{
+    static const struct attach_ops ops = { .open = door_open, .release = door_release };
+    struct mount_entry *mount = malloc(sizeof *mount);
+    struct attach_door *door = calloc(1, sizeof *door);
+    int sock = -1, err = mount == NULL || door == NULL ? -ENOMEM : 0;
+    if (err == 0)
+        err = mount_find_path(mountpoint_abs, mount);
+    if (err == 0) {
+        door->fs = fs;
+        door->dev = mount->dev;
+        raise_descriptor_limit();
+        sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        err = sock < 0 ? -errno : bind_socket(door, sock);
+    }
+    if (err == 0)
+        err = attach_start(&door->attach, sock, &ops, door);
+    free(mount);
+    if (err == 0) {
+        *out = door;
+        return 0;
+    }
+    if (sock >= 0)
+        close(sock);
+    if (door != NULL && door->path[0] != '\0')
+        (void)unlink(door->path);
+    free(door);
+    return store_fail(error, err, "%s: no socket for attached mappings: %s", mountpoint_abs,
+                      strerror(-err));
+}
+
+void attach_door_close(struct attach_door *door)
+{
+    if (door == NULL)
+        return;
+    (void)unlink(door->path);
+    attach_stop(door->attach);
+    free(door);
+}
+
+void attach_door_stats(struct attach_door *door, struct attach_stats *out)
+{
+    if (door != NULL)
+        attach_stats(door->attach, out);
+    else
+        *out = (struct attach_stats){ 0 };
+}
