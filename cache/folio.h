@@ -13,7 +13,8 @@
  * moved and so on by these functions; reading, storing and mprotect need nothing special.
  *
  * More than the system calls say:
- *     EOPNOTSUPP  folio_mmap: fd is of no FolioFS mount that offers attaching
+ *     EOPNOTSUPP  folio_mmap: fd is of no FolioFS mount that offers attaching, or MAP_PRIVATE with
+ *                 PROT_WRITE: mmap(2) does that as well
  *     EPERM       folio_mmap: this process may not use userfaultfd (see vm.unprivileged_userfaultfd)
  *     SIGBUS      beyond the end of the file; no room for the store; the page cannot be read; the
  *                 daemon is gone
@@ -34,7 +35,10 @@ int folio_munmap(void *addr, size_t length);
 int folio_msync(void *addr, size_t length, int flags);
 int folio_madvise(void *addr, size_t length, int advice);
 int folio_mincore(void *addr, size_t length, unsigned char *vec);
-/* flags: MREMAP_*. A range that was not attached is handed to mremap(2). */
+/* mprotect(2) is as good, but for what came from a read-only descriptor: the kernel would allow
+ * PROT_WRITE there, and the stores would be lost; this says EACCES. */
+int folio_mprotect(void *addr, size_t length, int prot);
+/* flags: MREMAP_*, but not MREMAP_DONTUNMAP. A range that was not attached is handed to mremap(2). */
 void *folio_mremap(void *addr, size_t old_length, size_t new_length, int flags, void *new_addr);
 
 /* Is any page of the range attached?   1, 0. */

@@ -1,0 +1,415 @@
+/* libfolio_attach.c: attaching, detaching, and what happens when the daemon hangs up.
+ *
+ * Everything runs in the keeper, called by keeper_run, but for attach_hang_up, the watcher's. */
+#include "cache/libfolio.h"
+
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
+
+#define PLACEMENT (MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_32BIT)
+#define LATER     (MAP_POPULATE | MAP_LOCKED | MAP_NONBLOCK) /* not for the anchor */
+
+/* Open a thread's process or, where the kernel can, the thread itself: a main thread that has left by
+ * pthread_exit has no descriptors any more. */
+static int open_thread(pid_t thread)
+{
+    int fd = (int)syscall(SYS_pidfd_open, thread, O_EXCL /* PIDFD_THREAD, Linux 6.9 */);
+
+    if (fd < 0 && errno == EINVAL)
+        fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    return fd;
+}
+
+int attach_copy_descriptor(pid_t thread, int fd)
+{
+    int process = open_thread(thread);
+
+    if (process < 0)
+        return -errno;
+    int copy = (int)syscall(SYS_pidfd_getfd, process, fd, 0);
+    if (copy < 0)
+        copy = -errno;
+    close(process);
+    return copy;
+}
+
+/* ---- proofs --------------------------------------------------------------------------------------- */
+
+/* fd becomes part of a proof, or is closed since there is one like it, or on error. */
+static int get_proof(int fd, struct client_proof **out)
+{
+    struct statx stat = { 0 };
+    int error = statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &stat) ? -errno : 0;
+    int mode = fcntl(fd, F_GETFL) & (O_ACCMODE | O_APPEND);
+    dev_t dev = makedev(stat.stx_dev_major, stat.stx_dev_minor);
+    struct client_proof *proof = NULL;
+
+    for (unsigned i = 0; !error && (proof = table_proof(i)) != NULL; i++) {
+        if (!proof->files || proof->ino != stat.stx_ino || proof->dev != dev || proof->mode != mode)
+            continue;
+        close(fd);
+        proof->files++;
+        *out = proof;
+        return 0;
+    }
+    if (!error && !(proof = table_new_proof()))
+        error = -ENOMEM;
+    if (error) {
+        close(fd);
+        return error;
+    }
+    *proof = (struct client_proof){
+        .files = 1, .fd = fd, .dev = dev, .ino = stat.stx_ino, .mode = mode
+    };
+    *out = proof;
+    return 0;
+}
+
+static void put_proof(struct client_proof *proof)
+{
+    if (--proof->files == 0)
+        close(proof->fd);
+}
+
+/* ---- one range -------------------------------------------------------------------------------------- */
+
+static int ask_about(struct client_conn *conn, unsigned op, uint64_t id, uintptr_t addr,
+                     size_t length)
+{
+    struct attach_request request = {
+        .op = op, .version = ATTACH_VERSION, .id = id, .addr = addr, .length = length
+    };
+
+    return conn_ask(conn, &request, -1, NULL, NULL, NULL, 0);
+}
+
+/* What an OPEN gave. */
+struct opened {
+    uint64_t id;
+    int memfd;
+};
+
+/* Show the daemon the descriptor, get the pages.   Returns 0 or -errno. */
+static int open_pages(struct client_file *file, off_t offset, size_t length, struct opened *out)
+{
+    struct attach_request request = { .op = ATTACH_OPEN,
+                                      .version = ATTACH_VERSION,
+                                      .offset = (uint64_t)offset,
+                                      .length = length,
+                                      .prot = file->prot,
+                                      .flags = file->type };
+    struct attach_reply reply = { 0 };
+
+    int error = conn_ask(file->conn, &request, file->proof->fd, &reply, &out->memfd, NULL, 0);
+    if (error == -EMFILE && reply.error == 0)
+        ask_about(file->conn, ATTACH_DROP, reply.id, 0, 0);
+    if (error)
+        return error;
+    out->id = reply.id;
+    file->read_only = reply.flags & ATTACH_PRIVATE;
+    return 0;
+}
+
+/* Let faults of the range go to the daemon, and tell it. Nothing is accessible yet. */
+static int track(struct client_file *file, void *addr, size_t length, off_t offset, uint64_t id,
+                 bool populate)
+{
+    uint64_t mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR;
+    struct uffdio_register area = { .range = { (uintptr_t)addr, length },
+                                    .mode =
+                                        file->read_only ? mode : mode | UFFDIO_REGISTER_MODE_WP };
+    struct attach_request map = { .op = ATTACH_MAP,
+                                  .version = ATTACH_VERSION,
+                                  .id = id,
+                                  .addr = (uintptr_t)addr,
+                                  .length = length,
+                                  .offset = (uint64_t)offset,
+                                  .flags = populate ? (int32_t)ATTACH_POPULATE : 0 };
+
+    /* A child that fork()'s handlers do not see must find nothing here. */
+    if (sys_madvise(addr, length, MADV_DONTFORK))
+        return -errno;
+    if (ioctl(file->conn->uffd, UFFDIO_REGISTER, &area))
+        return errno == ENOMEM ? -ENOMEM : -EOPNOTSUPP;
+    return conn_ask(file->conn, &map, -1, NULL, NULL, NULL, 0);
+}
+
+/* Where a range is to be: as in mmap; flags: PLACEMENT and ATTACH_POPULATE apart. */
+struct spot {
+    void *addr;
+    size_t length;
+    off_t offset;
+    int placement, prot;
+    bool populate;
+};
+
+/* The pages, mapped without access. What MAP_FIXED replaced is in *cut. */
+static int map_pages(const struct client_file *file, const struct spot *spot, int memfd,
+                     struct attach_cut *cut, void **addr)
+{
+    int type = file->read_only ? MAP_PRIVATE : MAP_SHARED, error = 0;
+
+    table_lock();
+    *addr = sys_mmap(spot->addr, spot->length, PROT_NONE, type | MAP_NORESERVE | spot->placement,
+                     memfd, spot->offset);
+    if (*addr == MAP_FAILED)
+        error = -errno;
+    else if (spot->placement & MAP_FIXED)
+        cut->conns = table_cut((uintptr_t)*addr, (uintptr_t)*addr + spot->length, &cut->unused);
+    table_unlock();
+    if (error)
+        return error;
+    /* A kernel that does not know MAP_FIXED_NOREPLACE takes the address as a hint. */
+    if ((spot->placement & MAP_FIXED_NOREPLACE) && *addr != spot->addr) {
+        sys_munmap(*addr, spot->length);
+        return -EEXIST;
+    }
+    cut->start = (uintptr_t)*addr;
+    cut->end = cut->start + spot->length;
+    attach_tell_cut(cut);
+    return 0;
+}
+
+/* Enter the range, which takes a reference of the file. A hang-up that the watcher has seen since is
+ * an error; one that it sees later, it finds the range. */
+static int enter(struct client_file *file, const struct spot *spot, void *addr)
+{
+    struct client_range range = { .start = (uintptr_t)addr,
+                                  .end = (uintptr_t)addr + spot->length,
+                                  .offset = spot->offset,
+                                  .file = file,
+                                  .prot = spot->prot };
+
+    table_lock();
+    int error = atomic_load(&file->conn->hung_up) ? -ECONNRESET : table_insert(&range);
+    if (!error)
+        file->references++;
+    table_unlock();
+    return error;
+}
+
+static int attach_at(struct client_file *file, const struct spot *spot, void **addr)
+{
+    struct attach_cut cut = { 0 };
+    struct opened opened;
+    bool tracked = false;
+
+    int error = open_pages(file, spot->offset, spot->length, &opened);
+    if (error)
+        return error;
+    error = map_pages(file, spot, opened.memfd, &cut, addr);
+    close(opened.memfd);
+    if (error) {
+        ask_about(file->conn, ATTACH_DROP, opened.id, 0, 0);
+        return error;
+    }
+    error = track(file, *addr, spot->length, spot->offset, opened.id, spot->populate);
+    if (error) {
+        ask_about(file->conn, ATTACH_DROP, opened.id, 0, 0);
+    } else {
+        tracked = true;
+        error = enter(file, spot, *addr);
+    }
+    if (!error && sys_mprotect(*addr, spot->length, spot->prot))
+        error = -errno;
+    if (!error)
+        return 0;
+
+    /* What was entered goes too; the file's last reference is the caller's. */
+    table_lock();
+    cut.unused = NULL;
+    cut.start = (uintptr_t)*addr;
+    cut.end = cut.start + spot->length;
+    sys_munmap(*addr, spot->length);
+    table_cut(cut.start, cut.end, &cut.unused);
+    table_unlock();
+    if (tracked)
+        ask_about(file->conn, ATTACH_UNMAP, 0, cut.start, spot->length);
+    return error;
+}
+
+/* ---- a mapping --------------------------------------------------------------------------------------- */
+
+/* The anchor. The kernel makes all the checks of mmap(2) on it: prot, flags, open mode, limits. */
+static int map_anchor(struct client_file *file, const struct attach_args *args)
+{
+    int type = args->flags & MAP_TYPE;
+    int flags =
+        (args->flags & ~(MAP_TYPE | PLACEMENT | LATER)) | (type == MAP_PRIVATE ? MAP_SHARED : type);
+
+    void *anchor = sys_mmap(NULL, args->length, args->prot, flags, file->proof->fd, args->offset);
+    if (anchor == MAP_FAILED)
+        return -errno;
+    file->anchor = anchor;
+    file->length = page_up(args->length);
+    file->offset = args->offset;
+    return sys_mprotect(anchor, file->length, PROT_NONE) ? -errno : 0;
+}
+
+long attach_release(void *arg)
+{
+    struct client_file *file = arg;
+
+    if (file->anchor)
+        sys_munmap(file->anchor, file->length);
+    if (file->proof)
+        put_proof(file->proof);
+    if (file->conn)
+        file->conn->files--;
+    table_lock();
+    table_free_file(file);
+    table_unlock();
+    return 0;
+}
+
+/* Connect, attach; a connection that turns out to have hung up, unnoticed since it was last used, is
+ * made anew. */
+static int attach_file(struct client_file *file, const struct spot *spot, void **addr)
+{
+    for (;;) {
+        struct client_conn *conn;
+        int error = conn_get(file->proof->dev, &conn);
+        if (error < 0)
+            return error;
+        bool fresh = error > 0;
+        file->conn = conn;
+        conn->files++;
+        error = attach_at(file, spot, addr);
+        if (!error)
+            return 0;
+        conn->files--;
+        file->conn = NULL;
+        if (error != -ECONNRESET)
+            return error;
+        if (fresh)
+            return -EIO;
+    }
+}
+
+long attach_map(void *arg)
+{
+    const struct attach_args *args = arg;
+    const struct client_file *same = args->same_as;
+    void *addr = NULL;
+
+    int fd = same ? fcntl(same->proof->fd, F_DUPFD_CLOEXEC, 0)
+                  : attach_copy_descriptor(args->thread, args->fd);
+    if (fd < 0)
+        return same ? -errno : fd;
+    struct client_file *file = table_new_file();
+    if (!file) {
+        close(fd);
+        return -ENOMEM;
+    }
+    file->references = 1; /* ours, until it is attached */
+    file->prot = args->prot;
+    file->type = (args->flags & MAP_TYPE) == MAP_PRIVATE ? MAP_PRIVATE : MAP_SHARED;
+    int error = get_proof(fd, &file->proof);
+    if (!error)
+        error = map_anchor(file, args);
+    if (!error) {
+        struct spot spot = { args->addr,   page_up(args->length),
+                             args->offset, args->flags & PLACEMENT,
+                             args->prot,   args->flags & MAP_POPULATE };
+        error = attach_file(file, &spot, &addr);
+    }
+    table_lock();
+    bool last = table_put(file);
+    table_unlock();
+    if (last)
+        attach_release(file);
+    return error ? error : (long)(intptr_t)addr;
+}
+
+long attach_again(void *arg)
+{
+    struct client_range *range = arg;
+    struct client_file *file = range->file;
+    struct spot spot = {
+        .addr = (void *)range->start, // NOLINT(performance-no-int-to-ptr): it is where it was
+        .length = range->end - range->start,
+        .offset = range->offset,
+        .placement = MAP_FIXED_NOREPLACE,
+        .prot = range->prot,
+    };
+    void *addr;
+
+    if (file->proof->fd < 0)
+        return -EMFILE;
+    if (!file->conn) {
+        int error = conn_get(file->proof->dev, &file->conn);
+        if (error < 0) {
+            file->conn = NULL;
+            return error;
+        }
+        file->conn->files++;
+    }
+    return attach_at(file, &spot, &addr);
+}
+
+/* ---- the end ------------------------------------------------------------------------------------------- */
+
+long attach_tell_cut(void *arg)
+{
+    struct attach_cut *cut = arg;
+
+    for (unsigned i = 0; i < CLIENT_CONNS; i++)
+        if (cut->conns >> i & 1)
+            ask_about(conn_at(i), ATTACH_UNMAP, 0, cut->start, cut->end - cut->start);
+    while (cut->unused) {
+        struct client_file *file = cut->unused;
+        cut->unused = file->next;
+        attach_release(file);
+    }
+    return 0;
+}
+
+long attach_unmap(void *arg)
+{
+    struct attach_cut *cut = arg;
+    int error = 0;
+
+    table_lock();
+    if (table_full())
+        error = -ENOMEM;
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): addresses are what the table holds
+    else if (sys_munmap((void *)cut->start, cut->end - cut->start))
+        error = -errno;
+    else
+        cut->conns = table_cut(cut->start, cut->end, &cut->unused);
+    table_unlock();
+    return error ? error : attach_tell_cut(cut);
+}
+
+/* Beyond the end of an empty file: SIGBUS, for loads and stores. */
+static void blot_out(const struct client_range *range, int uffd)
+{
+    size_t length = range->end - range->start;
+    struct uffdio_range area = { range->start, length };
+    void *addr = (void *)range->start; // NOLINT(performance-no-int-to-ptr)
+
+    if (sys_mmap(addr, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, keeper_empty(), 0) ==
+        MAP_FAILED)
+        sys_munmap(addr, length);
+    /* Who waits in a fault there looks again. */
+    ioctl(uffd, UFFDIO_WAKE, &area);
+}
+
+void attach_hang_up(struct client_conn *conn)
+{
+    table_lock();
+    atomic_store(&conn->hung_up, true);
+    for (unsigned i = 0; i < table_count(); i++)
+        if (table_range(i)->file->conn == conn)
+            blot_out(table_range(i), conn->uffd);
+    table_unlock();
+    /* Only now may the protection end. The number stays taken: the keeper may be about to use it. */
+    dup3(keeper_empty(), conn->uffd, O_CLOEXEC);
+    atomic_store(&conn->gone, true);
+}

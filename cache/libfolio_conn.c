@@ -1,0 +1,295 @@
+/* libfolio_conn.c: finding a mount's daemon, and talking to it. All but conn_offered run in the keeper. */
+#include "cache/libfolio.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/sysmacros.h>
+#include <sys/un.h>
+
+static struct client_conn conns[CLIENT_CONNS];
+static char reason[200];
+
+struct client_conn *conn_at(unsigned i)
+{
+    return &conns[i];
+}
+
+unsigned conn_index(const struct client_conn *conn)
+{
+    return (unsigned)(conn - conns);
+}
+
+void conn_forget(void)
+{
+    for (unsigned i = 0; i < CLIENT_CONNS; i++)
+        conns[i].in_use = false;
+}
+
+/* Kept until somebody with a standard error reports it. */
+static void note_reason(const char *text, int error)
+{
+    if (error)
+        snprintf(reason, sizeof(reason), "libfolio: %s: %s\n", text, strerrordesc_np(error));
+    else
+        snprintf(reason, sizeof(reason), "libfolio: %s\n", text);
+}
+
+void conn_report(void)
+{
+    const char *verbose = getenv("FOLIO_VERBOSE"); // NOLINT(concurrency-mt-unsafe)
+
+    if (reason[0] && verbose && strcmp(verbose, "1") == 0 &&
+        write(STDERR_FILENO, reason, strlen(reason)) < 0)
+        return; /* then nobody listens */
+}
+
+void conn_say(const char *text, int error)
+{
+    note_reason(text, error);
+    conn_report();
+    reason[0] = '\0';
+}
+
+/* ---- where the socket is ------------------------------------------------------------------------ */
+
+/* The i-th place to look; false: there is no further one. */
+static bool place(unsigned i, dev_t dev, struct sockaddr_un *address)
+{
+    unsigned uid = (unsigned)geteuid(), major = major(dev), minor = minor(dev);
+
+    *address = (struct sockaddr_un){ .sun_family = AF_UNIX };
+    switch (i) {
+    case 0:
+        snprintf(address->sun_path, sizeof(address->sun_path), "%s/%u:%u", ATTACH_ROOT_DIRECTORY,
+                 major, minor);
+        return true;
+    case 1:
+        snprintf(address->sun_path, sizeof(address->sun_path), "/run/user/%u/foliofs/%u:%u%s", uid,
+                 major, minor, ATTACH_SOCKET_SUFFIX);
+        return true;
+    case 2:
+        snprintf(address->sun_path, sizeof(address->sun_path), "/tmp/foliofs-%u/%u:%u%s", uid,
+                 major, minor, ATTACH_SOCKET_SUFFIX);
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool conn_offered(dev_t dev)
+{
+    struct sockaddr_un address;
+
+    for (unsigned i = 0; place(i, dev, &address); i++)
+        if (access(address.sun_path, F_OK) == 0)
+            return true;
+    return false;
+}
+
+/* A socket whose other end is root or this user.   Returns it or -errno. */
+static int connect_to(const struct sockaddr_un *address)
+{
+    struct ucred peer;
+    socklen_t bytes = sizeof(peer);
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+    if (fd < 0)
+        return -errno;
+    int error = 0;
+    if (connect(fd, (const struct sockaddr *)address, sizeof(*address)) ||
+        getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes))
+        error = -errno;
+    else if (peer.uid != 0 && peer.uid != geteuid())
+        error = -EPERM;
+    if (!error)
+        return fd;
+    close(fd);
+    return error;
+}
+
+static int connect_daemon(dev_t dev)
+{
+    struct sockaddr_un address;
+
+    for (unsigned i = 0; place(i, dev, &address); i++) {
+        int fd = connect_to(&address);
+        if (fd >= 0 || fd == -EMFILE || fd == -ENFILE)
+            return fd;
+        if (fd != -ENOENT)
+            note_reason(address.sun_path, -fd);
+    }
+    return -EOPNOTSUPP;
+}
+
+/* ---- userfaultfd ---------------------------------------------------------------------------------- */
+
+static int open_device(void)
+{
+    int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+
+    if (device < 0)
+        return -1;
+    int fd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+    close(device);
+    return fd;
+}
+
+/* Faults inside system calls too, if that is allowed at all; else those of the program only.
+ * Returns the descriptor or -errno. */
+static int new_userfaultfd(void)
+{
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+    if (fd < 0 && errno == EPERM)
+        fd = open_device();
+    if (fd < 0)
+        fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+    if (fd >= 0)
+        return fd;
+    int error = errno;
+    note_reason("userfaultfd (allow it by /dev/userfaultfd or "
+                "sysctl vm.unprivileged_userfaultfd=1)",
+                error);
+    return error == EMFILE || error == ENFILE ? -error : -EPERM;
+}
+
+static int open_userfaultfd(void)
+{
+    struct uffdio_api api = { .api = UFFD_API, .features = ATTACH_UFFD_FEATURES };
+    int fd = new_userfaultfd();
+
+    if (fd < 0 || ioctl(fd, UFFDIO_API, &api) == 0)
+        return fd;
+    note_reason("this kernel's userfaultfd lacks what attaching needs; Linux 6.6 has it", 0);
+    close(fd);
+    return -EOPNOTSUPP;
+}
+
+/* ---- a connection ----------------------------------------------------------------------------------- */
+
+static int send_request(int socket, const struct attach_request *request, int fd)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = { 0 };
+    struct iovec data = { (void *)(uintptr_t)request, sizeof(*request) };
+    struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1 };
+
+    if (fd >= 0) {
+        message.msg_control = control.bytes;
+        message.msg_controllen = sizeof(control.bytes);
+        control.header = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof(int)),
+                                           .cmsg_level = SOL_SOCKET,
+                                           .cmsg_type = SCM_RIGHTS };
+        memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+    }
+    return sendmsg(socket, &message, MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+/* Returns 0, or -EPROTO. *fd: -1 if none came. */
+static int receive_reply(int socket, struct attach_reply *reply, int *fd, void *bytes, size_t count)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec data[2] = { { reply, sizeof(*reply) }, { bytes, count } };
+    struct msghdr message = { .msg_iov = data,
+                              .msg_iovlen = 2,
+                              .msg_control = control.bytes,
+                              .msg_controllen = sizeof(control.bytes) };
+
+    *fd = -1;
+    ssize_t got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+    const struct cmsghdr *header = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
+        header->cmsg_len == CMSG_LEN(sizeof(int)))
+        memcpy(fd, CMSG_DATA(header), sizeof(*fd));
+    if (got < (ssize_t)sizeof(*reply) || reply->error > 0)
+        return -EPROTO;
+    if (reply->error == 0 && (size_t)got != sizeof(*reply) + count)
+        return -EPROTO;
+    return 0;
+}
+
+int conn_ask(struct client_conn *conn, const struct attach_request *request, int send_fd,
+             struct attach_reply *reply, int *receive_fd, void *bytes, size_t count)
+{
+    int fd;
+    struct attach_reply discarded;
+
+    if (!reply)
+        reply = &discarded;
+    if (atomic_load(&conn->hung_up))
+        return -ECONNRESET;
+    int error = send_request(conn->socket, request, send_fd);
+    if (error == -ETOOMANYREFS)
+        return error; /* nothing was sent */
+    if (!error)
+        error = receive_reply(conn->socket, reply, &fd, bytes, count);
+    if (error) { /* it is gone, or speaks nonsense: no further word, and the watcher sees it */
+        atomic_store(&conn->hung_up, true);
+        shutdown(conn->socket, SHUT_RDWR);
+        return -ECONNRESET;
+    }
+    if (reply->error == 0 && receive_fd) {
+        *receive_fd = fd;
+        if (fd < 0)
+            return -EMFILE; /* it was sent, but the kernel had no room for it here */
+    } else if (fd >= 0) {
+        close(fd);
+    }
+    return reply->error;
+}
+
+static int greet(struct client_conn *conn, dev_t dev)
+{
+    struct attach_request hello = { .op = ATTACH_HELLO, .version = ATTACH_VERSION };
+
+    int fd = connect_daemon(dev);
+    if (fd < 0)
+        return fd;
+    *conn = (struct client_conn){ .dev = dev, .socket = fd };
+    int error = conn->uffd = open_userfaultfd();
+    if (error >= 0) {
+        error = conn_ask(conn, &hello, conn->uffd, NULL, NULL, NULL, 0);
+        if (error)
+            note_reason("the daemon refuses", -error);
+        else if ((error = keeper_watch(conn)) == 0)
+            return 0;
+        close(conn->uffd);
+    }
+    close(conn->socket);
+    return error == -EPERM || error == -EMFILE || error == -ENFILE ? error : -EOPNOTSUPP;
+}
+
+int conn_get(dev_t dev, struct client_conn **out)
+{
+    struct client_conn *unused = NULL;
+
+    for (unsigned i = 0; i < CLIENT_CONNS; i++) {
+        struct client_conn *conn = &conns[i];
+        if (conn->in_use && conn->dev == dev && !atomic_load(&conn->hung_up)) {
+            *out = conn;
+            return 0;
+        }
+        if (conn->in_use && atomic_load(&conn->gone) && conn->files == 0) {
+            close(conn->socket);
+            close(conn->uffd);
+            conn->in_use = false;
+        }
+        if (!conn->in_use && !unused)
+            unused = conn;
+    }
+    if (!unused)
+        return -EMFILE;
+    int error = greet(unused, dev);
+    unused->in_use = error == 0;
+    *out = unused;
+    return error ? error : 1;
+}

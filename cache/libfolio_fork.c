@@ -1,0 +1,261 @@
+/* libfolio_fork.c: what a child has.
+ *
+ * Attached ranges are MADV_DONTFORK: whatever makes a child, it finds nothing there, and never memory
+ * that nobody tracks. After fork() it attaches each range again at the same address, before anyone
+ * but other handlers of pthread_atfork runs.
+ *
+ *     parent                                       child
+ *     learn the protections; the keeper sends
+ *     its proofs into a socket pair
+ *     fork  -------------------------------------> a keeper of its own takes the proofs out, connects,
+ *     close the pair                               attaches; what fails stays absent
+ *
+ * The proofs travel inside the socket, so they are never among the program's descriptors. */
+#include "cache/libfolio.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define BATCH 250 /* descriptors in a message; the kernel allows 253 */
+
+#ifndef MADV_WIPEONFORK
+#define MADV_WIPEONFORK 18
+#endif
+
+static int pair[2] = { -1, -1 }; /* door, from before fork to after it */
+static _Atomic int *ours;        /* 1; in a copy of the process 0, but not after vfork */
+
+/* ---- proofs through a socket ------------------------------------------------------------------- */
+
+static int send_batch(int socket, const int *fds, unsigned count)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int[BATCH]))];
+    } control;
+    char byte = 0;
+    struct iovec data = { &byte, 1 };
+    struct msghdr message = { .msg_iov = &data,
+                              .msg_iovlen = 1,
+                              .msg_control = control.bytes,
+                              .msg_controllen = CMSG_SPACE(count * sizeof(int)) };
+
+    control.header = (struct cmsghdr){ .cmsg_len = CMSG_LEN(count * sizeof(int)),
+                                       .cmsg_level = SOL_SOCKET,
+                                       .cmsg_type = SCM_RIGHTS };
+    memcpy(CMSG_DATA(&control.header), fds, count * sizeof(int));
+    return sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -errno : 0;
+}
+
+/* Returns how many came. */
+static unsigned receive_batch(int socket, int *fds)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int[BATCH]))];
+    } control;
+    char byte;
+    struct iovec data = { &byte, 1 };
+    struct msghdr message = { .msg_iov = &data,
+                              .msg_iovlen = 1,
+                              .msg_control = control.bytes,
+                              .msg_controllen = sizeof(control.bytes) };
+
+    ssize_t got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    const struct cmsghdr *header = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+    if (!header || header->cmsg_type != SCM_RIGHTS)
+        return 0;
+    size_t bytes = header->cmsg_len - CMSG_LEN(0);
+    memcpy(fds, CMSG_DATA(header), bytes);
+    return (unsigned)(bytes / sizeof(int));
+}
+
+struct passing {
+    pid_t thread; /* whose descriptor it is */
+    int socket;
+};
+
+/* In the keeper: all proofs in the order of their slots. Where that ends early, so does what the
+ * child will have. */
+static long send_proofs(void *arg)
+{
+    const struct passing *passing = arg;
+    struct client_proof *proof;
+    int fds[BATCH], error = 0;
+    unsigned count = 0;
+
+    int socket = attach_copy_descriptor(passing->thread, passing->socket);
+    if (socket < 0)
+        return socket;
+    for (unsigned i = 0; !error && (proof = table_proof(i)) != NULL; i++) {
+        if (!proof->files)
+            continue;
+        fds[count++] = proof->fd;
+        if (count == BATCH) {
+            error = send_batch(socket, fds, count);
+            count = 0;
+        }
+    }
+    if (!error && count)
+        error = send_batch(socket, fds, count);
+    close(socket);
+    return error;
+}
+
+/* In the child's keeper. A proof that did not come: -1. */
+static long receive_proofs(void *unused)
+{
+    struct client_proof *proof;
+    int fds[BATCH];
+    unsigned count = 0, next = 0;
+
+    (void)unused;
+    for (unsigned i = 0; (proof = table_proof(i)) != NULL; i++) {
+        if (!proof->files)
+            continue;
+        if (next == count) {
+            count = receive_batch(keeper_inherited(), fds);
+            next = 0;
+        }
+        proof->fd = next < count ? fds[next++] : -1;
+    }
+    close(keeper_inherited());
+    return 0;
+}
+
+/* ---- fork ---------------------------------------------------------------------------------------- */
+
+static void before_fork(void)
+{
+    fork_check();
+    door_enter();
+    pair[0] = pair[1] = -1;
+    if (!keeper_runs() || table_count() == 0)
+        return;
+    struct passing passing = { .thread = (pid_t)syscall(SYS_gettid) };
+    int error = (int)keeper_run(maps_learn, NULL);
+    if (error)
+        conn_say("fork: /proc/thread-self/maps", -error);
+    else if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
+        conn_say("fork: socketpair", error = errno);
+    if (error)
+        return;
+    passing.socket = pair[0];
+    error = (int)keeper_run(send_proofs, &passing);
+    if (error)
+        conn_say("fork: descriptors", -error);
+}
+
+static void close_pair(void)
+{
+    for (unsigned i = 0; i < 2; i++)
+        if (pair[i] >= 0)
+            close(pair[i]);
+    pair[0] = pair[1] = -1;
+}
+
+static void parent_after_fork(void)
+{
+    close_pair();
+    door_leave();
+}
+
+/* Take out what a child is not to have; what is left is tracked by nobody as yet. Ranges whose daemon
+ * has gone are ordinary mappings now, and were inherited. */
+static struct client_file *leave_out(void)
+{
+    struct client_file *unused = NULL;
+
+    for (unsigned i = 0; i < table_count();) {
+        const struct client_range *range = table_range(i);
+        if (range->not_inherited || atomic_load(&range->file->conn->hung_up))
+            table_cut(range->start, range->end, &unused);
+        else
+            i++;
+    }
+    return unused;
+}
+
+/* Attach each range: it is taken out and, if that succeeds, is back in its old place. */
+static void attach_all_again(void)
+{
+    for (unsigned i = 0; i < table_count();) {
+        struct client_range range = *table_range(i);
+        struct client_file *unused = NULL;
+
+        table_lock();
+        range.file->references++;
+        table_cut(range.start, range.end, &unused);
+        table_unlock();
+        int error = (int)keeper_run(attach_again, &range);
+        if (error)
+            conn_say("fork: a mapping is absent from the child", -error);
+        else
+            i++;
+        table_lock();
+        bool last = table_put(range.file);
+        table_unlock();
+        if (last)
+            keeper_run(attach_release, range.file);
+    }
+}
+
+static void forget_everything(void)
+{
+    keeper_forget();
+    conn_forget();
+    table_forget();
+}
+
+static void child_after_fork(void)
+{
+    if (keeper_runs()) {
+        atomic_store(ours, 1);
+        keeper_forget();
+        table_forget_lock();
+        struct client_file *unused = leave_out();
+        conn_forget();
+        table_recount(&unused);
+        int error = pair[1] < 0 ? -EBADF : keeper_start(pair[1]);
+        if (error) {
+            conn_say("fork: no mapping is attached in the child", -error);
+            forget_everything();
+        } else {
+            keeper_run(receive_proofs, NULL);
+            struct attach_cut cut = { .unused = unused };
+            keeper_run(attach_tell_cut, &cut);
+            attach_all_again();
+        }
+    }
+    close_pair();
+    door_leave();
+}
+
+int fork_watch(void)
+{
+    if (ours)
+        return 0;
+    void *page =
+        sys_mmap(NULL, CLIENT_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return -ENOMEM;
+    if (sys_madvise(page, CLIENT_PAGE, MADV_WIPEONFORK) ||
+        pthread_atfork(before_fork, parent_after_fork, child_after_fork)) {
+        sys_munmap(page, CLIENT_PAGE);
+        return -ENOMEM;
+    }
+    atomic_store((_Atomic int *)page, 1);
+    ours = page;
+    return 0;
+}
+
+void fork_check(void)
+{
+    if (!ours || atomic_load(ours))
+        return;
+    atomic_store(ours, 1);
+    door_forget();
+    forget_everything();
+}

@@ -1,0 +1,291 @@
+/* libfolio_table.c: which addresses are attached, to what.
+ *
+ * The ranges are a sorted array; the array, the files and the proofs lie in memory that is reserved
+ * once and never moves, and of which only what is used costs anything. */
+#include "cache/libfolio.h"
+
+#include <pthread.h>
+#include <string.h>
+
+struct tables {
+    struct client_range ranges[CLIENT_SLOTS];
+    struct client_file files[CLIENT_SLOTS];
+    struct client_proof proofs[CLIENT_SLOTS];
+};
+
+static struct tables *tables;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static unsigned count;         /* of ranges */
+static unsigned proofs;        /* slots ever used */
+static unsigned files;         /* likewise */
+static unsigned free_file;     /* no free slot of a file is below */
+static _Atomic uintptr_t low;  /* no range begins below */
+static _Atomic uintptr_t high; /* nor ends above; 0: there is none */
+
+int table_open(void)
+{
+    if (tables)
+        return 0;
+    void *memory = sys_mmap(NULL, sizeof(struct tables), PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED)
+        return -ENOMEM;
+    tables = memory;
+    return 0;
+}
+
+void table_lock(void)
+{
+    pthread_mutex_lock(&lock);
+}
+
+void table_unlock(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
+/* What the unlocked check of table_touches reads. */
+static void note_bounds(void)
+{
+    atomic_store(&low, count ? tables->ranges[0].start : 0);
+    atomic_store(&high, count ? tables->ranges[count - 1].end : 0);
+}
+
+void table_forget_lock(void)
+{
+    static const pthread_mutex_t unlocked = PTHREAD_MUTEX_INITIALIZER;
+
+    memcpy(&lock, &unlocked, sizeof(lock));
+}
+
+void table_forget(void)
+{
+    table_forget_lock();
+    for (unsigned i = 0; i < files; i++) {
+        struct client_file *file = &tables->files[i];
+        if (file->length && file->anchor)
+            sys_munmap(file->anchor, file->length);
+        file->length = 0;
+    }
+    for (unsigned i = 0; i < proofs; i++)
+        tables->proofs[i].files = 0;
+    count = files = proofs = free_file = 0;
+    note_bounds();
+}
+
+void table_recount(struct client_file **unused)
+{
+    for (unsigned i = 0; i < files; i++) {
+        tables->files[i].references = 0;
+        tables->files[i].conn = NULL;
+    }
+    for (unsigned i = 0; i < count; i++)
+        tables->ranges[i].file->references++;
+    *unused = NULL;
+    for (unsigned i = 0; i < files; i++) {
+        struct client_file *file = &tables->files[i];
+        if (file->length == 0 || file->references)
+            continue;
+        file->next = *unused;
+        *unused = file;
+    }
+}
+
+/* The first range that ends above addr: its place, or count. */
+static unsigned place_of(uintptr_t addr)
+{
+    unsigned begin = 0, end = count;
+
+    while (begin < end) {
+        unsigned middle = begin + (end - begin) / 2;
+        if (tables->ranges[middle].end > addr)
+            end = middle;
+        else
+            begin = middle + 1;
+    }
+    return begin;
+}
+
+/* The last address of a length that may be nonsense. */
+static uintptr_t end_of(uintptr_t start, size_t length)
+{
+    return length > UINTPTR_MAX - start ? UINTPTR_MAX : start + length;
+}
+
+bool table_touches(const void *addr, size_t length)
+{
+    uintptr_t start = (uintptr_t)addr, end = end_of(start, length);
+
+    if (end <= atomic_load(&low) || start >= atomic_load(&high))
+        return false;
+    table_lock();
+    unsigned i = place_of(start);
+    bool found = i < count && tables->ranges[i].start < end;
+    table_unlock();
+    return found;
+}
+
+bool table_next(uintptr_t from, uintptr_t to, struct client_range *out)
+{
+    unsigned i = count ? place_of(from) : 0;
+
+    if (i == count || tables->ranges[i].start >= to)
+        return false;
+    *out = tables->ranges[i];
+    if (out->start < from) {
+        out->offset += (off_t)(from - out->start);
+        out->start = from;
+    }
+    if (out->end > to)
+        out->end = to;
+    out->file->references++;
+    return true;
+}
+
+bool table_put(struct client_file *file)
+{
+    return --file->references == 0;
+}
+
+static void make_room(unsigned i)
+{
+    memmove(&tables->ranges[i + 1], &tables->ranges[i], (count - i) * sizeof(tables->ranges[0]));
+    count++;
+}
+
+bool table_full(void)
+{
+    return count > CLIENT_SLOTS - 3;
+}
+
+int table_insert(const struct client_range *range)
+{
+    if (table_full())
+        return -ENOMEM;
+    unsigned i = place_of(range->start);
+    make_room(i);
+    tables->ranges[i] = *range;
+    note_bounds();
+    return 0;
+}
+
+/* Let a range begin at addr, if one contains it. */
+static void split(uintptr_t addr)
+{
+    unsigned i = place_of(addr);
+
+    if (i == count || tables->ranges[i].start >= addr)
+        return;
+    make_room(i);
+    struct client_range *before = &tables->ranges[i], *after = before + 1;
+    before->end = addr;
+    after->start = addr;
+    after->offset += (off_t)(addr - before->start);
+    after->file->references++;
+}
+
+uint64_t table_cut(uintptr_t start, uintptr_t end, struct client_file **unused)
+{
+    uint64_t conns = 0;
+
+    if (!count)
+        return 0;
+    split(start);
+    split(end);
+    unsigned first = place_of(start), last = first;
+    for (; last < count && tables->ranges[last].start < end; last++) {
+        struct client_file *file = tables->ranges[last].file;
+        if (file->conn)
+            conns |= (uint64_t)1 << conn_index(file->conn);
+        if (table_put(file)) {
+            file->next = *unused;
+            *unused = file;
+        }
+    }
+    memmove(&tables->ranges[first], &tables->ranges[last],
+            (count - last) * sizeof(tables->ranges[0]));
+    count -= last - first;
+    note_bounds();
+    return conns;
+}
+
+/* The ranges between start and end, made to begin and end there: [first, *last). */
+static unsigned isolate(uintptr_t start, uintptr_t end, unsigned *last)
+{
+    split(start);
+    split(end);
+    unsigned first = place_of(start);
+    for (*last = first; *last < count && tables->ranges[*last].start < end;)
+        ++*last;
+    return first;
+}
+
+void table_protect(uintptr_t start, uintptr_t end, int prot)
+{
+    unsigned first = place_of(start), last;
+
+    while (first < count && tables->ranges[first].start < end && tables->ranges[first].prot == prot)
+        first++;
+    if (first == count || tables->ranges[first].start >= end || table_full())
+        return; /* nothing is new */
+    for (first = isolate(start, end, &last); first < last; first++)
+        tables->ranges[first].prot = prot;
+}
+
+void table_inherit(uintptr_t start, uintptr_t end, bool inherit)
+{
+    unsigned last;
+
+    for (unsigned i = isolate(start, end, &last); i < last; i++)
+        tables->ranges[i].not_inherited = !inherit;
+}
+
+unsigned table_count(void)
+{
+    return count;
+}
+
+struct client_range *table_range(unsigned i)
+{
+    return &tables->ranges[i];
+}
+
+struct client_file *table_new_file(void)
+{
+    while (free_file < files && tables->files[free_file].length)
+        free_file++;
+    if (free_file == CLIENT_SLOTS)
+        return NULL;
+    if (free_file == files)
+        files++;
+    struct client_file *file = &tables->files[free_file];
+    *file = (struct client_file){ .length = CLIENT_PAGE };
+    return file;
+}
+
+void table_free_file(struct client_file *file)
+{
+    unsigned i = (unsigned)(file - tables->files);
+
+    file->length = 0;
+    if (i < free_file)
+        free_file = i;
+}
+
+struct client_proof *table_proof(unsigned i)
+{
+    return i < proofs ? &tables->proofs[i] : NULL;
+}
+
+struct client_proof *table_new_proof(void)
+{
+    unsigned i = 0;
+
+    while (i < proofs && tables->proofs[i].files)
+        i++;
+    if (i == CLIENT_SLOTS)
+        return NULL;
+    if (i == proofs)
+        proofs++;
+    return &tables->proofs[i];
+}
