@@ -187,7 +187,7 @@ int add_to_page_cache_lru(struct address_space *m, struct page *page, uint32_t i
     if (nodes == NULL)
         return -ENOMEM;
     struct memfd *memfd = atomic_load(&m->memfd);
-    page_set(page, PG_locked);
+    page_set(page, PG_locked | (atomic_load(&m->copies) ? PG_copied : 0));
     get_page(page); /* the tree's */
     if (memfd != NULL)
         pthread_mutex_lock(&memfd->lock);

@@ -52,6 +52,9 @@ struct address_space_operations {
     int (*writeback_end)(struct address_space *m, struct writeback_pass *pass, int error);
     /* Writing has failed for good: refuse changes from now on. */
     void (*shutdown)(struct address_space *m);
+    /* Take back the copies of a page that who is in front may hold (page_hold_copy). Sleeps until it is
+     * done, perhaps for reads of the page to be answered. No page is locked. */
+    void (*forget_copy)(struct address_space *m, uint32_t index);
     /* A page became writable in somebody's memory: times are due. No page is locked. */
     void (*page_mkwrite)(struct address_space *m);
     /* The mapping enters or leaves the list of dirty mappings: keep its owner alive. */
@@ -74,6 +77,7 @@ struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_loc
     pthread_mutex_t i_mmap_lock;
     struct list_head i_mmap;  /* the vm_areas that map it                      (i_mmap_lock) */
     _Atomic uint32_t nr_vmas; /*                                     (i_mmap_lock to change, a) */
+    _Atomic bool copies; /* page_hold_copy() was called: pages may come back with PG_copied (a) */
     _Atomic uint64_t i_size;  /* bytes; changed under the owner's i_rwsem             (a) */
     _Atomic uint32_t nrpages; /* (t to change, a) */
     _Atomic uint32_t nrdirty; /* (t to change, a) */
@@ -155,6 +159,8 @@ int page_cache_set_fault_around(struct page_cache *cache, unsigned pages);
 /* The name of the reclaim policy that is called so, as a constant; NULL: there is none. */
 const char *page_cache_reclaim_name(const char *name);
 #define RECLAIM_NAMES "lru2q|s3fifo" /* all of them, for people */
+/* Pages that who is in front had dirtied in its mappings have been written to us. */
+void page_cache_count_mkwrite(struct page_cache *cache, uint64_t pages);
 /* Another reclaim policy, from now on; the pages stay.   -EINVAL: none of that name. */
 int page_cache_set_reclaim(struct page_cache *cache, const char *name);
 /* Drop every clean, unused page.   Returns how many. */

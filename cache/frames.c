@@ -258,6 +258,11 @@ void page_cache_set_dirty(struct page_cache *cache, const struct cache_options *
                  o->dirty_writeback_ms != 0 ? o->dirty_writeback_ms : 5000);
 }
 
+void page_cache_count_mkwrite(struct page_cache *cache, uint64_t pages)
+{
+    count_add(&cache->count.faults[FAULT_KERNEL].mkwrite, pages);
+}
+
 int page_cache_set_fault_around(struct page_cache *cache, unsigned pages)
 {
     if (pages < 1 || pages > FAULT_AROUND_MOST)

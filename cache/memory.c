@@ -64,6 +64,13 @@ bool page_mkclean(struct address_space *m, struct page *page)
     return certain;
 }
 
+bool page_hold_copy(struct address_space *m, struct page *page)
+{
+    atomic_store(&m->copies, true); /* before the page can leave the cache and come back */
+    page_set(page, PG_copied);
+    return page_mkclean(m, page);
+}
+
 bool page_unmap(struct address_space *m, struct page *page)
 {
     struct memfd *f = atomic_load(&m->memfd);
@@ -210,10 +217,36 @@ void vma_map_resident(struct vm_area *vma, uint32_t first, uint32_t count)
 
 /* ---- stores ---------------------------------------------------------------------------------- */
 
-/* Would page_mkwrite sleep: for writeback, or to look for a block? */
+/* Would page_mkwrite sleep: for writeback, a copy, or to look for a block? */
 static bool mkwrite_may_sleep(struct page *page)
 {
-    return page_test(page, PG_writeback) || !page_test(page, PG_dirty | PG_mappedtodisk);
+    return page_test(page, PG_writeback | PG_copied | PG_invalidating) ||
+           !page_test(page, PG_dirty | PG_mappedtodisk);
+}
+
+/* Have the copies of a locked page taken back. The page is unlocked meanwhile, for that may wait until
+ * somebody else has read it; who reads it then gets a copy, and is asked again. Other stores wait, or
+ * they would be seen by those who share our pages and not by those with a copy.
+ * Returns 0: none are left and nothing was unlocked; -EAGAIN: it was: look at the page again. */
+static int take_back_copies(struct address_space *m, struct page *page, uint32_t index)
+{
+    if (page_test(page, PG_invalidating)) {
+        unlock_page(page);
+        wait_on_page_bit(page, PG_invalidating);
+        lock_page(page);
+        return -EAGAIN;
+    }
+    if (!page_test(page, PG_copied))
+        return 0;
+    page_clear(page, PG_copied);
+    if (m->a_ops == NULL || m->a_ops->forget_copy == NULL)
+        return 0;
+    page_set(page, PG_invalidating);
+    unlock_page(page);
+    m->a_ops->forget_copy(m, index);
+    lock_page(page);
+    page_clear_and_wake(page, PG_invalidating);
+    return -EAGAIN;
 }
 
 /* Rule 5, up to and including the moment when the page is writable: all under one hold of its lock, or
@@ -221,8 +254,11 @@ static bool mkwrite_may_sleep(struct page *page)
 static int page_mkwrite(struct vm_area *vma, uint32_t index, struct page *page, unsigned flags)
 {
     struct address_space *m = vma->mapping;
+    int err = take_back_copies(m, page, index);
+    if (err != 0)
+        return err;
     wait_on_page_writeback(page);
-    int err = page_map_block(m, page);
+    err = page_map_block(m, page);
     if (err == 0)
         err = dirty_page_reserve(m, page);
     if (err != 0)

@@ -87,6 +87,10 @@ void vma_map_resident(struct vm_area *vma, uint32_t first, uint32_t count);
 
 /* Write-protect one locked page wherever it is mapped.   Returns false: not certain everywhere. */
 bool page_mkclean(struct address_space *m, struct page *page);
+/* Who is in front (a kernel with a cache of its own) is about to get a copy of a locked page that it may
+ * keep: from now on a store through a vm_area faults, and page_mkwrite has the copy taken back first
+ * (a_ops->forget_copy).   Returns false: not certain; then it must not get one. */
+bool page_hold_copy(struct address_space *m, struct page *page);
 /* Unmap one locked page everywhere; with a memfd its bytes are gone then.   Returns false: not certain;
  * the page must stay. */
 bool page_unmap(struct address_space *m, struct page *page);

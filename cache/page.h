@@ -105,6 +105,8 @@ enum page_flag {
     PG_prefetched = 1 << 11,   /* read ahead and not used yet: for the counters */
     PG_workingset = 1 << 12,   /* came back soon after it was evicted */
     PG_mkwrite = 1 << 13,      /* a vm_area may have it writable                 (PG_locked) */
+    PG_copied = 1 << 14, /* who is in front may hold a copy: see page_hold_copy() (PG_locked) */
+    PG_invalidating = 1 << 15, /* that copy is being taken back; a store waits    (PG_locked) */
 };
 
 struct address_space;

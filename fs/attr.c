@@ -120,6 +120,8 @@ int inode_getattr(struct inode *inode, struct stat *st)
 {
     uint64_t blocks = 0;
     *st = (struct stat){ .st_ino = inode->ino, .st_blksize = PAGE_SIZE };
+    if (atomic_load(&inode->mapping.memfd) != NULL)
+        atomic_store(&inode->attributes_shown, true); /* before what is shown is read */
     pthread_mutex_lock(&inode->i_lock);
     uint64_t data_id = inode->data_id;
     st->st_mode = inode->mode;

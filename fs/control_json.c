@@ -194,8 +194,13 @@ static json_t *store_part(const struct store_stats *s, const struct store_space 
 static json_t *operations_part(struct fs *fs)
 {
     static const char *const names[] = {
-        [FS_LOOKUPS] = "lookups", [FS_CREATES] = "creates", [FS_UNLINKS] = "unlinks",
-        [FS_READS] = "reads",     [FS_WRITES] = "writes",   [FS_FSYNCS] = "fsyncs",
+        [FS_LOOKUPS] = "lookups",
+        [FS_CREATES] = "creates",
+        [FS_UNLINKS] = "unlinks",
+        [FS_READS] = "reads",
+        [FS_WRITES] = "writes",
+        [FS_FSYNCS] = "fsyncs",
+        [FS_MIXED_WRITES] = "mixed_writes",
     };
     json_t *o = json_object();
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)

@@ -180,11 +180,24 @@ static void data_page_mkwrite(struct address_space *m)
     pthread_mutex_lock(&inode->i_lock);
     inode->mtime = inode->ctime = now;
     pthread_mutex_unlock(&inode->i_lock);
+    /* The kernel learns of it when it asks again, once after each time it was told. */
+    const struct fs_options *o = &inode->fs->options;
+    if (o->forget_attributes != NULL && atomic_exchange(&inode->attributes_shown, false))
+        o->forget_attributes(o->front, inode->ino);
+}
+
+static void data_forget_copy(struct address_space *m, uint32_t index)
+{
+    struct inode *inode = inode_of(m);
+    const struct fs_options *o = &inode->fs->options;
+    if (o->forget_range != NULL)
+        o->forget_range(o->front, inode->ino, (uint64_t)index << PAGE_SHIFT, PAGE_SIZE);
 }
 
 const struct address_space_operations inode_a_ops = {
     .shutdown = data_shutdown,
     .page_mkwrite = data_page_mkwrite,
+    .forget_copy = data_forget_copy,
     .reserve = data_reserve,
     .reserve_always = data_reserve_always,
     .unreserve = data_unreserve,

@@ -27,6 +27,9 @@ struct fs_options {
     int (*flush_front)(void *arg, uint64_t ino);
     /* Have who is in front drop what it cached of a file's data. No lock held, no operation waiting. */
     int (*forget_front)(void *arg, uint64_t ino);
+    /* The same for [offset, offset + len), and for attributes, which never waits. */
+    void (*forget_range)(void *arg, uint64_t ino, uint64_t offset, uint64_t len);
+    void (*forget_attributes)(void *arg, uint64_t ino);
     void *front;
 };
 
@@ -42,7 +45,15 @@ struct fs {
     _Atomic uint64_t ops[8];  /* counters shown by stats; see enum fs_counter */
 };
 
-enum fs_counter { FS_LOOKUPS, FS_CREATES, FS_UNLINKS, FS_READS, FS_WRITES, FS_FSYNCS };
+enum fs_counter {
+    FS_LOOKUPS,
+    FS_CREATES,
+    FS_UNLINKS,
+    FS_READS,
+    FS_WRITES,
+    FS_FSYNCS,
+    FS_MIXED_WRITES
+};
 
 /* Who asks: new objects belong to it. */
 struct cred {

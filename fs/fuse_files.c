@@ -2,6 +2,8 @@
 #include <fcntl.h>
 #include <stdlib.h>
 
+#include "cache/memory.h"
+#include "fs/daemon.h"
 #include "fs/data.h"
 #include "fs/fuse_ops.h"
 
@@ -138,6 +140,40 @@ static void reply_pages(fuse_req_t req, struct page **pages, size_t nr, uint64_t
     fuse_reply_iov(req, iov, (int)nr);
 }
 
+/* Reads and writes that bypass the kernel's cache name an owner; what it keeps a copy of does not. */
+static bool kernel_keeps(const struct fuse_file_info *fi)
+{
+    return fi->lock_owner == 0;
+}
+
+/* The kernel gets copies of pages that somebody may have attached.   Returns 0 or -EIO. */
+static int lend_pages(struct address_space *m, struct page **pages, size_t nr)
+{
+    bool certain = true;
+    for (size_t i = 0; i < nr; i++) {
+        lock_page(pages[i]);
+        if (atomic_load(&pages[i]->mapping) == m)
+            certain = page_hold_copy(m, pages[i]) && certain;
+        unlock_page(pages[i]);
+    }
+    return certain ? 0 : -EIO;
+}
+
+/* It has just written [off, off + len) through its cache. */
+static int lend_range(struct address_space *m, uint64_t off, size_t len)
+{
+    uint32_t last = (uint32_t)((off + len - 1) >> PAGE_SHIFT);
+    int err = 0;
+    for (uint64_t i = off >> PAGE_SHIFT; i <= last && err == 0; i++) {
+        struct page *page = find_get_page(m, (uint32_t)i);
+        if (page == NULL)
+            continue; /* comes back with the mark, once there are any */
+        err = lend_pages(m, &page, 1);
+        put_page(m->cache, page);
+    }
+    return err;
+}
+
 void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
     (void)ino;
@@ -149,7 +185,13 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
         reply_status(req, (int)nr);
         return;
     }
-    reply_pages(req, pages, (size_t)nr, (uint64_t)off, len);
+    struct address_space *m = &open_file_of(fi)->inode->mapping;
+    int err =
+        kernel_keeps(fi) && atomic_load(&m->memfd) != NULL ? lend_pages(m, pages, (size_t)nr) : 0;
+    if (err == 0)
+        reply_pages(req, pages, (size_t)nr, (uint64_t)off, len);
+    else
+        reply_status(req, err);
     for (ssize_t i = 0; i < nr; i++)
         put_page(fs->cache, pages[i]);
 }
@@ -171,6 +213,34 @@ static int drop_before_write(fuse_req_t req, struct inode *inode, const struct f
     return err == 0 && write_kills_privilege(req, fi) ? drop_privilege(req, inode) : err;
 }
 
+/* The kernel writes back what its mappings (or its cached writes) dirtied. Where others have attached the
+ * file it may just have overwritten their stores: nobody can know, so it is said. */
+static void note_kernel_write(struct front *front, struct inode *inode, size_t size)
+{
+    page_cache_count_mkwrite(front->fs->cache, (size + PAGE_SIZE - 1) >> PAGE_SHIFT);
+    if (atomic_load(&inode->mapping.memfd) == NULL || atomic_load(&inode->mapping.nr_vmas) == 0)
+        return;
+    fs_count(front->fs, FS_MIXED_WRITES);
+    if (!atomic_exchange(&inode->mixed, true))
+        daemon_say(
+            "inode %llu: stored to through a kernel mapping and an attached one: stores to the "
+            "same page may overwrite each other",
+            (unsigned long long)inode->ino);
+}
+
+static ssize_t write_and_lend(struct front *front, struct open_file *file, const char *buf,
+                              size_t size, off_t off, const struct fuse_file_info *fi)
+{
+    struct address_space *m = &file->inode->mapping;
+    ssize_t n = file_write(file, (uint64_t)off, buf, size, decode_write(front, fi));
+    if (fi->writepage)
+        note_kernel_write(front, file->inode, size);
+    else if (n > 0 && kernel_keeps(fi) && atomic_load(&m->memfd) != NULL &&
+             lend_range(m, (uint64_t)off, (size_t)n) != 0)
+        return -EIO;
+    return n;
+}
+
 /* The writer waits here, with its reply, while too much is dirty. */
 void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
               struct fuse_file_info *fi)
@@ -180,7 +250,7 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
     struct open_file *file = open_file_of(fi);
     ssize_t n = drop_before_write(req, file->inode, fi);
     if (n == 0)
-        n = file_write(file, (uint64_t)off, buf, size, decode_write(front, fi));
+        n = write_and_lend(front, file, buf, size, off, fi);
     balance_dirty_pages_ratelimited(front->fs->cache, (uint32_t)(size >> PAGE_SHIFT) + 1);
     if (n < 0)
         reply_status(req, (int)n);

@@ -41,6 +41,11 @@ int front_create(struct front **out, const struct front_options *o);
  * called with no lock held, and never on a thread that answers requests.
  * Returns 0 or -errno; an inode the kernel does not know is a success. */
 int front_flush(void *front, uint64_t ino);
+/* Have the kernel forget what it caches of a part of an inode's data: waits for READ requests of it. Same
+ * context. */
+void front_forget_range(void *front, uint64_t ino, uint64_t offset, uint64_t len);
+/* Likewise its attributes; any context. */
+void front_forget_attributes(void *front, uint64_t ino);
 
 /* Put the session on the mount point (an absolute path).
  * Errors: -EIO, with error in words: nothing is mounted then. */

@@ -20,6 +20,21 @@ int front_flush(void *arg, uint64_t ino)
     return err == -ENOENT ? 0 : err;
 }
 
+/* A kernel that does not answer (unmounted meanwhile) caches nothing. */
+void front_forget_range(void *arg, uint64_t ino, uint64_t offset, uint64_t len)
+{
+    struct front *front = arg;
+    if (front->se != NULL)
+        (void)fuse_lowlevel_notify_inval_inode(front->se, ino, (off_t)offset, (off_t)len);
+}
+
+void front_forget_attributes(void *arg, uint64_t ino)
+{
+    struct front *front = arg;
+    if (front->se != NULL)
+        (void)fuse_lowlevel_notify_inval_inode(front->se, ino, -1, 0);
+}
+
 static struct notify_job *take_job(struct notifier *n)
 {
     pthread_mutex_lock(&n->lock);

@@ -48,9 +48,12 @@ struct inode {            /* (c) constant  (i) i_lock  (n) fs->rename_lock  (w) 
     struct timespec pass_mtime; /* (i) */
     _Atomic uint64_t tid;       /* the last transaction that touched its record or blocks (a) */
     uint32_t open_writers;      /* (i) open files that can write */
-    uint64_t refs;              /* (h) */
-    struct inode *hash_next;    /* (h) */
-    struct list_head unused;    /* (h) */
+    _Atomic bool attributes_shown; /* the kernel may hold attributes since the last forget (a) */
+    _Atomic bool
+        mixed;     /* it was said that the kernel's mappings and attached ones both store (a) */
+    uint64_t refs; /* (h) */
+    struct inode *hash_next; /* (h) */
+    struct list_head unused; /* (h) */
 };
 
 int inode_table_create(struct fs *fs, uint64_t max_unused);

@@ -118,6 +118,8 @@ static struct fs_options make_fs_options(const struct program *p)
         .threads = true,
         .flush_front = o->cache == CACHE_KERNEL && !o->read_only ? front_flush : NULL,
         .forget_front = front_flush,
+        .forget_range = front_forget_range,
+        .forget_attributes = front_forget_attributes,
         .front = p->front,
     };
 }
