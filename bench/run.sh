@@ -1,0 +1,263 @@
+#!/bin/sh
+# Measure FolioFS beside what one would use instead, in turns, and print ratios with their spread.
+#
+#   run.sh [--quick] [--rounds N] [--only ROW,...] [--peers PEER,...] [--out DIR]
+#
+# --quick     small files and one round, some minutes: does it work here at all?
+# --rounds N  every peer has N turns at every row (3); the order rotates
+# --only      these rows (bench/rows.tsv lists them)
+# --peers     these: ext4 xfs tmpfs fuse2fs ll ll_wb folio folio_direct null null_stock
+# --out DIR   where the results go: table.md, raw.csv, plots (./bench-results)
+#
+# ext4 and xfs lie on loop files, fuse2fs has an ext4 image of the same kind, ll and ll_wb are
+# libfuse's passthrough_ll over a directory of the ext4 peer, as it comes and with "writeback,
+# cache=always"; null and null_stock are FUSE servers that do nothing (bench/null_fuse.c). All images
+# and the volumes lie in one directory below $TMPDIR. Needs root, or sudo without a password.
+#
+# FOLIO_OPTIONS: mount options of FolioFS (memory=1536M). FOLIO_BUILD: a build directory to use as it
+# is, instead of building the preset "release".
+set -u
+
+usage()
+{
+    sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
+}
+quick= rounds= only= peers= out=bench-results
+while [ $# -gt 0 ]; do
+    case $1 in
+    --quick) quick=1 ;;
+    --rounds | --only | --peers | --out)
+        [ $# -gt 1 ] || { usage >&2 && exit 2; }
+        value=$(echo "$2" | tr , ' ')
+        case $1 in
+        --rounds) rounds=$value ;;
+        --only) only=$value ;;
+        --peers) peers=$value ;;
+        --out) out=$2 ;;
+        esac
+        shift
+        ;;
+    -h | --help) usage && exit 0 ;;
+    *) usage >&2 && exit 2 ;;
+    esac
+    shift
+done
+
+bench=$(cd "$(dirname -- "$0")" && pwd -P)
+if [ "$(id -u)" -ne 0 ]; then
+    sudo -n true 2>/dev/null || {
+        echo 'run.sh: mounting the others needs root, or sudo without a password' >&2
+        exit 77
+    }
+    exec sudo -n env "TMPDIR=${TMPDIR-}" "FOLIO_OPTIONS=${FOLIO_OPTIONS-}" \
+        "FOLIO_BUILD=${FOLIO_BUILD-}" sh "$0" ${quick:+--quick} ${rounds:+--rounds "$rounds"} \
+        ${only:+--only "$(echo "$only" | tr ' ' ,)"} \
+        ${peers:+--peers "$(echo "$peers" | tr ' ' ,)"} --out "$out"
+fi
+
+# --- what is measured --------------------------------------------------------------------------
+
+if [ -n "$quick" ]; then
+    SIZE=$((192 << 20)) SYNC_SIZE=$((16 << 20)) FILES=1000 TREE_FILES=900 UNITS=6 SECONDS_EACH=1
+    : "${rounds:=1}"
+else
+    SIZE=$((512 << 20)) SYNC_SIZE=$((64 << 20)) FILES=10000 TREE_FILES=9060 UNITS=30 SECONDS_EACH=4
+    : "${rounds:=3}"
+fi
+QUARTER=$((SIZE / 4)) EIGHTH=$((SIZE / 8))
+LIMIT=600         # seconds for one piece of work
+IMAGE_SIZE=8G     # sparse
+NEEDED_KB=$((SIZE / 1024 * 7 + (4 << 20)))
+: "${FOLIO_OPTIONS:=memory=1536M}"
+
+# --- build and set up --------------------------------------------------------------------------
+
+sh "$bench/../tests/install.sh" build bench || echo 'run.sh: going on with what is there'
+if [ -z "${FOLIO_BUILD-}" ]; then
+    FOLIO_BUILD=$bench/../build/release
+    (cd "$bench/.." && cmake --preset release && cmake --build --preset release) >/dev/null || {
+        echo 'run.sh: the build failed: cmake --build --preset release' >&2
+        exit 1
+    }
+fi
+programs=$FOLIO_BUILD/bench
+export FOLIO_BIN="$FOLIO_BUILD/bin"
+mkdir -p "$out" && out=$(cd "$out" && pwd -P) || exit 1
+
+. "$bench/../tests/lib.sh" # $T, and the trap that leaves nothing behind
+. "$bench/peers.sh"
+. "$bench/work.sh"
+need fio python3 make tar find grep git sqlite3
+
+mkdir "$T/mnt" 2>/dev/null
+mkdir "$T/memory" && mount -t tmpfs bench "$T/memory" || fail 'no tmpfs could be mounted'
+[ "$(df -k --output=avail "$T" | tail -n 1)" -gt $NEEDED_KB ] ||
+    fail "$T has less than $((NEEDED_KB >> 20)) GiB free; TMPDIR names another place"
+build_passthrough
+make_archive || fail 'the tree could not be made'
+write_sql
+
+csv=$out/raw.csv
+echo 'row,peer,round,value,unit,p50_us,p99_us,idle_percent,steal_percent,load' >"$csv"
+: >"$out/skipped"
+skip_with() # WHAT REASON
+{
+    say "skipped: $1: $2"
+    echo "$1: $2" >>"$out/skipped"
+}
+
+cpu_times() # total, idle, stolen ticks since boot, of all processors
+{
+    awk '/^cpu / { print $2 + $3 + $4 + $5 + $6 + $7 + $8 + $9, $5 + $6, $9; exit }' /proc/stat
+}
+cpu_use() # TOTAL IDLE STOLEN, of the beginning: idle and stolen per cent since
+{
+    cpu_times | awk -v t="$1" -v i="$2" -v s="$3" '{
+        d = $1 > t ? $1 - t : 1
+        printf "%.0f,%.0f\n", 100 * ($2 - i) / d, 100 * ($3 - s) / d
+    }'
+}
+
+# The processors, while nothing of ours runs.
+others_busy()
+{
+    before=$(cpu_times)
+    sleep 2
+    # shellcheck disable=SC2086 # three words
+    cpu_use $before | awk -F, '{ print 100 - $1 }'
+}
+
+version_of() # COMMAND...: the first line it prints
+{
+    "$@" 2>&1 | head -n 1
+}
+write_environment()
+{
+    echo "machine: $(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1)," \
+        "$(nproc) processors, $(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)," \
+        "$(systemd-detect-virt 2>/dev/null || true)"
+    echo "versions: Linux $(uname -r); $(version_of fio --version); libfuse" \
+        "$(pkg-config --modversion fuse3); lmdb $(pkg-config --modversion lmdb);" \
+        "$(version_of mkfs.ext4 -V); $(version_of mkfs.xfs -V); FolioFS" \
+        "$(git -c safe.directory='*' -C "$bench" describe --always --dirty 2>/dev/null || echo unknown)"
+    echo "directory: $(df --output=fstype,source "$T" | tail -n 1 | tr -s ' ')," \
+        "$(df -h --output=avail "$T" | tail -n 1 | tr -d ' ') free, for all images and volumes"
+    echo "FolioFS options: $FOLIO_OPTIONS, and cache=kernel or cache=direct; build" \
+        "$(sed -n 's/^CMAKE_BUILD_TYPE:[^=]*=//p' "$FOLIO_BUILD/CMakeCache.txt")"
+    echo "sizes: file $((SIZE >> 20)) MiB, $FILES files, a tree of $TREE_FILES files;" \
+        "$rounds rounds${quick:+; quick}"
+    echo "load: $(cut -d ' ' -f 1-3 /proc/loadavg); others used $others % of the processors before" \
+        'the first round'
+}
+
+# --- rows and rounds ---------------------------------------------------------------------------
+
+tab=$(printf '\t')
+is_in() # WORD WORDS
+{
+    case " $2 " in
+    *" $1 "*) return 0 ;;
+    esac
+    return 1
+}
+takes_part() # PEER KIND: of row
+{
+    case $2:$1 in
+    all:null | all:null_stock | names:null_stock) return 1 ;;
+    trip:null | trip:null_stock | trip:folio_direct) return 0 ;;
+    trip:*) return 1 ;;
+    esac
+}
+rotated() # N WORDS...
+{
+    turns=$(($1 % ($# > 1 ? $# - 1 : 1)))
+    shift
+    while [ $turns -gt 0 ]; do
+        first=$1
+        shift
+        set -- "$@" "$first"
+        turns=$((turns - 1))
+    done
+    echo "$@"
+}
+
+measure() # ROW STATE PEER
+{
+    dir=$(work_dir "$3")
+    : >"$T/work.out"
+    "prepare_$1" "$dir" || {
+        skip_with "$1 on $3" "not prepared: $(tail -n 2 "$T/work.out" | tr '\n' ' ')"
+        return
+    }
+    quiesce
+    case $2 in
+    cold) drop_all ;;
+    cold-names) drop_names ;;
+    esac
+    before=$(cpu_times)
+    if "row_$1" "$dir"; then
+        # shellcheck disable=SC2086 # three words
+        echo "$1,$3,$round,$value,$unit,$p50,$p99,$(cpu_use $before),$(cut -d ' ' -f 1 /proc/loadavg)" \
+            >>"$csv"
+    else
+        skip_with "$1 on $3" "$(tail -n 2 "$T/work.out" | tr '\n' ' ')"
+    fi
+}
+
+one_row() # NUMBER NAME STATE KIND
+{
+    case $3 in
+    cold*) can_drop || {
+        [ "$round" -gt 1 ] || skip_with "$2" 'the kernel does not let us drop its caches'
+        return
+    } ;;
+    esac
+    # shellcheck disable=SC2086 # words
+    for peer in $(rotated $((round + $1)) $up); do
+        ! takes_part "$peer" "$4" || measure "$2" "$3" "$peer"
+    done
+}
+
+one_round()
+{
+    up=
+    for peer in $peers; do
+        if up_peer "$peer"; then
+            up="$up $peer"
+        else
+            is_mounted "$T/mnt/$peer" && down_peer "$peer"
+            [ "$round" -gt 1 ] || skip_with "$peer" "$reason"
+        fi
+    done
+    number=0
+    grep -v '^#' "$bench/rows.tsv" >"$T/rows"
+    while IFS=$tab read -r row title base aim state kind trips <&3; do
+        number=$((number + 1))
+        [ -z "$only" ] || is_in "$row" "$only" || continue
+        say "round $round of $rounds: $title"
+        one_row $number "$row" "$state" "$kind"
+    done 3<"$T/rows"
+    for peer in $(echo "$up" | tr ' ' '\n' | tac); do
+        down_peer "$peer"
+    done
+}
+
+: "${peers:=$all_peers}"
+is_in ext4 "$peers" || peers="ext4 $peers" # the base, and below ll
+for row in $only; do
+    grep -q "^$row$tab" "$bench/rows.tsv" || fail "there is no row $row in bench/rows.tsv"
+done
+others=$(others_busy)
+write_environment | tee "$out/environment"
+round=1
+while [ "$round" -le "$rounds" ]; do
+    one_round
+    round=$((round + 1))
+done
+echo "load at the end: $(cut -d ' ' -f 1-3 /proc/loadavg)" >>"$out/environment"
+
+python3 "$bench/table.py" "$bench/rows.tsv" "$out" >"$out/table.md" || fail 'table.py failed'
+command -v gnuplot >/dev/null && (cd "$out" && gnuplot "$bench/ratios.gp") ||
+    skip_with plots 'gnuplot is not installed, or failed'
+cat "$out/table.md"
+say "written to $out: table.md, raw.csv, ratios.svg"
