@@ -1,13 +1,15 @@
 #!/bin/sh
 # Measure FolioFS beside what one would use instead, in turns, and print ratios with their spread.
 #
-#   run.sh [--quick] [--rounds N] [--only ROW,...] [--peers PEER,...] [--out DIR]
+#   run.sh [--quick] [--rounds N] [--only ROW,...] [--peers PEER,...] [--out DIR] [--profile]
 #
 # --quick     small files and one round, some minutes: does it work here at all?
 # --rounds N  every peer has N turns at every row (3); the order rotates
 # --only      these rows (bench/rows.tsv lists them)
 # --peers     these: ext4 xfs tmpfs fuse2fs ll ll_wb folio folio_direct null null_stock
 # --out DIR   where the results go: table.md, raw.csv, plots (./bench-results)
+# --profile   record FolioFS's daemon meanwhile: out/profile says which requests came, how long they
+#             took, and where the processor time went. The table of such a run is slowed by it
 #
 # ext4 and xfs lie on loop files, fuse2fs has an ext4 image of the same kind, ll and ll_wb are
 # libfuse's passthrough_ll over a directory of the ext4 peer, as it comes and with "writeback,
@@ -22,10 +24,11 @@ usage()
 {
     sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
 }
-quick= rounds= only= peers= out=bench-results
+quick= rounds= only= peers= out=bench-results profile=
 while [ $# -gt 0 ]; do
     case $1 in
     --quick) quick=1 ;;
+    --profile) profile=1 ;;
     --rounds | --only | --peers | --out)
         [ $# -gt 1 ] || { usage >&2 && exit 2; }
         value=$(echo "$2" | tr , ' ')
@@ -50,7 +53,7 @@ if [ "$(id -u)" -ne 0 ]; then
         exit 77
     }
     exec sudo -n env "TMPDIR=${TMPDIR-}" "FOLIO_OPTIONS=${FOLIO_OPTIONS-}" \
-        "FOLIO_BUILD=${FOLIO_BUILD-}" sh "$0" ${quick:+--quick} ${rounds:+--rounds "$rounds"} \
+        "FOLIO_BUILD=${FOLIO_BUILD-}" sh "$0" ${quick:+--quick} ${profile:+--profile} ${rounds:+--rounds "$rounds"} \
         ${only:+--only "$(echo "$only" | tr ' ' ,)"} \
         ${peers:+--peers "$(echo "$peers" | tr ' ' ,)"} --out "$out"
 fi
@@ -87,6 +90,8 @@ mkdir -p "$out" && out=$(cd "$out" && pwd -P) || exit 1
 . "$bench/../tests/lib.sh" # $T, and the trap that leaves nothing behind
 . "$bench/peers.sh"
 . "$bench/work.sh"
+. "$bench/profile.sh"
+[ -z "$profile" ] || need perf
 need fio python3 make tar find grep git sqlite3
 
 mkdir "$T/mnt" 2>/dev/null
@@ -194,14 +199,19 @@ measure() # ROW STATE PEER
     cold) drop_all ;;
     cold-names) drop_names ;;
     esac
+    case $profile:$3 in
+    1:folio*) start_profile "$3" ;;
+    esac
     before=$(cpu_times)
     if "row_$1" "$dir"; then
+        [ -z "$wrap" ] || end_profile "$1" "$3"
         # shellcheck disable=SC2086 # three words
         echo "$1,$3,$round,$value,$unit,$p50,$p99,$(cpu_use $before),$(cut -d ' ' -f 1 /proc/loadavg)" \
             >>"$csv"
     else
         skip_with "$1 on $3" "$(tail -n 2 "$T/work.out" | tr '\n' ' ')"
     fi
+    wrap=
 }
 
 one_row() # NUMBER NAME STATE KIND
@@ -247,6 +257,7 @@ is_in ext4 "$peers" || peers="ext4 $peers" # the base, and below ll
 for row in $only; do
     grep -q "^$row$tab" "$bench/rows.tsv" || fail "there is no row $row in bench/rows.tsv"
 done
+[ -z "$profile" ] || can_profile || fail "perf cannot record: $(tail -n 2 "$T/perf.out")"
 others=$(others_busy)
 write_environment | tee "$out/environment"
 round=1
@@ -254,6 +265,7 @@ while [ "$round" -le "$rounds" ]; do
     one_round
     round=$((round + 1))
 done
+end_profiling
 echo "load at the end: $(cut -d ' ' -f 1-3 /proc/loadavg)" >>"$out/environment"
 
 python3 "$bench/table.py" "$bench/rows.tsv" "$out" >"$out/table.md" || fail 'table.py failed'

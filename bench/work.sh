@@ -5,9 +5,11 @@
 # row_ROW DIR does the work and sets $value, $unit (s: less is better; else more is), $p50 and $p99 in
 # µs or "-". A failure ends in 1, with its reason in $T/work.out.
 
+wrap= # what stands before the command
 run() # COMMAND...: can be interrupted, and is ended with us
 {
-    timeout -k 5 "$LIMIT" "$@" >"$T/run.out" 2>"$T/work.out" </dev/null &
+    # shellcheck disable=SC2086 # words
+    timeout -k 5 "$LIMIT" $wrap "$@" >"$T/run.out" 2>"$T/work.out" </dev/null &
     child=$!
     note_process "$child"
     wait "$child"
