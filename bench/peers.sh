@@ -105,6 +105,10 @@ up_folio() # PEER OPTIONS
         reason=$(tail -n 1 "$T/up.out")
         return 1
     }
+    start_folio "$1" "$2"
+}
+start_folio() # PEER OPTIONS
+{
     serve "$1" "$FOLIO_BIN/foliofs" -f -o "$2" "$T/$1.folio" "$T/mnt/$1"
 }
 
@@ -144,7 +148,7 @@ try_umount() # POINT
     ! is_mounted "$1" || umount "$1" 2>"$T/umount.out"
 }
 
-down_peer()
+stop_peer() # PEER: what it wrote stays
 {
     until_true 30 try_umount "$T/mnt/$1" || fail "$1: $(cat "$T/umount.out")"
     if [ -f "$T/server/$1" ]; then
@@ -153,6 +157,11 @@ down_peer()
         wait "$server" || say "$1: the server ended with status $?: $(tail -n 1 "$T/$1.out")"
         rm -f "$T/pids/$server" "$T/server/$1"
     fi
+}
+
+down_peer()
+{
+    stop_peer "$1"
     rm -f "$T/$1.img" "$T/$1.folio" "$T/$1.folio"-*
 }
 
