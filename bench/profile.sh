@@ -24,7 +24,7 @@ start_profile() # PEER
     wrap="perf record -q -a -o $T/requests.data
         -e fuse:fuse_request_send --filter connection==$mount_number
         -e fuse:fuse_request_end --filter connection==$mount_number --
-        perf record -q -g -F 2999 -e cpu-clock -p $(cat "$T/server/$1") -o $T/stacks.data --"
+        perf record -q --call-graph dwarf,8192 -F 399 -e cpu-clock -p $(cat "$T/server/$1") -o $T/stacks.data --"
 }
 
 end_profile() # ROW PEER

@@ -103,7 +103,7 @@ make_archive || fail 'the tree could not be made'
 write_sql
 
 csv=$out/raw.csv
-echo 'row,peer,round,value,unit,p50_us,p99_us,idle_percent,steal_percent,load' >"$csv"
+echo 'row,peer,round,value,unit,p50_us,p99_us,idle_percent,steal_percent,load,server_cpu_s' >"$csv"
 : >"$out/skipped"
 skip_with() # WHAT REASON
 {
@@ -121,6 +121,18 @@ cpu_use() # TOTAL IDLE STOLEN, of the beginning: idle and stolen per cent since
         d = $1 > t ? $1 - t : 1
         printf "%.0f,%.0f\n", 100 * ($2 - i) / d, 100 * ($3 - s) / d
     }'
+}
+
+# Of a peer's server, if it has one: the processor time it took so far, in ticks.
+server_ticks() # PEER
+{
+    [ ! -f "$T/server/$1" ] || sed 's/.*) //' "/proc/$(cat "$T/server/$1")/stat" |
+        awk '{ print $12 + $13 }'
+}
+server_cpu() # PEER TICKS: seconds since
+{
+    now=$(server_ticks "$1")
+    [ -z "$2" ] && echo - || awk "BEGIN { print ($now - $2) / $(getconf CLK_TCK) }"
 }
 
 # The processors, while nothing of ours runs.
@@ -202,12 +214,13 @@ measure() # ROW STATE PEER
     case $profile:$3 in
     1:folio*) start_profile "$3" ;;
     esac
+    ticks=$(server_ticks "$3")
     before=$(cpu_times)
     if "row_$1" "$dir"; then
         [ -z "$wrap" ] || end_profile "$1" "$3"
         # shellcheck disable=SC2086 # three words
-        echo "$1,$3,$round,$value,$unit,$p50,$p99,$(cpu_use $before),$(cut -d ' ' -f 1 /proc/loadavg)" \
-            >>"$csv"
+        used=$(cpu_use $before),$(cut -d ' ' -f 1 /proc/loadavg),$(server_cpu "$3" "$ticks")
+        echo "$1,$3,$round,$value,$unit,$p50,$p99,$used" >>"$csv"
     else
         skip_with "$1 on $3" "$(tail -n 2 "$T/work.out" | tr '\n' ' ')"
     fi

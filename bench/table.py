@@ -176,6 +176,22 @@ def latencies(rows, results, peers):
             print("| %s | %s |" % (title, " | ".join(cells)))
 
 
+def server_times(rows, results, peers):
+    print("\nProcessor time of the servers, in seconds. Rows that run for a fixed time do more work when they")
+    print("are faster.\n")
+    peers = [p for p in peers if p not in ("ext4", "xfs", "tmpfs")]
+    print("| work | " + " | ".join(dict(PEERS)[p] for p in peers) + " |")
+    print("|---|" + "--:|" * len(peers))
+    for name, title, base, aim, trips in rows:
+        cells = []
+        for p in peers:
+            took = [r["server_cpu_s"] for r in results.get((name, p), {}).values()]
+            took = [float(t) for t in took if t not in ("-", "", None)]
+            cells.append("%.2f" % statistics.median(took) if took else "")
+        if any(cells):
+            print("| %s | %s |" % (title, " | ".join(cells)))
+
+
 def main():
     rows, results = list(read_rows(sys.argv[1])), read_results(sys.argv[2] + "/raw.csv")
     present = {peer for _, peer in results}
@@ -196,6 +212,8 @@ def main():
     stock(rows, results)
     medians_table(rows, results, peers)
     latencies(rows, results, peers)
+    if any("server_cpu_s" in r for records in results.values() for r in records.values()):
+        server_times(rows, results, peers)
 
 
 main()
