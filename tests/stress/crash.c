@@ -1,0 +1,187 @@
+#include "tests/stress/crash.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/stress/check.h"
+#include "tests/stress/view.h"
+
+void crash_command(const struct options *o, const char *what)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        char *command = NULL;
+        if (asprintf(&command, "%s %s", o->crash, what) > 0)
+            execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+        _exit(127);
+    }
+    int status = 0;
+    if (child < 0 || waitpid(child, &status, 0) < 0 || status != 0) {
+        fprintf(stderr, "folio-stress: \"%s %s\" failed, status %#x\n", o->crash, what,
+                (unsigned)status);
+        exit(1);
+    }
+}
+
+/* ---- after a crash --------------------------------------------------------------------------- */
+
+/* Must what one page took from one write(2) be whole? The bytes may still end at a size that did not
+ * make it. */
+static bool must_be_whole(const struct worker *w, const struct cell *c, uint32_t cell,
+                          uint64_t size)
+{
+    uint64_t at = (uint64_t)cell * CELL_BYTES;
+    bool one_page = at / PAGE_BYTES == (at + CELL_BYTES - 1) / PAGE_BYTES;
+    uint64_t hi = atomic_load(&c->ver) + atomic_load(&c->pending);
+    if (!w->o->stable || !one_page || (size > at && size < at + CELL_BYTES))
+        return false;
+    for (uint64_t v = atomic_load(&c->synced); v <= hi; v++) {
+        const struct version *x = &c->history[v % HISTORY];
+        if (!version_is_zero(x) && x->how != OP_WRITE && x->how != OP_EXTEND)
+            return false;
+    }
+    return true;
+}
+
+static void adopt(struct cell *c, uint64_t hi, const struct version *v)
+{
+    c->history[hi % HISTORY] = *v;
+    atomic_store(&c->ver, hi);
+    atomic_store(&c->lo, hi);
+    atomic_store(&c->pending, 0);
+}
+
+static void verify_cell(struct worker *w, uint32_t slot, uint32_t cell, uint64_t size,
+                        bool may_lack, const uint64_t words[CELL_WORDS])
+{
+    static const uint64_t zeros[CELL_WORDS];
+    static const struct version none;
+    struct cell *c = cell_at(w->sh, slot, cell);
+    uint64_t lo = atomic_load(&c->synced);
+    uint64_t hi = atomic_load(&c->ver) + atomic_load(&c->pending);
+    if (may_lack && memcmp(words, zeros, sizeof zeros) == 0) {
+        adopt(c, hi, &none);
+    } else {
+        bool whole = must_be_whole(w, c, cell, size);
+        if (whole && cell_allows(c, lo, hi, true, words) == 0 &&
+            cell_allows(c, lo, hi, false, words) == 1)
+            check_fail(w, slot, cell,
+                       "TORN: after the crash it holds half of one write(2) and half of another");
+        check_words(w, slot, cell, "pread after the crash", lo, hi, words);
+        cell_settle(c, lo, hi, words);
+    }
+    if (atomic_load(&c->lo) == atomic_load(&c->ver))
+        atomic_store(&c->synced, atomic_load(&c->ver));
+}
+
+/* The slot's file. One that was being replaced may be missing. */
+static int open_after(struct worker *w, uint32_t slot)
+{
+    char name[NAME_BYTES], other[NAME_BYTES + 4];
+    bool may_lack = atomic_load(&w->sh->files[slot].replacing) != 0;
+    slot_name(name, slot);
+    snprintf(other, sizeof other, "%s.new", name);
+    if (unlinkat(w->dir, other, 0) != 0 && errno != ENOENT)
+        check_fail(w, slot, 0, "FAILED: unlink %s: %s", other, strerror(errno));
+    int fd = openat(w->dir, name, O_RDWR | O_CLOEXEC | (may_lack ? O_CREAT : 0), 0666);
+    if (fd < 0)
+        check_fail(w, slot, 0, "LOST: the file itself: %s", strerror(errno));
+    return fd;
+}
+
+static uint64_t size_after(struct worker *w, uint32_t slot, int fd)
+{
+    struct file *f = &w->sh->files[slot];
+    struct stat st;
+    if (fstat(fd, &st) != 0)
+        check_fail(w, slot, 0, "FAILED: fstat: %s", strerror(errno));
+    uint64_t size = (uint64_t)st.st_size, least = atomic_load(&f->size_min);
+    uint64_t most = atomic_load(&f->size_max);
+    if (size < least || size > most)
+        check_fail(w, slot, 0,
+                   "LOST: the size after the crash is %llu; it was from %llu to %llu "
+                   "since the last sync",
+                   (unsigned long long)size, (unsigned long long)least, (unsigned long long)most);
+    return size;
+}
+
+static void verify_file(struct worker *w, uint32_t slot)
+{
+    struct file *f = &w->sh->files[slot];
+    bool may_lack = atomic_load(&f->replacing) != 0;
+    int fd = open_after(w, slot);
+    uint64_t size = size_after(w, slot, fd);
+    for (uint32_t first = 0; first < w->sh->nr_cells; first += MAX_RANGE) {
+        uint32_t left = w->sh->nr_cells - first, nr = left < MAX_RANGE ? left : MAX_RANGE;
+        int err = read_all(fd, w->buffer, (size_t)nr * CELL_BYTES, (uint64_t)first * CELL_BYTES);
+        if (err != 0)
+            check_fail(w, slot, first, "FAILED: pread after the crash: %s", strerror(-err));
+        for (uint32_t i = 0; i < nr; i++) {
+            uint64_t words[CELL_WORDS];
+            memcpy(words, w->buffer + (size_t)i * CELL_BYTES, sizeof words);
+            verify_cell(w, slot, first + i, size, may_lack, words);
+        }
+    }
+    close(fd);
+    atomic_store(&f->size, size);
+    atomic_store(&f->size_min, size);
+    atomic_store(&f->size_max, size);
+    atomic_store(&f->size_changes, 0);
+    atomic_store(&f->replacing, 0);
+}
+
+void crash_verify(struct worker *w)
+{
+    for (uint32_t i = 0; i < w->sh->nr_files; i++)
+        verify_file(w, i);
+}
+
+/* ---- at the end ------------------------------------------------------------------------------ */
+
+static void verify_by_read(struct worker *w, uint32_t slot, int fd)
+{
+    for (uint32_t i = 0; i < w->sh->nr_cells; i++) {
+        uint64_t words[CELL_WORDS];
+        int err = read_all(fd, (char *)words, CELL_BYTES, (uint64_t)i * CELL_BYTES);
+        if (check_outcome(w, OP_READ, "pread", err) == DONE)
+            check_locked(w, slot, i, "pread at the end", words);
+    }
+}
+
+static void verify_by_map(struct worker *w, uint32_t slot, int fd, const struct door *door)
+{
+    size_t len = (size_t)w->sh->nr_pages * PAGE_BYTES;
+    uint64_t cells = atomic_load(&w->sh->files[slot].size) / CELL_BYTES;
+    char *p = door->map(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED) {
+        check_outcome(w, OP_REMAP, "mmap", -errno);
+        return;
+    }
+    for (uint32_t i = 0; i < cells; i++) {
+        uint64_t words[CELL_WORDS];
+        int err = memory_load(p + (size_t)i * CELL_BYTES, words, CELL_WORDS);
+        if (check_outcome(w, OP_LOAD, "a load", err) == DONE)
+            check_locked(w, slot, i, door->name, words);
+    }
+    door->unmap(p, len);
+}
+
+void verify_all(struct worker *w)
+{
+    for (uint32_t i = 0; i < w->sh->nr_files; i++) {
+        int fd = view_fd(w, i);
+        if (fd < 0)
+            check_fail(w, i, 0, "FAILED: open at the end: %s", strerror(-fd));
+        check_size(w, i, fd);
+        verify_by_read(w, i, fd);
+        for (unsigned j = 0; j < w->doors->nr; j++)
+            verify_by_map(w, i, fd, &w->doors->door[j]);
+    }
+}

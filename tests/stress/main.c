@@ -1,0 +1,333 @@
+/* main.c: the processes: starting workers, watching them, ending them. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tests/stress/check.h"
+#include "tests/stress/crash.h"
+#include "tests/stress/timeline.h"
+#include "tests/stress/view.h"
+#include "tests/stress/worker.h"
+
+#define LOOK_NS       20000000 /* how often the workers are looked at */
+#define ROUND_LEAST   300u     /* ms that the load runs before a crash */
+#define ROUND_DRAWN   2500u
+#define EXIT_FAILED   1
+#define EXIT_ABSENT   77
+#define NS_PER_SECOND 1000000000u
+
+struct program {
+    struct options o;
+    struct shared *sh;
+    struct doors doors;
+    struct worker self; /* ours, for making and verifying files */
+    char dir[4096];
+    pid_t group;
+    unsigned running;
+    unsigned crashes;
+};
+
+static _Noreturn void die(int status, const char *what, const char *why)
+{
+    fprintf(stderr, "folio-stress: %s: %s\n", what, why);
+    exit(status);
+}
+
+/* ---- one process of workers ------------------------------------------------------------------ */
+
+static void *thread_main(void *arg)
+{
+    worker_run(arg);
+    return NULL;
+}
+
+static _Noreturn void process_main(const struct program *p, unsigned number, uint64_t round)
+{
+    unsigned threads = p->o.threads;
+    struct worker *workers = calloc(threads, sizeof *workers);
+    pthread_t *ids = calloc(threads, sizeof *ids);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (workers == NULL || ids == NULL)
+        _exit(EXIT_FAILED);
+    for (unsigned i = 0; i < threads; i++) {
+        int err = worker_init(&workers[i], &p->o, p->sh, &p->doors, number * threads + i, round);
+        if (err == 0 && i > 0)
+            err = -pthread_create(&ids[i], NULL, thread_main, &workers[i]);
+        if (err != 0) {
+            fprintf(stderr, "folio-stress: worker: %s\n", strerror(-err));
+            _exit(EXIT_FAILED);
+        }
+    }
+    worker_run(&workers[0]);
+    for (unsigned i = 1; i < threads; i++)
+        pthread_join(ids[i], NULL);
+    for (unsigned i = 0; i < threads; i++)
+        worker_free(&workers[i]);
+    free(workers);
+    free(ids);
+    _exit(0);
+}
+
+static void start_processes(struct program *p, uint64_t round)
+{
+    p->group = 0;
+    p->running = 0;
+    for (unsigned i = 0; i < p->o.procs; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            setpgid(0, p->group);
+            process_main(p, i, round);
+        }
+        if (child < 0)
+            die(EXIT_FAILED, "fork", strerror(errno));
+        if (p->group == 0)
+            p->group = child;
+        setpgid(child, p->group);
+        p->running++;
+    }
+}
+
+static void kill_processes(struct program *p)
+{
+    kill(-p->group, SIGKILL);
+    while (p->running > 0 && waitpid(-p->group, NULL, 0) > 0)
+        p->running--;
+    p->running = 0;
+}
+
+/* ---- watching -------------------------------------------------------------------------------- */
+
+static uint64_t operations(const struct shared *sh)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < sh->nr_workers; i++)
+        for (unsigned op = 0; op < NR_OPS; op++)
+            sum += atomic_load(&sh->workers[i].done[op]);
+    return sum;
+}
+
+/* One has ended before its time: it has found something, or it died. */
+static _Noreturn void ended_badly(struct program *p, pid_t child, int status)
+{
+    kill_processes(p);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != EXIT_FAILED) {
+        fprintf(stderr, "folio-stress: process %d died, status %#x\n", (int)child,
+                (unsigned)status);
+        timeline_print_now(stderr, p->sh);
+    }
+    fprintf(stderr, "folio-stress: the files are left in %s\n", p->dir);
+    exit(EXIT_FAILED);
+}
+
+static void look(struct program *p)
+{
+    int status;
+    pid_t child;
+    while (p->running > 0 && (child = waitpid(-p->group, &status, WNOHANG)) > 0) {
+        p->running--;
+        if (status != 0)
+            ended_badly(p, child, status);
+    }
+}
+
+/* Until then, or until all have ended. */
+static void watch(struct program *p, uint64_t until_ns)
+{
+    uint64_t seen = operations(p->sh), seen_ns = now_ns();
+    while (p->running > 0 && now_ns() < until_ns) {
+        nanosleep(&(struct timespec){ .tv_nsec = LOOK_NS }, NULL);
+        look(p);
+        uint64_t now = operations(p->sh);
+        if (now != seen) {
+            seen = now;
+            seen_ns = now_ns();
+        } else if (p->running > 0 && now_ns() - seen_ns > (uint64_t)p->o.hang_s * NS_PER_SECOND) {
+            fprintf(stderr, "folio-stress: HANG: no operation has ended for %u s (--seed %llu)\n",
+                    p->o.hang_s, (unsigned long long)p->o.seed);
+            timeline_print_now(stderr, p->sh);
+            kill(-p->group, SIGKILL);
+            exit(EXIT_FAILED);
+        }
+    }
+}
+
+/* ---- rounds ---------------------------------------------------------------------------------- */
+
+static void renew_self(struct program *p)
+{
+    worker_free(&p->self);
+    int err = worker_init(&p->self, &p->o, p->sh, &p->doors, p->sh->nr_workers, p->crashes);
+    if (err != 0)
+        die(EXIT_FAILED, p->dir, strerror(-err));
+}
+
+static void crash(struct program *p)
+{
+    view_close_all(&p->self);
+    close(p->self.dir);
+    p->self.dir = -1;
+    atomic_store(&p->sh->crashing, 1);
+    crash_command(&p->o, "kill");
+    kill_processes(p);
+    crash_command(&p->o, "mount");
+    atomic_store(&p->sh->crashing, 0);
+    shared_reset_locks(p->sh);
+    p->crashes++;
+    renew_self(p);
+    crash_verify(&p->self);
+}
+
+static void run(struct program *p)
+{
+    uint64_t end = now_ns() + (uint64_t)p->o.seconds * NS_PER_SECOND;
+    for (uint64_t round = 0; round == 0 || (p->o.crash != NULL && now_ns() < end); round++) {
+        uint64_t until = end;
+        start_processes(p, round);
+        if (p->o.crash != NULL) {
+            uint64_t ms = ROUND_LEAST + worker_draw(&p->self) % ROUND_DRAWN;
+            until = now_ns() + ms * 1000000u;
+        }
+        watch(p, until);
+        if (p->o.crash != NULL)
+            crash(p);
+    }
+    atomic_store(&p->sh->stop, 1);
+    watch(p, UINT64_MAX);
+    verify_all(&p->self);
+}
+
+/* ---- the beginning and the end --------------------------------------------------------------- */
+
+static void make_files(struct program *p)
+{
+    for (uint32_t i = 0; i < p->sh->nr_files; i++) {
+        int err = file_create(&p->self, i);
+        if (err != 0)
+            die(EXIT_FAILED, "making the files", strerror(-err));
+    }
+    if (p->o.crash == NULL)
+        return;
+    int above = openat(p->self.dir, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (above < 0 || fsync(above) != 0 || fsync(p->self.dir) != 0)
+        die(EXIT_FAILED, "fsync of the directories", strerror(errno));
+    close(above);
+}
+
+/* tmpfs leaves bytes that were stored beyond the end of file there when the file grows (Linux 6.18). */
+static void learn_filesystem(struct program *p)
+{
+    struct statfs st;
+    if (fstatfs(p->self.dir, &st) == 0 && st.f_type == TMPFS_MAGIC)
+        atomic_fetch_or(&p->sh->unsupported, 1u << OP_TAIL);
+}
+
+/* Is what --attach needs there? In a process of its own, as libfolio in ours would be forked. */
+static void try_doors(struct program *p)
+{
+    int status = 0;
+    if (p->o.attach == ATTACH_NONE)
+        return;
+    pid_t child = fork();
+    if (child == 0) {
+        char *at = view_cell(&p->self, 0, 0, p->doors.nr - 1);
+        if (at == NULL)
+            fprintf(stderr, "folio-stress: cannot map a file of %s through libfolio: %s\n",
+                    p->o.dir, strerror(errno));
+        _exit(at != NULL ? 0 : EXIT_ABSENT);
+    }
+    if (child < 0 || waitpid(child, &status, 0) < 0)
+        die(EXIT_FAILED, "fork", strerror(errno));
+    if (status != 0)
+        exit(WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_FAILED);
+}
+
+static void remove_files(struct program *p)
+{
+    char name[NAME_BYTES];
+    if (p->o.keep)
+        return;
+    view_close_all(&p->self);
+    for (uint32_t i = 0; i < p->sh->nr_files; i++) {
+        slot_name(name, i);
+        unlinkat(p->self.dir, name, 0);
+    }
+    rmdir(p->dir);
+}
+
+static uint64_t sum_of(const struct shared *sh, size_t member)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i <= sh->nr_workers; i++) {
+        const char *at = (const char *)&sh->workers[i] + member;
+        sum += atomic_load((const _Atomic uint64_t *)(const void *)at);
+    }
+    return sum;
+}
+#define SUM(sh, member) ((unsigned long long)sum_of(sh, offsetof(struct worker_state, member)))
+
+static void summary(const struct program *p)
+{
+    const struct shared *sh = p->sh;
+    printf("folio-stress: passed: seed %llu:", (unsigned long long)p->o.seed);
+    for (unsigned i = 0; i < NR_OPS; i++)
+        if (SUM(sh, done[i]) > 0)
+            printf(" %llu %s", SUM(sh, done[i]), op_names[i]);
+    uint64_t failed = 0;
+    for (unsigned i = 0; i < NR_OPS; i++)
+        failed += SUM(sh, failed[i]);
+    printf("; %llu failed, %llu sigbus, %llu syncs, %llu races; %llu checks, %llu peeks (%llu "
+           "overtaken)",
+           (unsigned long long)failed, SUM(sh, sigbus), SUM(sh, syncs), SUM(sh, races),
+           SUM(sh, checks), SUM(sh, peeks), SUM(sh, overtaken));
+    if (p->o.crash != NULL)
+        printf(", %u crashes", p->crashes);
+    if (SUM(sh, not_inherited) > 0)
+        printf(", %llu forks without the mapping", SUM(sh, not_inherited));
+    for (unsigned i = 0; i < NR_OPS; i++)
+        if (atomic_load(&sh->unsupported) >> i & 1)
+            printf("; not supported here: %s", op_names[i]);
+    putchar('\n');
+}
+
+int main(int argc, char **argv)
+{
+    static struct program p;
+    options_parse(&p.o, argc, argv);
+    doors_open(&p.doors, &p.o);
+    view_catch_signals();
+    p.sh = shared_create(&p.o);
+    if (p.sh == NULL)
+        die(EXIT_ABSENT, "memory for the oracle", strerror(errno));
+    char *dir = realpath(p.o.dir, NULL);
+    if (dir == NULL)
+        die(EXIT_ABSENT, p.o.dir, strerror(errno));
+    snprintf(p.dir, sizeof p.dir, "%s/folio-stress.%d", dir, (int)getpid());
+    free(dir);
+    if (mkdir(p.dir, 0777) != 0)
+        die(EXIT_ABSENT, p.dir, strerror(errno));
+    p.o.dir = p.dir;
+    p.self.dir = -1;
+    printf(
+        "folio-stress: seed %llu, %u s, %u processes of %u threads, %u files of up to %u pages\n",
+        (unsigned long long)p.o.seed, p.o.seconds, p.o.procs, p.o.threads, p.o.files, p.o.pages);
+    fflush(stdout);
+    renew_self(&p);
+    learn_filesystem(&p);
+    make_files(&p);
+    try_doors(&p);
+    run(&p);
+    remove_files(&p);
+    summary(&p);
+    return 0;
+}
