@@ -56,12 +56,17 @@ static const char help[] =
     "                        libfolio's or the kernel's\n"
     "      --both            the same as --attach=mixed\n"
     "      --coherence=full  write(2) and mappings of a page agree at all times (default)\n"
-    "                 =copy  except that copy_file_range may drop stores to the same pages "
-    "through\n"
-    "                        mappings: nobody else uses its files meanwhile. What FUSE holds\n"
-    "                 =file  mappings of a file and system calls that change it take turns. What "
-    "FUSE\n"
-    "                        holds where reads and writes bypass the kernel's cache (direct I/O)\n"
+    "                 =fuse  what the kernel holds for FUSE through its own mappings: "
+    "copy_file_range\n"
+    "                        drops stores to the same pages, so nobody else uses the target\n"
+    "                        meanwhile; and bytes stored beyond the end of file appear when the "
+    "file\n"
+    "                        grows, so tail is left out\n"
+    "                 =fuse-direct  where reads and writes also bypass the kernel's cache: it has "
+    "no\n"
+    "                        lock between a write(2) and faults in the same pages, so system "
+    "calls\n"
+    "                        that change a file and everybody else take turns\n"
     "      --errors          EIO, ENOSPC and SIGBUS may come from the filesystem (faults are "
     "being\n"
     "                        injected): what failed may have happened or not, all else must hold\n"
@@ -118,11 +123,11 @@ static enum coherence coherence_of(const char *text)
 {
     if (strcmp(text, "full") == 0)
         return COHERENCE_FULL;
-    if (strcmp(text, "copy") == 0)
-        return COHERENCE_COPY;
-    if (strcmp(text, "file") != 0)
-        usage("--coherence is full, copy or file, not", text);
-    return COHERENCE_FILE;
+    if (strcmp(text, "fuse") == 0)
+        return COHERENCE_FUSE;
+    if (strcmp(text, "fuse-direct") != 0)
+        usage("--coherence is full, fuse or fuse-direct, not", text);
+    return COHERENCE_FUSE_DIRECT;
 }
 
 static enum attach attach_of(const char *text)
@@ -246,6 +251,8 @@ void options_parse(struct options *o, int argc, char **argv)
     if (optind != argc - 1)
         usage(optind < argc ? "more than one directory" : "no directory", NULL);
     o->dir = argv[optind];
+    if (o->coherence != COHERENCE_FULL)
+        o->disabled |= 1u << OP_TAIL;
     if (o->stable && o->crash == NULL)
         usage("--stable is about --crash", NULL);
     if ((o->disabled & ((1u << OP_RACE) - 1)) == (1u << OP_RACE) - 1)

@@ -161,7 +161,7 @@ static void race_join(struct worker *w, uint32_t slot, uint64_t r)
 void file_lock_shared(struct worker *w, uint32_t slot, bool calls, uint64_t r)
 {
     struct file *f = &w->sh->files[slot];
-    if (calls && w->o->coherence == COHERENCE_FILE) {
+    if (calls && w->o->coherence == COHERENCE_FUSE_DIRECT) {
         pthread_rwlock_wrlock(&f->lock);
         return;
     }
