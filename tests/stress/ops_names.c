@@ -82,8 +82,10 @@ static int over(struct worker *w, uint32_t slot, uint32_t nr)
     if (fd >= 0 && renameat(w->dir, other, w->dir, name) != 0) {
         int err = -errno;
         close(fd);
-        return err;
+        fd = err;
     }
+    if (fd < 0)
+        unlinkat(w->dir, other, 0);
     return fd;
 }
 
@@ -138,10 +140,13 @@ static void replace_locked(struct worker *w, const struct draw *d)
     size_begin(f, (uint64_t)nr * CELL_BYTES);
     atomic_fetch_add(&f->size_changes, 1); /* one change, begun in two steps */
     int fd = d->op == OP_RENAME ? over(w, d->slot, nr) : again(w, d->slot, nr);
-    if (fd < 0) {
+    if (fd < 0) { /* the old file is still there (and with --errors nothing is unlinked) */
         check_outcome(w, d->op, op_names[d->op], fd);
-        check_fail(w, d->slot, 0, "FAILED: %s: %s, and the file's state is unknown",
-                   op_names[d->op], strerror(-fd));
+        atomic_store(&f->id, id);
+        cells_end(w, d->slot, 0, w->sh->nr_cells, NOT_DONE);
+        size_end(f, atomic_load(&f->size));
+        timeline_end(w, fd, 0, NULL);
+        return;
     }
     timeline_end(w, 0, id, "replaced the file with this id");
     check_kept(w, d->slot, &kept);

@@ -69,7 +69,8 @@ static const char help[] =
     "                        that change a file and everybody else take turns\n"
     "      --errors          EIO, ENOSPC and SIGBUS may come from the filesystem (faults are "
     "being\n"
-    "                        injected): what failed may have happened or not, all else must hold\n"
+    "                        injected): what failed may have happened or not, all else must hold.\n"
+    "                        unlink, which could not be followed by a new file, is left out\n"
     "      --crash CMD       now and then, run \"CMD kill\" by sh while the load runs: it must end "
     "the\n"
     "                        daemon (or the machine's power) at once. Then the workers are killed, "
@@ -251,6 +252,8 @@ void options_parse(struct options *o, int argc, char **argv)
     if (optind != argc - 1)
         usage(optind < argc ? "more than one directory" : "no directory", NULL);
     o->dir = argv[optind];
+    if (o->errors)
+        o->disabled |= 1u << OP_UNLINK;
     if (o->coherence != COHERENCE_FULL)
         o->disabled |= 1u << OP_TAIL;
     if (o->stable && o->crash == NULL)

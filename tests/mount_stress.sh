@@ -1,0 +1,158 @@
+#!/bin/sh
+# folio-stress on tmpfs, ext4 and xfs, which shows that what it reports is not of its own making, and on
+# FolioFS: through both caches, with one of 1 MiB, on a disk that is full now and then, and with a
+# daemon that is killed.
+#
+#   FOLIO_SECONDS  of each part (6)
+#   FOLIO_SEED     repeats a run (as far as an interleaving can be repeated)
+#   FOLIO_PARTS    which of them: tmpfs ext4 xfs kernel kernel_1M direct direct_1M full crash_kernel
+#                  crash_direct
+. "$(dirname -- "$0")/lib.sh"
+stress=$FOLIO_BIN/folio-stress
+[ -x "$stress" ] || fail "FOLIO_BIN=$FOLIO_BIN has no folio-stress"
+seconds=${FOLIO_SECONDS:-6}
+parts=${FOLIO_PARTS:-'tmpfs ext4 xfs kernel kernel_1M direct direct_1M full crash_kernel crash_direct'}
+start_random
+
+# One part that cannot be done here; the others go on. (run.sh lists lines with this mark.)
+without() # PART WHY
+{
+    say "[SKIP] $1: $2"
+}
+
+run_stress() # PART DIRECTORY OPTIONS...
+{
+    part=$1 where=$2
+    shift 2
+    random_below 1000000000
+    timeout $((seconds * 3 + 300)) "$stress" --seed "$random" --seconds "$seconds" "$@" "$where" \
+        >"$T/stress.out" 2>&1
+    status=$?
+    [ "$status" -eq 0 ] || fail "$part: folio-stress $*: status $status: $(cat "$T/stress.out")"
+    say "$part: $(tail -n 1 "$T/stress.out" | cut -d : -f 2-)"
+}
+
+# --- other filesystems -------------------------------------------------------------------------
+
+on_tmpfs()
+{
+    is_root || { without tmpfs 'not root'; return; }
+    mkdir "$T/tmpfs"
+    mount -t tmpfs -o size=64M none "$T/tmpfs" 2>"$T/out" || { without tmpfs "$(cat "$T/out")"; return; }
+    run_stress tmpfs "$T/tmpfs"
+    umount "$T/tmpfs"
+}
+
+on_loop() # TYPE MKFS-OPTIONS...
+{
+    type=$1
+    shift
+    is_root || { without "$type" 'not root'; return; }
+    command -v "mkfs.$type" >/dev/null || { without "$type" "mkfs.$type is not installed"; return; }
+    mkdir "$T/$type"
+    truncate -s 320M "$T/$type.image"
+    "mkfs.$type" "$@" "$T/$type.image" >"$T/out" 2>&1 || fail "mkfs.$type: $(cat "$T/out")"
+    mount -o loop "$T/$type.image" "$T/$type" 2>"$T/out" ||
+        { without "$type" "$(head -n 1 "$T/out")"; return; }
+    run_stress "$type" "$T/$type"
+    umount "$T/$type"
+    rm "$T/$type.image"
+}
+
+# --- FolioFS -----------------------------------------------------------------------------------
+
+on_foliofs() # PART MOUNT-OPTIONS COHERENCE
+{
+    make_volume
+    mount_volume -o "$2"
+    run_stress "$1" "$M" "--coherence=$3"
+    unmount_volume
+    check_volume "$1"
+}
+
+# The disk under the volume is full half of the time. What fails is told to who asked, and nothing
+# else is lost. (Stores through the kernel's mappings are left out: when their writing fails the
+# kernel drops them, having said so to fsync.)
+full_now_and_then()
+{
+    while :; do
+        dd if=/dev/zero of="$T/disk/ballast" bs=1M 2>/dev/null
+        sleep 0.2
+        rm -f "$T/disk/ballast"
+        sleep 0.2
+    done
+}
+on_full_disk()
+{
+    is_root || { without full 'not root'; return; }
+    mkdir "$T/disk"
+    mount -t tmpfs -o size=80M none "$T/disk" || fail 'mount -t tmpfs'
+    V=$T/disk/volume
+    make_volume
+    mount_volume -o cache=direct,cache_size=1M
+    full_now_and_then &
+    filler=$!
+    note_process "$filler"
+    run_stress full "$M" --errors --without store,fork,tail,race --coherence=fuse-direct
+    kill "$filler"
+    wait "$filler" 2>/dev/null
+    rm -f "$T/pids/$filler" "$T/disk/ballast"
+    unmount_volume
+    check_volume full
+    umount "$T/disk"
+    V=$T/volume
+}
+
+# What folio-stress runs to kill the daemon and to bring the mount back.
+make_crasher() # MOUNT-OPTIONS
+{
+    cat >"$T/crasher" <<END
+case \$1 in
+kill)
+    kill -s KILL \$(cat "$T/daemon.pid")
+    ;;
+mount)
+    umount -l "$M" 2>/dev/null || fusermount3 -uz "$M" 2>/dev/null
+    "$FOLIO_BIN/foliofs" -f -o "$1" "$V" "$M" >>"$T/daemon.out" 2>&1 </dev/null &
+    echo \$! >"$T/daemon.pid"
+    for _ in \$(seq 1500); do
+        ! mountpoint -q "$M" || exit 0
+        sleep 0.02
+    done
+    exit 1
+    ;;
+esac
+END
+}
+has_let_go()
+{
+    has_ended "$(cat "$T/daemon.pid")"
+}
+with_crashes() # PART MOUNT-OPTIONS COHERENCE STRESS-OPTIONS...
+{
+    part=$1 options=$2 coherence=$3
+    shift 3
+    make_volume
+    make_crasher "$options"
+    sh "$T/crasher" mount || fail "$part: does not mount: $(tail -n 5 "$T/daemon.out")"
+    run_stress "$part" "$M" "--coherence=$coherence" --crash "sh $T/crasher" "$@"
+    until_true 10 unmount_now 2>"$T/umount.out" || fail "cannot unmount: $(cat "$T/umount.out")"
+    until_true 120 has_let_go || fail "$part: the daemon is still there 120 s after umount"
+    check_volume "$part"
+}
+
+for part in $parts; do
+    case $part in
+    tmpfs) on_tmpfs ;;
+    ext4) on_loop ext4 -q -F ;;
+    xfs) on_loop xfs -q ;;
+    kernel) on_foliofs kernel cache=kernel fuse ;;
+    kernel_1M) on_foliofs kernel_1M cache=kernel,cache_size=1M fuse ;;
+    direct) on_foliofs direct cache=direct fuse-direct ;;
+    direct_1M) on_foliofs direct_1M cache=direct,cache_size=1M fuse-direct ;;
+    full) on_full_disk ;;
+    crash_kernel) with_crashes crash_kernel cache=kernel,cache_size=1M fuse ;;
+    crash_direct) with_crashes crash_direct cache=direct,cache_size=1M fuse-direct --stable ;;
+    *) fail "there is no part $part" ;;
+    esac
+done
