@@ -242,6 +242,44 @@ check_volume()
         fail "${1:+$1: }fsck.foliofs -n ended with $fsck_status: $(head -n 20 "$T/fsck.out")"
 }
 
+# --- mounts that folio-stress --crash kills ----------------------------------------------------
+
+# "sh $T/crasher kill" and "sh $T/crasher mount" are for it to run.
+make_crasher() # MOUNT-OPTIONS
+{
+    cat >"$T/crasher" <<END
+case \$1 in
+kill)
+    kill -s KILL \$(cat "$T/daemon.pid")
+    ;;
+mount)
+    umount -l "$M" 2>/dev/null || fusermount3 -uz "$M" 2>/dev/null
+    "$FOLIO_BIN/foliofs" -f -o "$1" "$V" "$M" >>"$T/daemon.out" 2>&1 </dev/null &
+    echo \$! >"$T/daemon.pid"
+    for _ in \$(seq 1500); do
+        ! mountpoint -q "$M" || exit 0
+        sleep 0.02
+    done
+    exit 1
+    ;;
+esac
+END
+}
+mount_to_crash() # MOUNT-OPTIONS
+{
+    make_crasher "$1"
+    sh "$T/crasher" mount || fail "does not mount: $(tail -n 5 "$T/daemon.out")"
+}
+crashed_daemon_ended()
+{
+    has_ended "$(cat "$T/daemon.pid")"
+}
+unmount_to_crash()
+{
+    until_true 10 unmount_now 2>"$T/umount.out" || fail "cannot unmount: $(cat "$T/umount.out")"
+    until_true 120 crashed_daemon_ended || fail 'the daemon is still there 120 s after umount'
+}
+
 control_answers()
 {
     "$FOLIO_BIN/foliofsctl" "$M" version >"$T/version.out" 2>&1

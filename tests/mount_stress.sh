@@ -103,41 +103,14 @@ on_full_disk()
     V=$T/volume
 }
 
-# What folio-stress runs to kill the daemon and to bring the mount back.
-make_crasher() # MOUNT-OPTIONS
-{
-    cat >"$T/crasher" <<END
-case \$1 in
-kill)
-    kill -s KILL \$(cat "$T/daemon.pid")
-    ;;
-mount)
-    umount -l "$M" 2>/dev/null || fusermount3 -uz "$M" 2>/dev/null
-    "$FOLIO_BIN/foliofs" -f -o "$1" "$V" "$M" >>"$T/daemon.out" 2>&1 </dev/null &
-    echo \$! >"$T/daemon.pid"
-    for _ in \$(seq 1500); do
-        ! mountpoint -q "$M" || exit 0
-        sleep 0.02
-    done
-    exit 1
-    ;;
-esac
-END
-}
-has_let_go()
-{
-    has_ended "$(cat "$T/daemon.pid")"
-}
 with_crashes() # PART MOUNT-OPTIONS COHERENCE STRESS-OPTIONS...
 {
     part=$1 options=$2 coherence=$3
     shift 3
     make_volume
-    make_crasher "$options"
-    sh "$T/crasher" mount || fail "$part: does not mount: $(tail -n 5 "$T/daemon.out")"
+    mount_to_crash "$options"
     run_stress "$part" "$M" "--coherence=$coherence" --crash "sh $T/crasher" "$@"
-    until_true 10 unmount_now 2>"$T/umount.out" || fail "cannot unmount: $(cat "$T/umount.out")"
-    until_true 120 has_let_go || fail "$part: the daemon is still there 120 s after umount"
+    unmount_to_crash
     check_volume "$part"
 }
 
