@@ -1,9 +1,9 @@
-/* sim SEED[-LAST] [STEPS]: the cache under a scheduler that a seed drives.
+/* sim SEED[-LAST] [STEPS [TIMES]]: the cache under a scheduler that a seed drives.
  *
  * No thread, no clock, no device that is not drawn: readers, writers, truncation, passes, the flusher,
  * reclaim, completions, errors and (looks at the disk that stand for) crashes in every order the seed
  * comes up with, and everything is checked against sim_model.h. Then the store heals: everybody must
- * get done, and everything to the disk. Each seed runs twice, and must take the same course. */
+ * get done, and everything to the disk. Each seed runs twice (TIMES), and must take the same course. */
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -94,6 +94,7 @@ static struct outcome run(uint64_t seed, uint64_t steps)
     static struct world w;
     alarm(SECONDS_MAX);
     world_open(&w, seed);
+    w.sched.steps = steps;
     run_load(&w, steps);
     run_end(&w);
     struct outcome o = { .hash = w.sched.hash,
@@ -108,20 +109,28 @@ static struct outcome run(uint64_t seed, uint64_t steps)
     return o;
 }
 
-static void run_twice(uint64_t seed, uint64_t steps)
+static void run_again(uint64_t seed, uint64_t steps, const struct outcome *a)
 {
-    struct outcome a = run(seed, steps), b = run(seed, steps);
+    struct outcome b = run(seed, steps);
+    if (memcmp(a, &b, sizeof b) == 0)
+        return;
+    printf("seed %" PRIu64 " took another course the second time: trace %016" PRIx64 "\n", seed,
+           b.hash);
+    exit(1);
+}
+
+static void run_seed(uint64_t seed, uint64_t steps, uint64_t times)
+{
+    struct outcome a = run(seed, steps);
     printf("seed %" PRIu64 ": %" PRIu64 " steps, %" PRIu64 " operations, %" PRIu64
            " failed (%" PRIu64 " for want of memory), %.3f s, trace %016" PRIx64 "\n",
            seed, a.steps, a.ops, a.failed, a.short_of_memory, (double)a.now_ns / 1e9, a.hash);
-    if (memcmp(&a, &b, sizeof a) != 0) {
-        printf("seed %" PRIu64 " took another course the second time: trace %016" PRIx64 "\n", seed,
-               b.hash);
-        exit(1);
-    }
+    for (uint64_t i = 1; i < times; i++)
+        run_again(seed, steps, &a);
 }
 
-/* An assertion failed, or a run does not end. */
+/* An assertion failed, or a run does not end. One thread, which caused the signal itself or runs in a
+ * circle; and afterwards it ends. NOLINTBEGIN(bugprone-signal-handler,cert-sig30-c) */
 static void on_signal(int number)
 {
     struct sched *s = sched_here();
@@ -134,16 +143,18 @@ static void on_signal(int number)
     _exit(1);
 }
 
+/* NOLINTEND(bugprone-signal-handler,cert-sig30-c) */
 int main(int argc, char **argv)
 {
-    if (argc < 2 || argc > 3) {
-        fprintf(stderr, "usage: %s SEED[-LAST] [STEPS]\n", argv[0]);
+    if (argc < 2 || argc > 4) {
+        fprintf(stderr, "usage: %s SEED[-LAST] [STEPS [TIMES]]\n", argv[0]);
         return 2;
     }
     char *rest;
     uint64_t first = strtoull(argv[1], &rest, 0);
     uint64_t last = *rest == '-' ? strtoull(rest + 1, NULL, 0) : first;
     uint64_t steps = argc > 2 ? strtoull(argv[2], NULL, 0) : STEPS;
+    uint64_t times = argc > 3 ? strtoull(argv[3], NULL, 0) : 2;
     setvbuf(stdout, NULL, _IOLBF, 0); /* in order with stderr */
     signal(SIGABRT, on_signal);
 #if !SIM_ASAN
@@ -151,6 +162,6 @@ int main(int argc, char **argv)
 #endif
     signal(SIGALRM, on_signal);
     for (uint64_t seed = first; seed <= last; seed++)
-        run_twice(seed, steps);
+        run_seed(seed, steps, times);
     return 0;
 }

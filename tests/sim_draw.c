@@ -68,7 +68,7 @@ static void draw_load(struct sched *s, struct sim_options *o)
     o->workers = 2 + sched_random(s, WORKERS_MAX - 1);
     bool few = sched_chance(s, 1, 2); /* kinds of operations, and those often */
     for (unsigned i = 0; i < OPS; i++)
-        o->weights[i] = usual[i] * (few ? ONE_OF(s, 0, 0, 0, 1, 8) : ONE_OF(s, 0, 1, 1, 2, 8));
+        o->weights[i] = usual[i] * (few ? ONE_OF(s, 0, 0, 0, 0, 8, 16) : ONE_OF(s, 0, 1, 1, 2, 8));
     o->weights[OP_READ]++;
     o->weights[OP_WRITE]++;
     o->whole_pages = sched_chance(s, 1, 4);

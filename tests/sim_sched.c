@@ -101,9 +101,10 @@ void sched_fail(struct sched *s, const char *format, ...)
     fprintf(stderr, "sim: seed %" PRIu64 ", step %" PRIu64 ", %s: ", s->seed, s->step,
             current_name(s));
     va_start(ap, format);
-    vfprintf(stderr, format, ap);
+    vfprintf(stderr, format, ap); /* NOLINT(clang-analyzer-valist.Uninitialized): clang 14 errs */
     va_end(ap);
-    fprintf(stderr, "\nlast events (step, task, what, ...):\n");
+    fprintf(stderr, "\nagain: sim %" PRIu64 " %" PRIu64 "\n", s->seed, s->steps);
+    fprintf(stderr, "last events (step, task, what, ...):\n");
     print_events(s);
     fprintf(stderr, "tasks:\n");
     for (unsigned i = 0; i < s->nr_tasks; i++)

@@ -74,6 +74,7 @@ struct sched {
     struct sched_options options;
     uint64_t seed, random, hash;
     uint64_t step, now_ns, switches;
+    uint64_t steps; /* the run was asked for, for people */
     uint64_t places_left;
     struct fiber fiber; /* the scheduler's own */
     struct task tasks[TASKS_MAX];
