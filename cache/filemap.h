@@ -134,6 +134,7 @@ struct fault_stats {
 struct cache_stats {
     uint64_t pages, active, inactive, free, dirty, writeback; /* pages now */
     uint64_t limit, arena_bytes, struct_bytes, tree_bytes;
+    uint64_t frame_bytes;         /* of one page beside its data and the tree: at most 64 */
     uint64_t hits, misses, waits; /* page look-ups by readers: found, read, waited for */
     uint64_t ra_sync, ra_async, ra_pages, ra_used, ra_wasted; /* windows, pages */
     uint64_t read_pages, written_pages, read_errors, write_errors;

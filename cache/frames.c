@@ -330,6 +330,7 @@ void page_cache_stats(struct page_cache *cache, struct cache_stats *out)
         .writeback = get(&cache->nr_writeback),
         .limit = get(&cache->limit),
         .tree_bytes = atomic_load(&cache->node_bytes),
+        .frame_bytes = sizeof(struct page) + sizeof(struct shadow),
         .misses = get(&n->misses),
         .waits = get(&n->waits),
         .ra_sync = get(&n->ra_sync),

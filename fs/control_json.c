@@ -229,6 +229,10 @@ static json_t *memory_part(const struct cache_stats *cache, const struct store_s
         total += parts[i].bytes;
     }
     put(o, "total_bytes", total);
+    /* What a page costs beside its data. */
+    put(o, "per_page_struct_bytes", cache->frame_bytes);
+    put(o, "per_page_tree_bytes",
+        cache->pages > 0 ? (cache->tree_bytes + cache->pages - 1) / cache->pages : 0);
     put(o, "arena_limit_bytes", cache->arena_bytes);
     put(o, "transactions_limit_bytes", store->txn_limit_bytes);
     return o;

@@ -57,6 +57,15 @@ value "$T/reply" '"numbers only" if all(type(n) is int for p in j["stats"].value
     grep -q 'numbers only' || fail 'stats: not all are numbers'
 [ "$(value "$T/reply" 'j["stats"]["cache"]["dirty"]')" -ge 100 ] || fail 'stats: 100 dirty pages'
 [ "$(value "$T/reply" 'j["stats"]["memory"]["pages_bytes"]')" -ge 409600 ] || fail 'stats: memory'
+value "$T/reply" '"%(per_page_struct_bytes)d, and %(per_page_tree_bytes)d of tree nodes" % j["stats"]["memory"]' >"$T/per_page"
+echo "bytes per page beside its data: $(cat "$T/per_page")"
+value "$T/reply" '0 < j["stats"]["memory"]["per_page_struct_bytes"] <= 64' | grep -q True ||
+    fail "stats: per page $(cat "$T/per_page")"
+# Some 100 pages fill two leaves of 64.
+value "$T/reply" '0 < j["stats"]["memory"]["per_page_tree_bytes"] <= 64' | grep -q True ||
+    fail "stats: per page $(cat "$T/per_page")"
+shows 'per page struct +[0-9]+ ' stats
+shows 'per page tree +[0-9]+ ' stats
 [ "$(value "$T/reply" 'j["stats"]["operations"]["writes"]')" -ge 100 ] || fail 'stats: writes'
 shows 'capacity +[0-9,]+ +1.0 GiB' stats
 ask pages "$M/file"
