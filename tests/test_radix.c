@@ -511,7 +511,7 @@ Test(radix, range_tag_of_nothing_is_done_at_once)
 
 /* ---- random operations ----------------------------------------------------------------------- */
 
-enum { MODEL_OPS = 400000, MODEL_ROUND = 800, MODEL_KEYS = 48, MODEL_LOG = 12 };
+enum { MODEL_OPS = 1000000, MODEL_ROUND = 800, MODEL_KEYS = 48, MODEL_LOG = 12 };
 
 struct entry { /* the truth about one index */
     uint64_t index;
@@ -759,7 +759,7 @@ Test(radix, random_operations_agree_with_the_table, .timeout = 120)
 {
     static struct model m;
     m.seed = m.state = choose_seed();
-    printf("FOLIO_SEED=%llu\n", (unsigned long long)m.seed);
+    printf("FOLIO_SEED=%llu: %d operations\n", (unsigned long long)m.seed, (int)MODEL_OPS);
     for (m.op = 0; m.op < MODEL_OPS; m.op++) {
         if (m.op % MODEL_ROUND == 0)
             model_begin_round(&m);
