@@ -86,7 +86,7 @@ static void run_end(struct world *w)
 }
 
 struct outcome {
-    uint64_t hash, steps, switches, ops, failed, short_of_memory, now_ns;
+    uint64_t hash, steps, switches, ops, failed, short_of_memory, evicted, refaults, now_ns;
 };
 
 static struct outcome run(uint64_t seed, uint64_t steps)
@@ -97,12 +97,16 @@ static struct outcome run(uint64_t seed, uint64_t steps)
     w.sched.steps = steps;
     run_load(&w, steps);
     run_end(&w);
+    struct cache_stats stats;
+    page_cache_stats(w.cache, &stats);
     struct outcome o = { .hash = w.sched.hash,
                          .steps = w.sched.step,
                          .switches = w.sched.switches,
                          .ops = w.ops,
                          .failed = w.failed,
                          .short_of_memory = w.short_of_memory,
+                         .evicted = stats.reclaimed,
+                         .refaults = stats.refaults,
                          .now_ns = w.sched.now_ns };
     world_close(&w);
     alarm(0);
@@ -123,8 +127,10 @@ static void run_seed(uint64_t seed, uint64_t steps, uint64_t times)
 {
     struct outcome a = run(seed, steps);
     printf("seed %" PRIu64 ": %" PRIu64 " steps, %" PRIu64 " operations, %" PRIu64
-           " failed (%" PRIu64 " for want of memory), %.3f s, trace %016" PRIx64 "\n",
-           seed, a.steps, a.ops, a.failed, a.short_of_memory, (double)a.now_ns / 1e9, a.hash);
+           " failed (%" PRIu64 " for want of memory), %" PRIu64 " pages evicted (%" PRIu64
+           " were wanted again), %.3f s, trace %016" PRIx64 "\n",
+           seed, a.steps, a.ops, a.failed, a.short_of_memory, a.evicted, a.refaults,
+           (double)a.now_ns / 1e9, a.hash);
     for (uint64_t i = 1; i < times; i++)
         run_again(seed, steps, &a);
 }

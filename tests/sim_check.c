@@ -1,5 +1,6 @@
 #include <string.h>
 
+#include "cache/reclaim.h"
 #include "tests/sim_world.h"
 
 #define FREE_BYTE 0xa5 /* what is in a frame without a page */
@@ -92,10 +93,34 @@ static void check_file(struct world *w, struct sim_file *f, uint64_t *pages)
         nr++;
     }
     CHECK(nr == atomic_load(&f->m.nrpages), "file %u", f->model.id);
+    CHECK(n - nr == f->m.nrshadows, "file %u: %u shadows", f->model.id, n - nr);
     CHECK(dirty == atomic_load(&f->m.nrdirty), "file %u", f->model.id);
     for (uint32_t i = 0; i < w->o.file_pages; i++)
         check_pte(w, f, i);
     *pages += nr;
+}
+
+/* A shadow is in the ring if and only if it is in its tree: each of the ring is in a tree, and there
+ * are as many in the trees (cache/workingset.c). */
+static void check_shadows(struct world *w)
+{
+    struct sched *s = &w->sched;
+    const struct page_cache *c = w->cache;
+    uint64_t known = 0, in_trees = 0;
+    CHECK(c->shadow_head - c->shadow_tail <= w->o.max_pages, "");
+    for (uint64_t n = c->shadow_tail; n < c->shadow_head; n++) {
+        const struct shadow *shadow = &c->shadows[n % c->max_frames];
+        if (shadow->m == NULL)
+            continue;
+        known++;
+        CHECK(radix_tree_lookup(&shadow->m->pages, shadow->index) == radix_make_value(n),
+              "shadow %llu: file %u page %u", (unsigned long long)n, file_of(shadow->m)->model.id,
+              shadow->index);
+    }
+    for (unsigned i = 0; i < w->o.files; i++)
+        in_trees += w->files[i].m.nrshadows;
+    CHECK(known == c->nr_shadows && known == in_trees, "%llu known, %llu in trees",
+          (unsigned long long)known, (unsigned long long)in_trees);
 }
 
 /* Nobody may still look at a frame that is free: make it look bad. */
@@ -116,6 +141,7 @@ void check_any_time(struct world *w)
     if (pages > w->cache->used)
         sched_fail(&w->sched, "%llu pages in the trees, %llu in use", (unsigned long long)pages,
                    (unsigned long long)w->cache->used);
+    check_shadows(w);
     if (sched_chance(&w->sched, 1, 8))
         poison_free(w);
 }

@@ -11,17 +11,17 @@ static uint32_t one_of(struct sched *s, const uint32_t *choices, uint32_t n)
 #define ONE_OF(s, ...) \
     one_of(s, (const uint32_t[]){ __VA_ARGS__ }, sizeof((uint32_t[]){ __VA_ARGS__ }) / 4)
 
-#define SHADOW_FRAMES 128u /* at least: the cache is large enough to remember what it evicted */
+#define SHADOW_FRAMES 128u /* the cache remembers what it evicted, and the ring has room to spare */
 
 static void draw_cache(struct sched *s, struct sim_options *o)
 {
     static const struct ra_policy *const policies[] = { &ra_linux, &ra_linux,  &ra_none,
                                                         &ra_fixed, &ra_stride, &ra_leap };
-    o->pages = CACHE_MIN_PAGES + ONE_OF(s, 0, 0, 1, 4, 16);
+    o->pages = CACHE_MIN_PAGES + ONE_OF(s, 0, 0, 0, 1, 1, 4, 16, 48);
     o->max_pages = o->pages + sched_random(s, 16);
     o->cache = (struct cache_options){
         .cache_bytes = (uint64_t)o->pages << PAGE_SHIFT,
-        /* Few frames: no shadows. */
+        /* Few frames: no shadows. From 64 on, they can fill the ring. */
         .max_bytes = (uint64_t)(sched_chance(s, 1, 3) ? o->max_pages : SHADOW_FRAMES) << PAGE_SHIFT,
         .reclaim = sched_chance(s, 1, 2) ? "lru2q" : "s3fifo",
         .dirty_ratio = ONE_OF(s, 1, 5, 20, 50, 95),
