@@ -9,6 +9,8 @@
  *     bio->end_io = ...; bio->private = ...
  *     submit_bio(dev, bio)            ->  end_io(bio), which frees it with bio_free()
  *
+ * Who has several to submit holds them in a plug (store/plug.h): neighbours then go as one.
+ *
  * An object is what the store calls a data id: the bytes of one file. A block is BLOCK_SIZE bytes
  * of it, named by its index. The outcome is kept per block: one damaged block fails its own vec and
  * leaves its neighbours' data good.
@@ -51,7 +53,7 @@ struct bio {
     void (*end_io)(struct bio *bio);
     void *private;
     struct device *dev;    /* where it was last sent */
-    struct bio *next;      /* owner: whoever holds the bio (submit_bio's list, a queue) */
+    struct bio *next;      /* owner: whoever holds the bio (submit_bio's list, a queue, a plug) */
     struct bio_vec vecs[]; /* in ascending index order */
 };
 

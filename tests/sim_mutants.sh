@@ -28,7 +28,7 @@ rcu_libs=$(pkg-config --libs liburcu-bp)
 link='-Wl,--wrap=pthread_mutex_lock -Wl,--wrap=pthread_mutex_trylock
 -Wl,--wrap=pthread_mutex_unlock'
 store='store/bio.c store/device.c store/dev_memory.c store/dev_fault.c store/dev_latency.c
-store/dev_trace.c'
+store/dev_trace.c store/plug.c'
 
 compile() # ROOT SOURCE OBJECT
 {
