@@ -14,6 +14,7 @@
 #include "cache/memory.h"
 #include "cache/rcu.h"
 #include "cache/reclaim.h"
+#include "store/plug.h"
 
 #define ALLOC_WAIT_MS 100u /* how long page_alloc sleeps at a time */
 #define ALLOC_TRIES   50u  /* sleeps in which nothing at all moved, before it gives up */
@@ -139,23 +140,26 @@ static unsigned flusher_worker(void *arg)
     return flusher_step(arg);
 }
 
-/* One round of the readahead worker: send what is queued. */
+/* One round of the readahead worker: send what is queued; windows that follow each other go as one. */
 static unsigned reader_worker(void *arg)
 {
     struct page_cache *cache = arg;
+    struct blk_plug plug;
     pthread_mutex_lock(&cache->ra_lock);
     struct bio *bio = cache->ra_queue;
-    if (bio != NULL) {
-        cache->ra_queue = bio->next;
-        if (cache->ra_queue == NULL)
-            cache->ra_tail = &cache->ra_queue;
-    }
+    cache->ra_queue = NULL;
+    cache->ra_tail = &cache->ra_queue;
     pthread_mutex_unlock(&cache->ra_lock);
     if (bio == NULL)
         return 1000;
-    struct address_space *m = bio->private;
-    bio->next = NULL;
-    submit_bio(m->dev, bio);
+    blk_start_plug(&plug);
+    while (bio != NULL) {
+        struct address_space *m = bio->private;
+        struct bio *next = bio->next;
+        submit_bio_plugged(&plug, m->dev, bio);
+        bio = next;
+    }
+    blk_finish_plug(&plug);
     return 0;
 }
 

@@ -6,6 +6,7 @@
 
 #include "cache/page_cache.h"
 #include "cache/rcu.h"
+#include "store/plug.h"
 
 _Static_assert(RA_MOST_PAGES <= BIO_MAX_VECS, "a window fits into one bio");
 
@@ -155,7 +156,7 @@ static void ra_queue_bio(struct page_cache *cache, struct bio *bio)
     worker_wake(cache->reader);
 }
 
-static void ra_submit(struct address_space *m, struct bio *bio, bool later)
+static void ra_submit(struct blk_plug *plug, struct address_space *m, struct bio *bio, bool later)
 {
     if (bio->nr_vecs == 0) {
         bio_free(bio);
@@ -163,15 +164,12 @@ static void ra_submit(struct address_space *m, struct bio *bio, bool later)
     }
     bio->private = m;
     bio->end_io = read_end_io;
-    if (!later) {
-        submit_bio(m->dev, bio);
-        return;
-    }
-    bio->flags |= BIO_RAHEAD;
-    if (m->cache->reader != NULL)
+    if (later)
+        bio->flags |= BIO_RAHEAD;
+    if (later && m->cache->reader != NULL)
         ra_queue_bio(m->cache, bio);
     else
-        submit_bio(m->dev, bio);
+        submit_bio_plugged(plug, m->dev, bio);
 }
 
 /* The bios of one access: what the caller needs now, and what nobody waits for. */
@@ -201,11 +199,15 @@ static void reading_begin(struct ra_reading *r)
     r->now->object = r->later->object = atomic_load(&r->m->object);
 }
 
-/* Submit both, the queued one first: the worker starts while we read ours. */
+/* Submit both, the queued one first: the worker starts while we read ours. Without a worker both are
+ * ours, and go as one where they meet. */
 static void reading_end(struct ra_reading *r)
 {
-    ra_submit(r->m, r->later, true);
-    ra_submit(r->m, r->now, false);
+    struct blk_plug plug;
+    blk_start_plug(&plug);
+    ra_submit(&plug, r->m, r->later, true);
+    ra_submit(&plug, r->m, r->now, false);
+    blk_finish_plug(&plug);
     up_read(&r->m->invalidate_lock);
     if (r->first != NULL)
         put_page(r->m->cache, r->first);
