@@ -278,6 +278,7 @@ void read_end_io(struct bio *bio)
 
 struct read_wait {
     _Atomic uint32_t done;
+    int error;
     struct page_cache *cache;
     struct page *page;
 };
@@ -287,6 +288,7 @@ static void read_one_end_io(struct bio *bio)
     struct read_wait *w = bio->private;
     page_read_done(w->cache, w->page, &bio->vecs[0]);
     count_add(&w->cache->count.read_pages, 1);
+    w->error = bio->error;
     bio_free(bio);
     /* The waiter may be gone before the wake: that only needs the address, not what is there. */
     atomic_store_explicit(&w->done, 1, memory_order_release);
@@ -306,7 +308,9 @@ int read_page_locked(struct address_space *m, struct page *page)
     submit_bio(m->dev, bio);
     while (atomic_load_explicit(&w.done, memory_order_acquire) == 0)
         wait_on_word(&w.done, 0, 0);
-    return page_test(page, PG_uptodate) ? 0 : -EIO;
+    if (w.error == -ENOMEM)
+        return -ENOMEM; /* no fault of the disk's: worth trying again */
+    return w.error != 0 ? -EIO : 0;
 }
 
 int page_map_block(struct address_space *m, struct page *page)

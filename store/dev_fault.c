@@ -89,6 +89,9 @@ static void *apply_rule(const struct fault_rule *r, struct split *s, struct bio_
     case FAULT_ENOSPC:
         v->error = -ENOSPC;
         return NULL;
+    case FAULT_ENOMEM:
+        v->error = -ENOMEM;
+        return NULL;
     case FAULT_LOST:
         return NULL;
     case FAULT_TORN:

@@ -2,7 +2,8 @@
  *
  * Rules are asked in order; the first that applies to a block decides what happens to it:
  *
- *     FAULT_EIO, FAULT_ENOSPC   the block fails with that error; nothing reaches the device below
+ *     FAULT_EIO, FAULT_ENOSPC,  the block fails with that error; nothing reaches the device below
+ *     FAULT_ENOMEM
  *     FAULT_LOST                a write succeeds and reaches nothing (a disk that lies)
  *     FAULT_TORN                a write reaches the device with its second half zeroed
  *
@@ -15,7 +16,7 @@
 
 #include "store/device.h"
 
-enum fault_kind { FAULT_EIO, FAULT_ENOSPC, FAULT_LOST, FAULT_TORN };
+enum fault_kind { FAULT_EIO, FAULT_ENOSPC, FAULT_ENOMEM, FAULT_LOST, FAULT_TORN };
 
 struct fault_rule {
     enum fault_kind kind;

@@ -1,11 +1,13 @@
-/* What the cache sends to its device. */
+/* What the cache sends to its device, and what it makes of the answer. */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "cache/page_cache.h"
+#include "store/dev_fault.h"
 
 #define FILE_PAGES 64u
 
@@ -98,4 +100,27 @@ Test(cache_bios, windows_that_wait_for_the_worker_and_follow_each_other_go_as_on
     cr_expect_str_eq(w.dev.calls, "0+1 [1+3]0+1 [1+11]", "%s", w.dev.calls);
     sem_post(&w.dev.gate);
     world_close(&w);
+}
+
+Test(cache_bios, a_read_that_fails_for_want_of_memory_says_so_and_may_be_tried_again)
+{
+    struct cache_options o = { .cache_bytes = 64 << PAGE_SHIFT };
+    struct fault_rule memory = { .kind = FAULT_ENOMEM, .reads = true, .last = 9, .count = 2 };
+    struct fault_rule room = { .kind = FAULT_ENOSPC, .reads = true, .last = 9 };
+    struct device *below = dev_memory_create(), *dev = dev_fault_create(below, 1);
+    struct page_cache *cache;
+    struct address_space m;
+    char byte = 1;
+    cr_assert_eq(page_cache_create(&cache, &o), 0);
+    mapping_init(&m, cache, dev, 1, NULL, FILE_PAGES << PAGE_SHIFT);
+    dev_fault_add(dev, &memory);
+    cr_expect_eq(filemap_read(&m, NULL, 0, &byte, 1), -ENOMEM);
+    cr_expect_eq(filemap_read(&m, NULL, 0, &byte, 1), 1);
+    cr_expect_eq(byte, 0);
+    dev_fault_add(dev, &room);
+    cr_expect_eq(filemap_read(&m, NULL, PAGE_SIZE, &byte, 1), -EIO);
+    mapping_destroy(&m);
+    page_cache_destroy(cache);
+    device_destroy(dev);
+    device_destroy(below);
 }
