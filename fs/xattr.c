@@ -42,69 +42,38 @@ ssize_t xattr_get(struct inode *inode, const char *name, void *value, size_t siz
     if (err != 0)
         return err;
     key_xattr(&key, inode->ino, name, strlen(name));
-    /* The store gives no length without the value. */
-    void *buf = size == 0 ? malloc(VALUE_MAX) : value;
-    if (buf == NULL)
-        return -ENOMEM;
-    ssize_t len = store_get(inode->fs->store, &key, buf, size == 0 ? VALUE_MAX : size);
-    if (size == 0)
-        free(buf);
+    ssize_t len = store_get(inode->fs->store, &key, size == 0 ? NULL : value, size);
     return len == -ENOENT ? -ENODATA : len;
 }
 
-/* Names of one inode, one after the other. The values come with them, into value. */
-struct name_walk {
-    struct store *store;
-    struct key key;
-    void *value; /* VALUE_MAX bytes */
-};
-
-static int walk_begin(struct name_walk *w, struct store *s, uint64_t ino)
+/* The name after the one in key, of the same inode.   1: key holds it; 0: none is left; -EIO. */
+static int next_name(struct store *s, struct key *key)
 {
-    w->store = s;
-    w->value = malloc(VALUE_MAX);
-    key_xattr(&w->key, ino, "", 0);
-    return w->value != NULL ? 0 : -ENOMEM;
-}
-
-/* 1: there is one more in w->key; 0; -EIO. */
-static int walk_next(struct name_walk *w)
-{
-    ssize_t len = store_next(w->store, &w->key, KEY_PREFIX, w->value, VALUE_MAX);
+    ssize_t len = store_next(s, key, KEY_PREFIX, NULL, 0);
     if (len < 0)
         return len == -ENOENT ? 0 : (int)len;
     return 1;
 }
 
-static size_t walk_name_len(const struct name_walk *w)
-{
-    return w->key.len - KEY_PREFIX;
-}
-
-static void walk_end(struct name_walk *w)
-{
-    free(w->value);
-}
-
 /* list NULL: the length only. */
 static ssize_t list_names(struct inode *inode, char *list, size_t size)
 {
-    struct name_walk w;
+    struct key key;
     size_t used = 0;
-    int more = walk_begin(&w, inode->fs->store, inode->ino);
-    while (more >= 0 && (more = walk_next(&w)) == 1) {
-        size_t len = walk_name_len(&w);
+    int more;
+    key_xattr(&key, inode->ino, "", 0);
+    while ((more = next_name(inode->fs->store, &key)) == 1) {
+        size_t len = key.len - KEY_PREFIX;
         if (list != NULL && len + 1 > size - used) {
             more = -ERANGE;
             break;
         }
         if (list != NULL) {
-            memcpy(list + used, w.key.bytes + KEY_PREFIX, len);
+            memcpy(list + used, key.bytes + KEY_PREFIX, len);
             list[used + len] = '\0';
         }
         used += len + 1;
     }
-    walk_end(&w);
     return more < 0 ? more : (ssize_t)used;
 }
 
@@ -135,11 +104,10 @@ static int apply_with_ctime(struct inode *inode, struct update *u, unsigned flag
 
 static int xattr_exists(struct inode *inode, const char *name) /* 1, 0, -EIO */
 {
-    uint8_t value[1];
     struct key key;
     key_xattr(&key, inode->ino, name, strlen(name));
-    ssize_t len = store_get(inode->fs->store, &key, value, sizeof(value));
-    if (len >= 0 || len == -ERANGE)
+    ssize_t len = store_get(inode->fs->store, &key, NULL, 0);
+    if (len >= 0)
         return 1;
     return len == -ENOENT ? 0 : (int)len;
 }
@@ -215,10 +183,10 @@ int xattr_remove(struct inode *inode, const char *name)
 
 int xattr_del_all(struct update *u, uint64_t ino)
 {
-    struct name_walk w;
-    int more = walk_begin(&w, u->store, ino);
-    while (more >= 0 && (more = walk_next(&w)) == 1)
-        update_del(u, &w.key);
-    walk_end(&w);
+    struct key key;
+    int more;
+    key_xattr(&key, ino, "", 0);
+    while ((more = next_name(u->store, &key)) == 1)
+        update_del(u, &key);
     return more;
 }

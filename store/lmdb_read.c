@@ -19,11 +19,11 @@ static int copy_value(const struct lmdb *l, const struct lmdb_item *it, void *bu
         return -EIO;
     size_t len = it->value_len - ENVELOPE_BYTES;
     const uint8_t *payload = it->value + ENVELOPE_BYTES;
-    if (len > 0 && len <= size)
+    if (buf != NULL && len > 0 && len <= size)
         payload = memcpy(buf, payload, len);
     if (!lmdb_envelope_good(it, payload))
         return -EIO;
-    return len <= size ? (int)len : -ERANGE;
+    return buf == NULL || len <= size ? (int)len : -ERANGE;
 }
 
 static int get_in(struct lmdb *l, MDB_cursor *cursor, const struct read_args *a)
@@ -90,7 +90,7 @@ static int next_in(struct lmdb *l, MDB_cursor *cursor, const struct read_args *a
     if (it.key_len < a->prefix || memcmp(it.key, a->key->bytes, a->prefix) != 0)
         return -ENOENT;
     rc = copy_value(l, &it, a->buf, a->size);
-    if (rc < 0)
+    if (rc < 0 && rc != -ERANGE)
         return rc;
     memcpy(a->key->bytes, it.key, it.key_len);
     a->key->len = (uint16_t)it.key_len;

@@ -73,12 +73,14 @@ struct device *store_device(struct store *s);
 
 /* ---- records -------------------------------------------------------------------------------- */
 
-/* Copy the record of key into buf (size bytes).   Returns its length; -ENOENT; -ERANGE: larger
- * than size; -EIO: damaged, or the store is gone.   Locks: none needed. */
+/* Copy the record of key into buf (size bytes; NULL: only the length is wanted).   Returns its length;
+ * -ENOENT; -ERANGE: larger than size; -EIO: damaged, or the store is gone.   Locks: none needed. */
 ssize_t store_get(struct store *s, const struct key *key, void *buf, size_t size);
 
 /* The first record whose key is greater than *key and shares its first prefix bytes: *key becomes
- * its key, the value goes to buf.   Returns as store_get; -ENOENT: none left. */
+ * its key, the value goes to buf.
+ * Returns as store_get; -ENOENT: none left; -ERANGE: *key is its key all the same,
+ * so the next call goes on behind it, and store_get() with more room reads it. */
 ssize_t store_next(struct store *s, struct key *key, size_t prefix, void *buf, size_t size);
 
 /* An update: the records of one operation, collected first, applied as a whole or not at all.

@@ -14,9 +14,10 @@ static ssize_t copy_value(const struct txn_record *r, void *buf, size_t size)
 {
     if (r->deleted)
         return -ENOENT;
-    if (r->value_len > size)
+    if (buf != NULL && r->value_len > size)
         return -ERANGE;
-    memcpy(buf, r->bytes + r->key_len, r->value_len);
+    if (buf != NULL)
+        memcpy(buf, r->bytes + r->key_len, r->value_len);
     return (ssize_t)r->value_len;
 }
 
@@ -58,11 +59,10 @@ ssize_t store_next(struct store *s, struct key *key, size_t prefix, void *buf, s
         next_pending(s->committing, key, prefix, &pending, &found);
         pthread_mutex_unlock(&s->lock);
         ssize_t n = lmdb_next(s->lmdb, &stored, prefix, buf, size);
-        if (n < 0 && n != -ENOENT)
+        if (n < 0 && n != -ENOENT && n != -ERANGE)
             return n;
-        if (!found || (n >= 0 && key_compare(&stored, &pending) < 0)) {
-            if (n >= 0)
-                *key = stored;
+        if (!found || (n != -ENOENT && key_compare(&stored, &pending) < 0)) {
+            *key = stored; /* unchanged when there is none */
             return n;
         }
         *key = pending;

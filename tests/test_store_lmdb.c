@@ -268,6 +268,10 @@ Test(lmdb, next_walks_one_prefix_in_order)
     key_dirent(&k, 0, "", 0);
     cr_assert_eq(lmdb_next(db, &k, 9, buf, sizeof buf), -ENOENT);
     cr_assert_eq(lmdb_next(db, &k, 1, buf, 2), -ERANGE);
+    cr_assert_eq(key_u64(&k, 0), 1, "a scan gets past what does not fit");
+    cr_assert_eq(memcmp(k.bytes + prefix, "0000", 4), 0);
+    cr_assert_eq(lmdb_next(db, &k, 1, NULL, 0), 5);
+    cr_assert_eq(memcmp(k.bytes + prefix, "0005", 4), 0);
 }
 
 /* ---- blocks ---------------------------------------------------------------------------------- */

@@ -359,3 +359,48 @@ Test(store_txn, numbers_are_never_given_twice_not_even_after_a_crash)
     }
     world_close(&w);
 }
+
+/* A record too large for the buffer does not stop a scan, wherever it lies: in LMDB, in the running
+ * transaction, in LMDB with its deletion pending. */
+Test(store_txn, a_scan_gets_past_a_record_that_does_not_fit)
+{
+    static uint8_t big[5000], buf[100];
+    struct world w;
+    struct update u;
+    struct key k, at;
+    world_open(&w, 0, 1);
+    update_init(&u, w.s);
+    for (unsigned i = 0; i < 6; i++) {
+        name_key(&k, i);
+        update_put(&u, &k, big, i % 2 == 0 ? sizeof big : 10);
+    }
+    cr_assert_eq(update_apply(&u, 0, NULL), 0);
+    cr_assert_eq(store_commit(w.s, store_tid(w.s)), 0);
+    update_init(&u, w.s);
+    name_key(&k, 2);
+    update_del(&u, &k);
+    name_key(&k, 7);
+    update_put(&u, &k, big, sizeof big);
+    cr_assert_eq(update_apply(&u, 0, NULL), 0);
+    static const struct {
+        unsigned name;
+        ssize_t len;
+    } expect[] = { { 0, sizeof big }, { 1, 10 }, { 3, 10 },
+                   { 4, sizeof big }, { 5, 10 }, { 7, sizeof big } };
+    for (unsigned keys_only = 0; keys_only < 2; keys_only++) {
+        key_dirent(&at, 1000, "", 0);
+        size_t prefix = at.len;
+        for (unsigned i = 0; i < sizeof expect / sizeof expect[0]; i++) {
+            ssize_t n = store_next(w.s, &at, prefix, keys_only ? NULL : buf, sizeof buf);
+            ssize_t len =
+                !keys_only && expect[i].len > (ssize_t)sizeof buf ? -ERANGE : expect[i].len;
+            name_key(&k, expect[i].name);
+            cr_assert_eq(n, len, "record %u: %zd", expect[i].name, n);
+            cr_assert_eq(key_compare(&at, &k), 0, "record %u", expect[i].name);
+            cr_assert_eq(store_get(w.s, &at, NULL, 0), expect[i].len);
+        }
+        cr_assert_eq(store_next(w.s, &at, prefix, buf, sizeof buf), -ENOENT);
+        cr_assert_eq(key_compare(&at, &k), 0, "the key stays at the end");
+    }
+    world_close(&w);
+}
