@@ -41,8 +41,12 @@ static void look_in_txn(struct txn *t, const struct bio *bio, struct found *f)
 
 static void look_in_trims(const struct store *s, const struct bio *bio, struct found *f)
 {
-    for (uint32_t i = 0; i < bio->nr_vecs; i++)
-        f->skip[i] = trim_covers(s, bio->object, bio->vecs[i].index);
+    uint32_t first = bio->vecs[0].index, last = bio->vecs[bio->nr_vecs - 1].index;
+    const struct trim *t = s->trims;
+    for (; (t = trim_touching(t, bio->object, first, last)) != NULL; t = t->next)
+        for (uint32_t i = 0; i < bio->nr_vecs; i++)
+            if (bio->vecs[i].index >= t->from && bio->vecs[i].index < t->to)
+                f->skip[i] = true;
 }
 
 static void read_bio(struct store *s, struct bio *bio)
@@ -51,8 +55,7 @@ static void read_bio(struct store *s, struct bio *bio)
     memset(f.skip, 0, bio->nr_vecs * sizeof f.skip[0]);
     memset(f.block, 0, bio->nr_vecs * sizeof f.block[0]);
     pthread_mutex_lock(&s->lock);
-    if (s->trims != NULL)
-        look_in_trims(s, bio, &f);
+    look_in_trims(s, bio, &f);
     look_in_txn(s->running, bio, &f);
     look_in_txn(s->committing, bio, &f);
     s->stats.block_reads += bio->nr_vecs;
@@ -143,7 +146,8 @@ static int write_locked(struct store *s, const struct bio *bio, struct txn_block
  * and leaves the lock held. */
 static int finish_trims(struct store *s, const struct bio *bio)
 {
-    while (trim_overlaps(s, bio->object, bio->vecs[0].index, bio->vecs[bio->nr_vecs - 1].index)) {
+    uint32_t first = bio->vecs[0].index, last = bio->vecs[bio->nr_vecs - 1].index;
+    while (trim_touching(s->trims, bio->object, first, last) != NULL) {
         pthread_mutex_unlock(&s->lock);
         int r = trim_step(s, bio->object);
         pthread_mutex_lock(&s->lock);
@@ -253,7 +257,7 @@ int store_block_exists(struct store *s, uint64_t data_id, uint32_t index)
 {
     uint32_t found;
     pthread_mutex_lock(&s->lock);
-    bool trimmed = trim_covers(s, data_id, index);
+    bool trimmed = trim_touching(s->trims, data_id, index, index) != NULL;
     struct txn_block *b = store_pending_block(s, data_id, index);
     bool known = trimmed || b != NULL, exists = !trimmed && b != NULL && !b->deleted;
     pthread_mutex_unlock(&s->lock);

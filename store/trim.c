@@ -13,17 +13,12 @@
 
 #include "store/txn.h"
 
-bool trim_covers(const struct store *s, uint64_t object, uint32_t index)
+const struct trim *trim_touching(const struct trim *t, uint64_t object, uint64_t first,
+                                 uint64_t last)
 {
-    return trim_overlaps(s, object, index, index);
-}
-
-bool trim_overlaps(const struct store *s, uint64_t object, uint32_t first, uint32_t last)
-{
-    for (const struct trim *t = s->trims; t != NULL; t = t->next)
-        if (t->object == object && t->from <= last && t->to > first)
-            return true;
-    return false;
+    while (t != NULL && (t->object != object || t->from > last || t->to <= first))
+        t = t->next;
+    return t;
 }
 
 void trim_register(struct store *s, struct trim *t)
@@ -133,19 +128,28 @@ static ssize_t list_raw(struct store *s, uint64_t object, uint64_t from, uint64_
     return n;
 }
 
+/* Drop the indices that t covers.   Returns how many are left. */
+static ssize_t leave_out(const struct trim *t, uint32_t *indices, ssize_t n)
+{
+    ssize_t kept = 0;
+    for (ssize_t i = 0; i < n; i++)
+        if (indices[i] < t->from || indices[i] >= t->to)
+            indices[kept++] = indices[i];
+    return kept;
+}
+
 ssize_t blocks_list(struct store *s, uint64_t object, uint64_t from, uint64_t to,
                     uint32_t indices[LIST_BATCH], uint64_t *next)
 {
     ssize_t n = list_raw(s, object, from, to, indices, NULL, next);
     if (n <= 0 || atomic_load(&s->nr_trims) == 0)
         return n;
-    ssize_t kept = 0;
     pthread_mutex_lock(&s->lock);
-    for (ssize_t i = 0; i < n; i++)
-        if (!trim_covers(s, object, indices[i]))
-            indices[kept++] = indices[i];
+    const struct trim *t = s->trims;
+    for (; n > 0 && (t = trim_touching(t, object, from, to - 1)) != NULL; t = t->next)
+        n = leave_out(t, indices, n);
     pthread_mutex_unlock(&s->lock);
-    return kept;
+    return n;
 }
 
 /* ---- one step -------------------------------------------------------------------------------- */

@@ -159,10 +159,10 @@ void space_close(struct store *s); /* give back what was allocated ahead */
 
 /* ---- trim.c ---------------------------------------------------------------------------------- */
 
-/* Is the block to be deleted? Context: lock. */
-bool trim_covers(const struct store *s, uint64_t object, uint32_t index);
-/* Does any trim touch [first, last]? Context: lock. */
-bool trim_overlaps(const struct store *s, uint64_t object, uint32_t first, uint32_t last);
+/* The first from t on (NULL: none) that deletes a block of [first, last], or NULL. Look for the whole
+ * range first: nearly always there is none, however many trims are pending. Context: lock. */
+const struct trim *trim_touching(const struct trim *t, uint64_t object, uint64_t first,
+                                 uint64_t last);
 /* Do one bounded step, of object or (0) of any.   Returns 1: more to do, 0: none, -errno. */
 int trim_step(struct store *s, uint64_t object);
 void trim_register(struct store *s, struct trim *t); /* context: lock */

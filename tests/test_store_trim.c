@@ -141,3 +141,45 @@ Test(store_trim, two_trims_of_one_range_leave_nothing_and_no_record, .timeout = 
     s = live;
     tear_down();
 }
+
+/* Most trims are of other objects; of the bio's own, each hides its part and nothing else. */
+Test(store_trim, a_read_over_several_pending_trims_has_holes_where_they_are, .timeout = 60)
+{
+    static uint8_t data[40][BLOCK_SIZE];
+    struct update u;
+    int error = 1;
+    set_up();
+    for (uint32_t i = 0; i < 40; i++)
+        write_block(i, 1);
+    update_init(&u, s);
+    for (uint64_t object = 100; object < 1100; object++)
+        update_trim(&u, object, 0, 40);
+    update_trim(&u, OBJECT, 0, 3);
+    update_trim(&u, OBJECT, 10, 20);
+    update_trim(&u, OBJECT, 15, 22);
+    update_trim(&u, OBJECT, 39, (uint64_t)1 << 32);
+    cr_assert_eq(update_apply(&u, UPDATE_FREES, NULL), 0);
+    struct store_stats stats;
+    store_stats(s, &stats);
+    cr_assert_gt(stats.pending_trims, 900, "%u", (unsigned)stats.pending_trims);
+    struct bio *bio = bio_alloc(BIO_READ, OBJECT, 40);
+    for (uint32_t i = 0; i < 40; i++)
+        bio_add(bio, i, data[i], NULL);
+    bio->end_io = end;
+    bio->private = &error;
+    submit_bio(store_device(s), bio);
+    cr_assert_eq(error, 0);
+    for (uint32_t i = 0; i < 40; i++) {
+        bool hole = i < 3 || (i >= 10 && i < 22) || i == 39;
+        cr_expect_eq((bio->vecs[i].flags & BV_HOLE) != 0, hole, "block %u", i);
+        cr_expect_eq(data[i][BLOCK_SIZE - 1], hole ? 0 : 1, "block %u", i);
+        cr_expect_eq(store_block_exists(s, OBJECT, i), !hole, "block %u", i);
+    }
+    bio_free(bio);
+    uint64_t at;
+    cr_expect(store_seek_block(s, OBJECT, 0, 40, true, &at) == 0 && at == 3);
+    cr_expect(store_seek_block(s, OBJECT, 3, 40, false, &at) == 0 && at == 10);
+    cr_expect(store_seek_block(s, OBJECT, 10, 40, true, &at) == 0 && at == 22);
+    cr_expect(store_seek_block(s, OBJECT, 39, 40, true, &at) == 0 && at == 40);
+    tear_down();
+}
