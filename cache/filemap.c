@@ -59,8 +59,9 @@ void i_size_write(struct address_space *m, uint64_t size)
 /* The page at index, referenced.   NULL: none. Context: RCU. */
 static struct page *slot_get_page(struct address_space *m, uint32_t index)
 {
-    for (;;) {
-        struct page *page = radix_tree_lookup(&m->pages, index);
+    const _Atomic(void *) *slot;
+    while ((slot = radix_tree_slot(&m->pages, index)) != NULL) {
+        struct page *page = atomic_load_explicit(slot, memory_order_acquire);
         if (page == NULL || radix_is_value(page))
             return NULL;
         if (!get_page_unless_zero(page)) {
@@ -68,10 +69,11 @@ static struct page *slot_get_page(struct address_space *m, uint32_t index)
             sched_yield();
             continue;
         }
-        if (radix_tree_lookup(&m->pages, index) == page)
+        if (atomic_load_explicit(slot, memory_order_acquire) == page)
             return page;
         put_page(m->cache, page);
     }
+    return NULL;
 }
 
 struct page *find_get_page(struct address_space *m, uint32_t index)

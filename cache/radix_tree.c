@@ -206,6 +206,14 @@ static inline struct radix_node *leaf_find(const struct radix_tree *tree, uint64
     return node;
 }
 
+/* Only a leaf has items, it is for the same indexes all its life, and its slots are NULL before it
+ * leaves the tree. So a slot says the same as another way down from the root would, or NULL. */
+const _Atomic(void *) *radix_tree_slot(const struct radix_tree *tree, uint64_t index)
+{
+    const struct radix_node *leaf = leaf_find(tree, index);
+    return leaf != NULL ? &leaf->slots[slot_of(index, 0)] : NULL;
+}
+
 void *radix_tree_lookup(const struct radix_tree *tree, uint64_t index)
 {
     const struct radix_node *leaf = leaf_find(tree, index);

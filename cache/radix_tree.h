@@ -121,6 +121,11 @@ void radix_tree_preload_end(struct radix_preload *preload);
 int radix_tree_insert(struct radix_tree *tree, uint64_t index, void *item,
                       struct radix_preload *preload, void **old);
 
+/* Where the item at index is, or would be; NULL: there is no place for it. To be loaded (acquire)
+ * within the bracket, again too: while what was found there is at index, it is there, and not when it
+ * is not (Linux: radix_tree_lookup_slot).   Locks: RCU. */
+const _Atomic(void *) *radix_tree_slot(const struct radix_tree *tree, uint64_t index);
+
 /* The item at index, or NULL.   Locks: RCU. */
 void *radix_tree_lookup(const struct radix_tree *tree, uint64_t index);
 

@@ -151,11 +151,9 @@ mutant() # NAME FILE SED-COMMAND...
 
 rule 1 'find: look at the slot again after taking a reference, at the mapping after locking'
 mutant find_slot_recheck cache/filemap.c \
-    '/^struct page \*find_get_page/,/^}/ s/if (radix_tree_lookup.*/if (1)/'
+    '/^static struct page \*slot_get_page/,/^}/ s/if (atomic_load_explicit(slot.*/if (1)/'
 mutant find_takes_free_pages cache/page.c \
     '/^bool get_page_unless_zero/,/^}/ s/if (n == 0)/if (0)/'
-mutant gang_slot_recheck cache/filemap.c \
-    '/^static unsigned pages_get/,/^}/ s/if (radix_tree_lookup.*/if (1)/'
 mutant find_mapping_recheck cache/filemap.c \
     '/^struct page \*find_lock_page/,/^}/ { s/if (atomic_load(&page->mapping) == m)/if (1)/; /assert/d }'
 mutant reader_mapping_recheck cache/filemap.c \
@@ -291,8 +289,8 @@ mutant reclaim_without_freeze cache/reclaim.c \
 mutant invalidate_without_freeze cache/truncate.c \
     's/page_ref_freeze(page, 2)/(atomic_store(\&page->refcount, 0), 1)/'
 mutant reclaim_dirty cache/reclaim.c \
-    '/^static bool remove_mapping/,/^}/ s/!page_test(page, PG_dirty | PG_writeback) \&\& //'
-mutant reclaim_keeps_mapped cache/reclaim.c 's/ || !page_unmap(m, page)//'
+    '/^static bool remove_mapping/,/^}/ s/ || page_test(page, PG_dirty | PG_writeback)//'
+mutant reclaim_keeps_mapped cache/reclaim.c 's/if (!page_unmap(m, page))/if (0)/'
 mutant remove_unlocked cache/reclaim.c \
     's/!page_test(page, PG_writeback) \&\& trylock_page(page)/!page_test(page, PG_writeback)/' \
     '/^static bool reclaim_page/,/^}/ s/unlock_page(page);//'

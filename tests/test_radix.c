@@ -183,6 +183,27 @@ Test(radix, insert_over_a_value_replaces_and_returns_it)
     cr_assert_eq(radix_tree_lookup(&tree, 7), items[1]);
 }
 
+/* find_get_page() stands on it: what a reader found is looked at again in the slot alone. */
+Test(radix, a_slot_says_what_is_at_its_index_while_the_tree_grows_and_shrinks_and_loses_its_leaf)
+{
+    cr_assert_null(radix_tree_slot(&tree, 3));
+    put(3, items[0]);
+    cache_rcu_read_lock();
+    const _Atomic(void *) *slot = radix_tree_slot(&tree, 3);
+    cr_assert_eq(atomic_load(slot), items[0]);
+    cr_assert_null(atomic_load(radix_tree_slot(&tree, 2)));
+    put(UINT32_MAX, items[1]);
+    cr_assert_eq(radix_tree_slot(&tree, 3), slot);
+    radix_tree_delete(&tree, UINT32_MAX);
+    cr_assert_eq(radix_tree_slot(&tree, 3), slot);
+    radix_tree_replace(&tree, 3, radix_make_value(1));
+    cr_assert_eq(atomic_load(slot), radix_make_value(1));
+    radix_tree_delete(&tree, 3);
+    put(3, items[0]); /* in a leaf of its own */
+    cr_assert_null(atomic_load(slot), "a leaf that has left the tree is empty");
+    cache_rcu_read_unlock();
+}
+
 Test(radix, insert_into_a_free_slot_returns_no_old_item)
 {
     void *old = items[9];
