@@ -91,9 +91,17 @@ int drop_capability(fuse_req_t req, struct inode *inode)
     char value[CAPABILITY_BYTES];
     if (front_of(req)->options.kernel_cache)
         return 0;
+    /* Said before it is looked up, and unsaid by whoever sets one after it is there (xattr_set): so it
+     * is never believed wrongly. */
+    if (atomic_exchange(&inode->no_capability, true))
+        return 0;
     ssize_t n = xattr_get(inode, name, value, sizeof value);
     int err = n >= 0 || n == -ERANGE ? xattr_remove(inode, name) : (int)n;
-    return err == -ENODATA ? 0 : err;
+    if (err == -ENODATA)
+        return 0;
+    if (err != 0)
+        atomic_store(&inode->no_capability, false);
+    return err;
 }
 
 /* Without the kernel's word, every user but root counts as one without CAP_FSETID. */

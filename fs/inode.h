@@ -48,6 +48,7 @@ struct inode {            /* (c) constant  (i) i_lock  (n) fs->rename_lock  (w) 
     struct timespec pass_mtime; /* (i) */
     _Atomic uint64_t tid;       /* the last transaction that touched its record or blocks (a) */
     uint32_t open_writers;      /* (i) open files that can write */
+    _Atomic bool no_capability; /* it has no security.capability that a write would take away (a) */
     _Atomic bool attributes_shown; /* the kernel may hold attributes since the last forget (a) */
     _Atomic bool
         mixed;     /* it was said that the kernel's mappings and attached ones both store (a) */

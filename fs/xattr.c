@@ -153,6 +153,7 @@ int xattr_set(struct inode *inode, const char *name, const void *value, size_t s
         update_init(&u, inode->fs->store);
         update_put(&u, &key, value, size);
         err = apply_with_ctime(inode, &u, 0);
+        atomic_store(&inode->no_capability, false);
     }
     inode_unlock_records(inode->fs);
     return err;
