@@ -1,0 +1,470 @@
+/* What page faults cost, by who resolves them, side by side in one run.
+ *
+ *   bench_faults EXT4DIR FOLIODIR FOLIOFSCTL [MIB [ROUNDS]]
+ *
+ * EXT4DIR: a directory on the filesystem to compare with; FOLIODIR: on a FolioFS mount, cache=direct;
+ * FOLIOFSCTL: the program, to empty the cache. Doors:
+ *
+ *   ext4        mmap of a file there
+ *   mount       the kernel's mmap of a file on the FolioFS mount
+ *   attached    libfolio's mapping of the same file
+ *   in-process  vma_soft over a memory device: no kernel in it at all
+ *   handler     a userfaultfd and a thread that sleeps, wakes, resolves one page: what most user-space
+ *               fault handlers do. Pages come from memory at no cost, and are written nowhere.
+ *
+ * The figures are microseconds per page: the mean over all pages, and the median of single touches in
+ * brackets (which includes some 0.03 for reading the clock). Beside them the share of time in which the
+ * processors idled: a handler that sleeps is woken for each fault, and that costs most when its core sleeps.
+ * Each measurement is a process of its own; doors take turns; the least of the rounds counts, for what
+ * disturbs makes it only more. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cache/folio.h"
+#include "cache/page_cache.h"
+#include "cache/vma_soft.h"
+
+#define CLIENTS_MAX 2
+
+enum door_kind { EXT4, MOUNT, ATTACHED, INPROCESS, HANDLER, DOORS };
+static const char *const door_names[] = { "ext4", "mount", "attached", "in-process", "handler" };
+
+enum test_kind { HIT, FIRST_STORE, STORE_AGAIN, MISS, TESTS };
+static const char *const test_names[] = { "read, cached", "first store", "store after writeback",
+                                          "read, not cached" };
+
+static const char *paths[DOORS];
+static const char *folio_dir, *ctl;
+static uint32_t nr_pages;
+
+struct result {
+    double mean_us, median_us, idle;
+};
+
+struct mapping { /* one client's */
+    enum door_kind door;
+    char *at; /* NULL: in-process */
+    struct vm_area *vma;
+    int fd;
+};
+
+static struct page_cache *cache; /* in-process */
+static struct device *device;
+static struct address_space space;
+
+static void die(const char *what)
+{
+    fprintf(stderr, "faults: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+static double now_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+/* Share of all processors' time that was idle, since the last call. */
+static double idle_share(void)
+{
+    static double idle_before, all_before;
+    double v[8] = { 0 };
+    FILE *f = fopen("/proc/stat", "re");
+    if (f == NULL || fscanf(f, "cpu %lf %lf %lf %lf %lf %lf %lf %lf", &v[0], &v[1], &v[2], &v[3],
+                            &v[4], &v[5], &v[6], &v[7]) != 8)
+        die("/proc/stat");
+    fclose(f);
+    double idle = v[3] + v[4], all = 0;
+    for (int i = 0; i < 8; i++)
+        all += v[i];
+    double share = all > all_before ? (idle - idle_before) / (all - all_before) : 0;
+    idle_before = idle;
+    all_before = all;
+    return share;
+}
+
+/* ---- the sleeping handler -------------------------------------------------------------------- */
+
+static char blank[PAGE_SIZE];
+
+static void *handler(void *arg)
+{
+    int uffd = *(int *)arg;
+    struct pollfd p = { .fd = uffd, .events = POLLIN };
+    struct uffd_msg msg;
+    for (;;) {
+        if (poll(&p, 1, -1) < 0 || read(uffd, &msg, sizeof msg) != sizeof msg)
+            continue;
+        uint64_t at = msg.arg.pagefault.address & PAGE_MASK;
+        if (msg.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) {
+            struct uffdio_writeprotect w = { .range = { at, PAGE_SIZE } };
+            ioctl(uffd, UFFDIO_WRITEPROTECT, &w);
+        } else {
+            struct uffdio_copy c = { .dst = at,
+                                     .src = (uint64_t)(uintptr_t)blank,
+                                     .len = PAGE_SIZE,
+                                     .mode = UFFDIO_COPY_MODE_WP };
+            ioctl(uffd, UFFDIO_COPY, &c);
+        }
+    }
+    return NULL;
+}
+
+static int handled_fd = -1;
+
+static char *map_handled(size_t bytes)
+{
+    static pthread_t thread;
+    handled_fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP };
+    char *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct uffdio_register r = { .range = { (uint64_t)(uintptr_t)at, bytes },
+                                 .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP };
+    if (handled_fd < 0 || at == MAP_FAILED || ioctl(handled_fd, UFFDIO_API, &api) != 0 ||
+        madvise(at, bytes, MADV_NOHUGEPAGE) != 0 || ioctl(handled_fd, UFFDIO_REGISTER, &r) != 0 ||
+        pthread_create(&thread, NULL, handler, &handled_fd) != 0)
+        die("userfaultfd");
+    return at;
+}
+
+/* ---- doors ----------------------------------------------------------------------------------- */
+
+static struct mapping map_door(enum door_kind door)
+{
+    struct mapping m = { .door = door, .fd = -1 };
+    size_t bytes = (size_t)nr_pages * PAGE_SIZE;
+    int prot = PROT_READ | PROT_WRITE;
+    if (door == INPROCESS) {
+        if (vma_soft_create(&space, 0, nr_pages, NULL, &m.vma) != 0)
+            die("vma_soft_create");
+        return m;
+    }
+    if (door == HANDLER) {
+        m.at = map_handled(bytes);
+        return m;
+    }
+    m.fd = open(paths[door], O_RDWR | O_CLOEXEC);
+    m.at = door == ATTACHED ? folio_mmap(NULL, bytes, prot, MAP_SHARED, m.fd, 0)
+                            : mmap(NULL, bytes, prot, MAP_SHARED, m.fd, 0);
+    if (m.fd < 0 || m.at == MAP_FAILED)
+        die(paths[door]);
+    return m;
+}
+
+static void load(const struct mapping *m, uint32_t page)
+{
+    char c;
+    if (m->at != NULL)
+        (void)*(volatile char *)(m->at + (size_t)page * PAGE_SIZE);
+    else if (vma_load(m->vma, (uint64_t)page * PAGE_SIZE, &c, 1) != 0)
+        die("vma_load");
+}
+
+static void store(const struct mapping *m, uint32_t page)
+{
+    char c = 's';
+    if (m->at != NULL)
+        *(volatile char *)(m->at + (size_t)page * PAGE_SIZE) = c;
+    else if (vma_store(m->vma, (uint64_t)page * PAGE_SIZE, &c, 1) != 0)
+        die("vma_store");
+}
+
+/* Clean every page, as msync does; nothing leaves the mapping. */
+static void clean(const struct mapping *m)
+{
+    size_t bytes = (size_t)nr_pages * PAGE_SIZE;
+    if (m->door == INPROCESS) {
+        if (filemap_fdatawrite(&space, WB_SYNC_ALL) != 0)
+            die("filemap_fdatawrite");
+    } else if (m->door == HANDLER) {
+        struct uffdio_writeprotect w = { .range = { (uint64_t)(uintptr_t)m->at, bytes },
+                                         .mode = UFFDIO_WRITEPROTECT_MODE_WP };
+        ioctl(handled_fd, UFFDIO_WRITEPROTECT, &w);
+    } else if ((m->door == ATTACHED ? folio_msync : msync)(m->at, bytes, MS_SYNC) != 0) {
+        die("msync");
+    }
+}
+
+/* Empty the caches that stand before the disk. */
+static void drop(enum door_kind door)
+{
+    if (door == INPROCESS) {
+        if (filemap_fdatawrite(&space, WB_SYNC_ALL) != 0)
+            die("filemap_fdatawrite");
+        page_cache_drop(cache);
+    } else if (door != HANDLER) {
+        int fd = open(paths[door], O_RDWR | O_CLOEXEC);
+        if (fd < 0 || fsync(fd) != 0 || posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) != 0)
+            die("dropping the cache");
+        close(fd);
+        char command[1024];
+        snprintf(command, sizeof command, "%s %s drop >/dev/null", ctl, folio_dir);
+        if (door != EXT4 && system(command) != 0) // NOLINT(cert-env33-c)
+            die(command);
+    }
+}
+
+/* Have every page in the caches. */
+static void warm(enum door_kind door)
+{
+    static char buf[1 << 20];
+    if (door == INPROCESS) {
+        for (uint64_t at = 0; at < (uint64_t)nr_pages * PAGE_SIZE; at += sizeof buf)
+            if (filemap_read(&space, NULL, at, buf, sizeof buf) < 0)
+                die("filemap_read");
+    } else if (door != HANDLER) {
+        int fd = open(paths[door], O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+            die(paths[door]);
+        while (read(fd, buf, sizeof buf) > 0)
+            ;
+        close(fd);
+        if (door == MOUNT) { /* its mappings have a cache of their own */
+            struct mapping m = map_door(door);
+            for (uint32_t i = 0; i < nr_pages; i++)
+                load(&m, i);
+        }
+    }
+}
+
+/* ---- measuring ------------------------------------------------------------------------------- */
+
+static int compare(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* The i-th page of a permutation that no readahead follows. */
+static uint32_t shuffled(uint32_t i)
+{
+    return (uint32_t)(((uint64_t)i * 2654435761u) % nr_pages);
+}
+
+static void touch_all(const struct mapping *m, bool write, bool shuffle, unsigned client,
+                      unsigned clients, float *each, struct result *out)
+{
+    uint32_t n = nr_pages / clients, first = n * client;
+    double begin = now_us(), last = begin;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t page = shuffle ? shuffled(first + i) : first + i;
+        if (write)
+            store(m, page);
+        else
+            load(m, page);
+        double now = now_us();
+        each[i] = (float)(now - last);
+        last = now;
+    }
+    out->mean_us = (last - begin) / n;
+    qsort(each, n, sizeof *each, compare);
+    out->median_us = each[n / 2];
+}
+
+struct shared {
+    _Atomic unsigned ready, go;
+    struct result results[CLIENTS_MAX];
+};
+
+struct client {
+    struct shared *shared;
+    enum door_kind door;
+    enum test_kind test;
+    bool shuffle;
+    unsigned number, clients;
+};
+
+static void *client_main(void *arg)
+{
+    const struct client *c = arg;
+    bool stores = c->test == FIRST_STORE || c->test == STORE_AGAIN;
+    float *each = calloc(nr_pages, sizeof *each);
+    struct mapping m = map_door(c->door);
+    if (each == NULL)
+        die("memory");
+    for (uint32_t i = 0; stores && i < nr_pages; i++)
+        load(&m, i);
+    if (c->test == STORE_AGAIN) {
+        for (uint32_t i = c->number; i < nr_pages; i += c->clients)
+            store(&m, i);
+        clean(&m);
+    }
+    atomic_fetch_add(&c->shared->ready, 1);
+    while (atomic_load(&c->shared->go) == 0)
+        sched_yield();
+    touch_all(&m, stores, c->shuffle, c->number, c->clients, each, &c->shared->results[c->number]);
+    free(each);
+    if (m.vma != NULL)
+        vma_soft_destroy(m.vma);
+    return NULL;
+}
+
+/* A client of the in-process door is a thread, any other a process.   Returns the process. */
+static pid_t start_client(struct client *c, pthread_t *thread)
+{
+    if (c->door == INPROCESS) {
+        if (pthread_create(thread, NULL, client_main, c) != 0)
+            die("pthread_create");
+        return 0;
+    }
+    pid_t pid = fork();
+    if (pid < 0)
+        die("fork");
+    if (pid == 0) {
+        (void)client_main(c);
+        _exit(0); /* what stdio holds is the parent's */
+    }
+    return pid;
+}
+
+static void end_client(pid_t pid, pthread_t thread)
+{
+    int status = 0;
+    if (pid == 0)
+        (void)pthread_join(thread, NULL);
+    else if (waitpid(pid, &status, 0) != pid || status != 0) {
+        errno = ECHILD;
+        die("a client failed");
+    }
+}
+
+static struct result measure(enum door_kind door, enum test_kind test, bool shuffle,
+                             unsigned clients)
+{
+    struct client each[CLIENTS_MAX];
+    pthread_t threads[CLIENTS_MAX];
+    pid_t pids[CLIENTS_MAX];
+    struct shared *s =
+        mmap(NULL, sizeof *s, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (s == MAP_FAILED)
+        die("memory");
+    drop(door);
+    if (test != MISS)
+        warm(door);
+    for (unsigned i = 0; i < clients; i++) {
+        each[i] = (struct client){ s, door, test, shuffle, i, clients };
+        pids[i] = start_client(&each[i], &threads[i]);
+    }
+    while (atomic_load(&s->ready) < clients)
+        sched_yield();
+    (void)idle_share();
+    atomic_store(&s->go, 1);
+    for (unsigned i = 0; i < clients; i++)
+        end_client(pids[i], threads[i]);
+    struct result r = { .idle = idle_share() };
+    for (unsigned i = 0; i < clients; i++) {
+        r.mean_us += s->results[i].mean_us / clients;
+        r.median_us += s->results[i].median_us / clients;
+    }
+    munmap(s, sizeof *s);
+    return r;
+}
+
+/* ---- setting up ------------------------------------------------------------------------------ */
+
+static void make_file(const char *path)
+{
+    static char buf[1 << 20];
+    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0)
+        die(path);
+    memset(buf, 'f', sizeof buf);
+    for (uint64_t at = 0; at < (uint64_t)nr_pages * PAGE_SIZE; at += sizeof buf)
+        if (pwrite(fd, buf, sizeof buf, (off_t)at) != (ssize_t)sizeof buf)
+            die(path);
+    if (fsync(fd) != 0)
+        die(path);
+    close(fd);
+}
+
+static void make_cache(void)
+{
+    static char buf[1 << 20];
+    struct cache_options o = { .cache_bytes = (uint64_t)nr_pages * PAGE_SIZE * 8,
+                               .dirty_ratio = 90,
+                               .dirty_background_ratio = 80 };
+    device = dev_memory_create();
+    if (device == NULL || page_cache_create(&cache, &o) != 0)
+        die("the cache");
+    mapping_init(&space, cache, device, 1, NULL, 0);
+    for (uint64_t at = 0; at < (uint64_t)nr_pages * PAGE_SIZE; at += sizeof buf)
+        if (filemap_write(&space, at, buf, sizeof buf) != (ssize_t)sizeof buf)
+            die("filemap_write");
+    if (filemap_fdatawrite(&space, WB_SYNC_ALL) != 0)
+        die("filemap_fdatawrite");
+}
+
+static const char *join(const char *dir, const char *name)
+{
+    size_t n = strlen(dir) + strlen(name) + 2;
+    char *path = malloc(n);
+    if (path == NULL)
+        die("memory");
+    snprintf(path, n, "%s/%s", dir, name);
+    return path;
+}
+
+static void run_row(enum test_kind test, bool shuffle, unsigned clients, unsigned rounds)
+{
+    struct result best[DOORS];
+    for (unsigned round = 0; round < rounds; round++)
+        for (unsigned d = 0; d < DOORS; d++) {
+            enum door_kind door = (enum door_kind)((d + round) % DOORS);
+            struct result r = measure(door, test, shuffle, clients);
+            if (round == 0 || r.mean_us < best[door].mean_us)
+                best[door] = r;
+        }
+    printf("| %s, %s, %u client%s |", test_names[test], shuffle ? "random" : "in order", clients,
+           clients > 1 ? "s" : "");
+    for (unsigned d = 0; d < DOORS; d++)
+        printf(" %.2f [%.2f] %.0f%% ×%.2f |", best[d].mean_us, best[d].median_us,
+               best[d].idle * 100, best[d].mean_us / best[EXT4].mean_us);
+    printf("\n");
+    fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 4 || argc > 6) {
+        fprintf(stderr, "usage: %s EXT4DIR FOLIODIR FOLIOFSCTL [MIB [ROUNDS]]\n", argv[0]);
+        return 2;
+    }
+    folio_dir = argv[2];
+    ctl = argv[3];
+    nr_pages = (argc > 4 ? (uint32_t)atoi(argv[4]) : 32) * 256;
+    unsigned rounds = argc > 5 ? (unsigned)atoi(argv[5]) : 3;
+    paths[EXT4] = join(argv[1], "faults");
+    paths[MOUNT] = join(folio_dir, "faults"); /* a file that was mapped both ways is slower */
+    paths[ATTACHED] = join(folio_dir, "faults.attached");
+    for (unsigned d = EXT4; d <= ATTACHED; d++)
+        make_file(paths[d]);
+    make_cache();
+    printf("microseconds per page: mean [median] idle ×ratio to ext4; %u pages, least of %u "
+           "rounds\n\n|  |",
+           nr_pages, rounds);
+    for (unsigned d = 0; d < DOORS; d++)
+        printf(" %s |", door_names[d]);
+    printf("\n|---|--:|--:|--:|--:|--:|\n");
+    for (unsigned test = 0; test < TESTS; test++)
+        for (unsigned shuffle = 0; shuffle < 2; shuffle++)
+            for (unsigned clients = 1; clients <= CLIENTS_MAX; clients++)
+                run_row((enum test_kind)test, shuffle, clients, rounds);
+    for (unsigned d = EXT4; d <= ATTACHED; d++)
+        unlink(paths[d]);
+    return 0;
+}
