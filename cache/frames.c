@@ -74,6 +74,7 @@ static struct page *frame_take(struct page_cache *cache)
         atomic_store_explicit(&page->flags, 0, memory_order_relaxed);
         page_set_uses(page, 0);
         page->data = own_frame(cache, page);
+        atomic_store_explicit(&page->order, 0, memory_order_relaxed);
         atomic_store_explicit(&page->refcount, 1, memory_order_release);
     }
     return page;

@@ -66,11 +66,11 @@
  *         inode_lock_records()               one for the volume: from building an inode's record to
  *                                            applying it; no PG_locked is taken inside
  *             inode->i_lock                  attributes; never held over a sleep
+ *               file_ra_state.lock           one open file's readahead; takes nothing
  *             mapping->tree_lock             never held over a sleep
  *               cache->lru_lock              lists, free frames; never held over a sleep
  *               cache->shadow_lock           beside lru_lock, never with it; never over a sleep
  *             mapping->i_mmap_lock           the mapping's vm_areas; their ops never sleep
- *             file_ra_state.lock             one open file's readahead; takes nothing
  *             store's own lock               inside store/ only
  *
  * A thread that waits for memory or for dirty throttling holds no PG_locked and no writeback_sem.
@@ -119,6 +119,7 @@ struct page { /* (c) constant  (l) PG_locked  (t) tree_lock  (r) lru_lock  (a) a
     _Atomic uint32_t index; /* page number in the file; constant while mapping is set   (a) */
     _Atomic uint8_t uses;   /* after the first, up to USES_MAX: see reclaim.h            (a) */
     bool touched;           /* its own frame in the arena may hold memory; see page_settle() */
+    _Atomic uint8_t order;  /* of its folio: see ra_window                              (a) */
     struct list_head lru;   /* active, inactive or free list                            (r) */
     void *data; /* where its bytes are: its frame, or in the mapping's memfd; constant in a tree */
 };

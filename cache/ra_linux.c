@@ -14,19 +14,39 @@
  *   fault   miss                                     read-around, unless faults have missed too often
  *           mark                                     as above, the request being a whole window
  *
- * The windows that marks start end at multiples of 4 pages, as on files without large folios. Where a
- * file has large folios, Linux raises that with every window (page_cache_ra_order: folio order 2, 4,
- * 6 ... up to the largest the file may have), moves the mark to the start of the folio it falls in, and
- * takes a use of any page of that folio for a use of the mark; this is not done here.
+ * The windows that marks start end at multiples of 4 pages, as on files without large folios. Windows
+ * of more than RA_MOST_PAGES are cut, which Linux does not do: with read_ahead_kb up to 512 there are
+ * none.
+ *
+ * linux:large_folios decides as Linux does for a file that may have large folios of any size
+ * (page_cache_ra_order), although the pages here stay single. Folios grow with every window that a
+ * mark starts, by 2 orders: 4, 16, 64 ... pages, at most the window; other windows have single pages.
+ *
+ *   - Windows that marks start end at multiples of their folios, as far as the largest window does.
+ *   - The mark is on a whole folio. Using any page of it counts as using its first, but a fault counts
+ *     as what it is, so only the folio's first page goes on with the known window.
+ *   - The end of the file does not move the mark.
+ *   - Where a folio meets cached pages, single pages go on from there; for a mark that is not set by
+ *     then, the end of the file matters again.
+ *   - Counting cached pages goes wrong in folios as it does in Linux, see ra_linux_folios.c.
  */
-#include "cache/readahead.h"
+#include "cache/ra_linux_folios.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
 
 #define FAULTS_MISSED      100u /* more misses than hits than this: no read-around (MMAP_LOTSAMISS) */
 #define FAULTS_MISSED_MOST (10 * FAULTS_MISSED)
-#define ASYNC_ALIGN        4u
+#define ORDER_STEP         2u
+
+struct linux_config {
+    bool large_folios;
+};
 
 struct linux_state {
     uint32_t start, size, async_size; /* the current window */
+    uint32_t order;                   /* its folios have at most 1 << order pages */
     uint32_t mmap_miss;               /* faults that missed, less those that hit */
 };
 _Static_assert(sizeof(struct linux_state) <= RA_STATE_BYTES, "fits");
@@ -79,13 +99,29 @@ static uint32_t largest_window(const struct ra_access *a, uint32_t request)
     return a->most;
 }
 
-static void set_window(struct linux_state *s, struct ra_window *out, uint32_t start, uint32_t size,
-                       uint32_t async_size)
+/* The next window: what is read of it, and what is remembered. */
+static void set_window(struct linux_state *s, const struct ra_access *a, struct ra_window *out)
+{
+    const struct linux_config *c = a->config;
+    *out = (struct ra_window){ .start = s->start, .size = s->size, .async_size = s->async_size };
+    if (!c->large_folios) {
+        s->order = 0;
+        return;
+    }
+    while (s->order > 0 && 1u << s->order > s->size)
+        s->order--;
+    ra_linux_set_folios(a, s->order, out);
+}
+
+/* A window of single pages that has nothing to do with the one before. */
+static void begin_window(struct linux_state *s, const struct ra_access *a, struct ra_window *out,
+                         uint32_t start, uint32_t size, uint32_t async_size)
 {
     s->start = start;
     s->size = size;
     s->async_size = async_size;
-    *out = (struct ra_window){ .start = start, .size = size, .async_size = async_size };
+    s->order = 0;
+    set_window(s, a, out);
 }
 
 /* ---- reads ----------------------------------------------------------------------------------- */
@@ -94,7 +130,7 @@ static void fresh_window(struct linux_state *s, const struct ra_access *a, uint3
                          uint32_t most, struct ra_window *out)
 {
     uint32_t size = init_window(request, most);
-    set_window(s, out, a->index, size, size > request ? size - request : size / 2);
+    begin_window(s, a, out, a->index, size, size > request ? size - request : size / 2);
 }
 
 /* Pages cached just before the miss: the tail of a stream. As page_cache_prev_miss() has it, a
@@ -102,12 +138,14 @@ static void fresh_window(struct linux_state *s, const struct ra_access *a, uint3
 static void context(struct linux_state *s, const struct ra_access *a, uint32_t request,
                     uint32_t most, struct ra_window *out)
 {
-    uint32_t n = a->history(a->mapping, a->index, most - 1);
+    const struct linux_config *c = a->config;
+    uint32_t n =
+        c->large_folios ? ra_linux_history(a, most) : a->history(a->mapping, a->index, most - 1);
     if (n <= request)
         return;
     if (n == a->index) /* cached from the start of the file: a long stream */
         n *= 2;
-    set_window(s, out, a->index, min_u32(n + request, most), 1);
+    begin_window(s, a, out, a->index, min_u32(n + request, most), 1);
 }
 
 /* A miss (Linux: page_cache_sync_ra). */
@@ -125,35 +163,43 @@ static void sync_window(struct linux_state *s, const struct ra_access *a, uint32
 }
 
 /* A mark that this file's window does not explain: the stream goes on where its pages end. */
-static bool find_stream(struct linux_state *s, const struct ra_access *a, uint32_t request,
-                        uint32_t most)
+static bool find_stream(struct linux_state *s, const struct ra_access *a, uint32_t index,
+                        uint32_t request, uint32_t most)
 {
-    uint32_t start = a->next_miss(a->mapping, a->index + 1, most);
-    if (start - a->index > most)
+    const struct linux_config *c = a->config;
+    uint32_t start = c->large_folios ? ra_linux_next_miss(a, index + 1, most)
+                                     : a->next_miss(a->mapping, index + 1, most);
+    if (start - index > most)
         return false;
     s->start = start;
-    s->size = next_window(start - a->index + request, most);
+    s->size = next_window(start - index + request, most);
     return true;
 }
 
-/* A mark (Linux: page_cache_async_ra). */
-static void async_window(struct linux_state *s, const struct ra_access *a, uint32_t request,
-                         struct ra_window *out)
+/* A mark (Linux: page_cache_async_ra). A read's index is that of the folio. */
+static void async_window(struct linux_state *s, const struct ra_access *a, struct ra_window *out)
 {
     if (a->most == 0)
         return;
+    uint32_t nr, index = a->folio(a->mapping, a->index, &nr);
+    if (a->how != RA_READ)
+        index = a->index;
+    uint32_t request = a->how == RA_READ ? a->nr + (a->index - index) : a->most;
     uint32_t most = largest_window(a, request);
-    if (a->index == s->start + s->size - s->async_size) {
+    uint32_t expected = s->start + s->size - s->async_size;
+    if (index == expected - expected % nr) {
         s->start += s->size;
         s->size = max_u32(s->size, next_window(s->size, most));
-    } else if (!find_stream(s, a, request, most)) {
+    } else if (!find_stream(s, a, index, request, most)) {
         return;
     }
-    uint32_t align = min_u32(ASYNC_ALIGN, most & -most);
+    s->order += ORDER_STEP;
+    uint32_t align = min_u32(1u << s->order, most & -most);
     uint32_t end = s->start + s->size, aligned = end - end % align;
     if (aligned > s->start)
         s->size -= end - aligned;
-    set_window(s, out, s->start, s->size, s->size);
+    s->async_size = s->size;
+    set_window(s, a, out);
 }
 
 /* ---- page faults ----------------------------------------------------------------------------- */
@@ -171,7 +217,7 @@ static void fault_missed(struct linux_state *s, const struct ra_access *a, struc
     if (s->mmap_miss > FAULTS_MISSED)
         return;
     uint32_t before = min_u32(a->index, a->most / 2);
-    set_window(s, out, a->index - before, a->most, a->most / 4);
+    begin_window(s, a, out, a->index - before, a->most, a->most / 4);
 }
 
 /* Is the page of a miss the one that the window marks? The end of the file moves marks. */
@@ -208,7 +254,7 @@ static void linux_access(void *state, const struct ra_access *a, struct ra_windo
             fault_missed(s, a, out);
         break;
     case RA_MARK:
-        async_window(s, a, a->how == RA_READ ? a->nr : a->most, out);
+        async_window(s, a, out);
         break;
     case RA_HIT:
         break;
@@ -217,4 +263,17 @@ static void linux_access(void *state, const struct ra_access *a, struct ra_windo
         count_hits(s, a, out);
 }
 
-const struct ra_policy ra_linux = { .abi = RA_ABI, .name = "linux", .access = linux_access };
+static int linux_init(void *config, const char *args, char *error, size_t n)
+{
+    struct linux_config *c = config;
+    if (strcmp(args, "large_folios") != 0) {
+        snprintf(error, n, "linux:%.64s: its only argument is large_folios", args);
+        return -EINVAL;
+    }
+    c->large_folios = true;
+    return 0;
+}
+
+const struct ra_policy ra_linux = {
+    .abi = RA_ABI, .name = "linux", .access = linux_access, .init = linux_init
+};

@@ -8,7 +8,9 @@
 #include "cache/rcu.h"
 #include "store/plug.h"
 
+#define MOST_ORDER 8u
 _Static_assert(RA_MOST_PAGES <= BIO_MAX_VECS, "a window fits into one bio");
+_Static_assert(RA_MOST_PAGES == 1u << MOST_ORDER, "a folio is a whole window at most");
 
 /* ---- an open file's state -------------------------------------------------------------------- */
 
@@ -22,17 +24,25 @@ void file_ra_state_init(struct file_ra_state *ra, const struct ra_policy *policy
     atomic_store(&ra->prev_pos, UINT64_MAX);
 }
 
-void file_ra_set_policy(struct file_ra_state *ra, const struct ra_policy *policy)
+void file_ra_set(struct file_ra_state *ra, const struct ra_policy *policy, uint32_t ra_pages)
 {
     pthread_mutex_lock(&ra->lock);
-    atomic_store(&ra->policy, policy);
-    memset(ra->state, 0, sizeof ra->state);
+    if (policy != atomic_load(&ra->policy)) {
+        atomic_store(&ra->policy, policy);
+        memset(ra->state, 0, sizeof ra->state);
+    }
+    if (ra_pages != ra->base_pages) {
+        bool doubled = atomic_load(&ra->ra_pages) > ra->base_pages;
+        ra->base_pages = ra_pages;
+        atomic_store(&ra->ra_pages, doubled ? ra_pages * 2 : ra_pages);
+    }
     pthread_mutex_unlock(&ra->lock);
 }
 
 /* As generic_fadvise() does it: a window that errors have shrunk grows again by advice only. */
 void file_ra_advise(struct file_ra_state *ra, enum ra_advice advice)
 {
+    pthread_mutex_lock(&ra->lock);
     switch (advice) {
     case RA_ADVICE_NORMAL:
         atomic_store(&ra->ra_pages, ra->base_pages);
@@ -44,6 +54,7 @@ void file_ra_advise(struct file_ra_state *ra, enum ra_advice advice)
         break;
     }
     atomic_store(&ra->random, advice == RA_ADVICE_RANDOM);
+    pthread_mutex_unlock(&ra->lock);
 }
 
 void file_ra_shrink(struct file_ra_state *ra)
@@ -79,6 +90,18 @@ static uint32_t next_miss(struct address_space *m, uint32_t index, uint32_t max)
     return index + n;
 }
 
+static uint32_t find_folio(struct address_space *m, uint32_t index, uint32_t *nr)
+{
+    uint8_t order = 0;
+    cache_rcu_read_lock();
+    void *item = radix_tree_lookup(&m->pages, index);
+    if (item != NULL && !radix_is_value(item))
+        order = atomic_load_explicit(&((struct page *)item)->order, memory_order_relaxed);
+    cache_rcu_read_unlock();
+    *nr = 1u << order;
+    return index >> order << order;
+}
+
 static uint64_t pages_in_file(struct address_space *m)
 {
     return (atomic_load(&m->i_size) + PAGE_SIZE - 1) >> PAGE_SHIFT;
@@ -99,6 +122,7 @@ static struct ra_access describe(struct address_space *m, struct file_ra_state *
         .file_pages = pages_in_file(m),
         .history = count_history,
         .next_miss = next_miss,
+        .folio = find_folio,
         .mapping = m,
     };
 }
@@ -115,6 +139,10 @@ static struct ra_window ask(struct file_ra_state *ra, struct ra_access *a)
     pthread_mutex_unlock(&ra->lock);
     if (w.stride != 0 && (w.block == 0 || w.block > w.stride))
         w.block = w.block == 0 ? 1 : w.stride;
+    if (w.stride != 0)
+        w.in_folios = 0;
+    if (w.order > MOST_ORDER)
+        w.order = MOST_ORDER;
     return w;
 }
 
@@ -231,7 +259,7 @@ static bool bio_takes(const struct bio *bio, uint32_t index)
 }
 
 /* Insert one page, locked, and add it to a bio.   Returns false: no memory. */
-static bool reading_add(struct ra_reading *r, uint32_t index, bool mark)
+static bool reading_add(struct ra_reading *r, uint32_t index, bool mark, uint8_t order)
 {
     bool wanted = r->rq != NULL && index >= r->rq->index && index - r->rq->index < r->rq->nr;
     struct bio *bio = wanted ? r->now : r->later;
@@ -240,6 +268,7 @@ static bool reading_add(struct ra_reading *r, uint32_t index, bool mark)
     struct page *page = reading_page(r, index);
     if (page == NULL)
         return false;
+    atomic_store_explicit(&page->order, order, memory_order_relaxed);
     int err = add_to_page_cache_lru(r->m, page, index);
     if (err != 0) {
         put_page(r->m->cache, page); /* -EEXIST: somebody else brought it */
@@ -255,11 +284,19 @@ static bool reading_add(struct ra_reading *r, uint32_t index, bool mark)
 /* The window's missing pages, while memory lasts. */
 static void reading_add_window(struct ra_reading *r, const struct ra_window *w)
 {
-    uint32_t mark =
-        w->async_size > 0 && w->async_size <= w->size ? w->size - w->async_size : UINT32_MAX;
-    for (uint32_t i = 0; i < w->size; i++)
-        if (!reading_add(r, (uint32_t)ra_window_page(w, i), i == mark))
+    uint64_t mark = UINT64_MAX, folio_end = 0, folios_end = (uint64_t)w->start + w->in_folios;
+    uint32_t order = 0;
+    if (w->async_size > 0 && w->async_size <= w->size)
+        mark = ra_window_page(w, w->size - w->async_size);
+    for (uint32_t i = 0; i < w->size; i++) {
+        uint64_t index = ra_window_page(w, i);
+        if (index >= folio_end) {
+            order = index < folios_end ? ra_folio_order(index, w->order, folios_end) : 0;
+            folio_end = index + (1u << order);
+        }
+        if (!reading_add(r, (uint32_t)index, mark >> order == index >> order, (uint8_t)order))
             break;
+    }
 }
 
 int page_cache_sync_ra(struct address_space *m, struct file_ra_state *ra,
@@ -285,15 +322,32 @@ int page_cache_sync_ra(struct address_space *m, struct file_ra_state *ra,
         reading_add_window(&r, &asked);
     reading_add_window(&r, &w);
     if (r.first != NULL) /* memory ended before the window came there */
-        reading_add(&r, rq->index, false);
+        reading_add(&r, rq->index, false, 0);
     reading_end(&r);
     return 0;
 }
 
-/* Of several readers of a marked page, one takes the mark. */
-static bool take_mark(struct page *page)
+static void clear_marks(struct address_space *m, uint32_t index, uint32_t nr)
 {
-    return page_test(page, PG_readahead) && (page_clear(page, PG_readahead) & PG_readahead);
+    for (uint32_t i = 0; i < nr; i++) {
+        struct page *page = find_get_page(m, index + i);
+        if (page == NULL)
+            continue;
+        page_clear(page, PG_readahead);
+        put_page(m->cache, page);
+    }
+}
+
+/* Of several readers of a marked page, one takes the mark. (Readers of different pages of a folio
+ * may come at once and each take it; then each asks the policy.) */
+static bool take_mark(struct address_space *m, struct page *page, uint32_t index)
+{
+    if (!page_test(page, PG_readahead) || !(page_clear(page, PG_readahead) & PG_readahead))
+        return false;
+    uint8_t order = atomic_load_explicit(&page->order, memory_order_relaxed);
+    if (order > 0)
+        clear_marks(m, index >> order << order, 1u << order);
+    return true;
 }
 
 void page_cache_async_ra(struct address_space *m, struct file_ra_state *ra, struct page *page,
@@ -302,7 +356,7 @@ void page_cache_async_ra(struct address_space *m, struct file_ra_state *ra, stru
     struct ra_reading r = { .m = m };
     if (rq->how == RA_FAULT_RANDOM && page_test(page, PG_readahead))
         return; /* the mark stays, for others */
-    struct ra_access a = describe(m, ra, rq, take_mark(page) ? RA_MARK : RA_HIT);
+    struct ra_access a = describe(m, ra, rq, take_mark(m, page, rq->index) ? RA_MARK : RA_HIT);
     if (a.event == RA_HIT && a.how == RA_READ && !file_ra_every_access(ra))
         return;
     a.prefetched = page_test(page, PG_prefetched);

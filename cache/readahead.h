@@ -30,7 +30,7 @@
  * What the policy wants to remember of an open file lies in state, RA_STATE_BYTES that begin as
  * zeros. A file's calls come one at a time, from any thread; calls for different files come together,
  * so a policy has no variables of its own. It must not block or call back into FolioFS, but for
- * the two functions in ra_access.
+ * the functions in ra_access.
  */
 #ifndef FOLIO_CACHE_READAHEAD_H
 #define FOLIO_CACHE_READAHEAD_H
@@ -43,7 +43,7 @@
 
 /* ---- for policies ---------------------------------------------------------------------------- */
 
-#define RA_ABI          1u   /* changes whenever something from here to struct ra_policy does */
+#define RA_ABI          2u   /* changes whenever something from here to struct ra_policy does */
 #define RA_STATE_BYTES  256u /* a policy's memory for one open file */
 #define RA_CONFIG_BYTES 64u  /* what it made of its arguments */
 #define RA_MOST_PAGES   256u /* a larger window is cut: one bio, 1 MiB */
@@ -81,7 +81,10 @@ struct ra_access {
     uint32_t (*history)(struct address_space *m, uint32_t index, uint32_t max);
     /* The first page at or after index that is not cached; index + max: none of the max pages. */
     uint32_t (*next_miss)(struct address_space *m, uint32_t index, uint32_t max);
-    struct address_space *mapping; /* for these two */
+    /* The folio of a cached page: its first page, and *nr pages. A page that is not cached is single.
+     * Pages of a folio are evicted one by one. */
+    uint32_t (*folio)(struct address_space *m, uint32_t index, uint32_t *nr);
+    struct address_space *mapping; /* for these three */
 };
 
 struct ra_window {
@@ -90,6 +93,10 @@ struct ra_window {
     uint32_t async_size; /* pages before the end at which the mark goes; 0: no mark */
     uint32_t stride;     /* from the start of a block to that of the next; 0: one block */
     uint32_t block;      /* pages in a block, at most stride; unused without stride */
+    /* The first in_folios pages from start belong together in folios, see ra_folio_order(). The mark
+     * is on the whole folio it falls into, and using any page of that takes it off all of them. */
+    uint32_t in_folios; /* 0: pages are single, as they always are with stride */
+    uint32_t order;     /* a folio has at most 1 << order pages, 8 at most */
 };
 
 struct ra_policy {
@@ -115,6 +122,15 @@ static inline uint64_t ra_window_page(const struct ra_window *w, uint32_t i)
     return w->start + (uint64_t)(i / w->block) * w->stride + i % w->block;
 }
 
+/* The folio that begins at index and may not reach end: aligned, of 1 << the answer pages. Folios
+ * follow each other so from a window's start (Linux: page_cache_ra_order). */
+static inline uint32_t ra_folio_order(uint64_t index, uint32_t order, uint64_t end)
+{
+    while (order > 0 && (index % (1u << order) != 0 || index + (1u << order) > end))
+        order--;
+    return order;
+}
+
 /* ---- for the cache and its users ------------------------------------------------------------- */
 
 struct page;
@@ -135,7 +151,7 @@ int ra_policy_open(const char *spec, const struct ra_policy **out, char *error, 
 struct file_ra_state {                        /* (l) lock  (a) atomic  (c) constant */
     pthread_mutex_t lock;                     /* around the policy; never held over a sleep */
     _Atomic(const struct ra_policy *) policy; /*                              (l to change, a) */
-    uint32_t base_pages;       /* the mount's largest window                            (c) */
+    uint32_t base_pages;       /* the largest window without advice                     (l) */
     _Atomic uint32_t ra_pages; /* this file's: doubled by advice, shrunk by errors      (a) */
     _Atomic bool random;       /*                                                       (a) */
     _Atomic uint64_t prev_pos; /* the byte after the last read; UINT64_MAX: none yet    (a) */
@@ -145,9 +161,11 @@ struct file_ra_state {                        /* (l) lock  (a) atomic  (c) const
 /* policy: NULL reads nothing ahead. */
 void file_ra_state_init(struct file_ra_state *ra, const struct ra_policy *policy,
                         uint32_t ra_pages);
-/* From now on another policy, which begins anew. */
-void file_ra_set_policy(struct file_ra_state *ra, const struct ra_policy *policy);
-/* posix_fadvise(2): normal, twice the window, none. */
+/* From now on as file_ra_state_init() was told. Another policy begins anew, the same one goes on; the
+ * advice given stays, and a window that errors have shrunk is whole again if its size changes. */
+void file_ra_set(struct file_ra_state *ra, const struct ra_policy *policy, uint32_t ra_pages);
+/* posix_fadvise(2): normal, twice the window, none. (FUSE does not forward it, nor madvise(2): a mount's
+ * files have normal advice. This is for those who use the cache without a mount.) */
 enum ra_advice { RA_ADVICE_NORMAL, RA_ADVICE_SEQUENTIAL, RA_ADVICE_RANDOM };
 void file_ra_advise(struct file_ra_state *ra, enum ra_advice advice);
 /* A page could not be read: read less ahead (Linux: shrink_readahead_size_eio). */

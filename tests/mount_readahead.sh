@@ -1,6 +1,6 @@
 #!/bin/sh
-# readahead=linux reads the same pages at the same steps as the running kernel does on ext4, and a
-# policy in a shared object decides what a mount reads ahead.
+# readahead=linux reads the same pages at the same steps as the running kernel does on ext4, without
+# and with large folios, and a policy in a shared object decides what a mount reads ahead.
 #
 # FOLIO_STEPS: how many accesses to compare (default 20000); FOLIO_SEED: which.
 . "$(dirname -- "$0")/lib.sh"
@@ -9,35 +9,46 @@ need python3 pkg-config "${CC:-cc}"
 
 # --- a policy of one's own ---------------------------------------------------------------------
 
-cat >"$T/mine.c" <<'END'
-#include "cache/readahead.h"
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-static int init(void *config, const char *args, char *error, size_t n)
+policy() # NAME SOURCE
 {
-    *(uint32_t *)config = (uint32_t)atoi(args);
-    snprintf(error, n, "mine wants a number, not %s", args);
-    return atoi(args) > 0 ? 0 : -EINVAL;
+    "${CC:-cc}" -Wall -Wextra -Werror -shared -fPIC -I "$source_dir" -o "$T/$1.so" "$2" ||
+        fail "$2 does not compile"
 }
-static void on_access(void *state, const struct ra_access *a, struct ra_window *out)
-{
-    (void)state;
-    if (a->event == RA_MISS)
-        *out = (struct ra_window){ .start = a->index, .size = *(const uint32_t *)a->config };
-}
-const struct ra_policy folio_ra_policy = {
-    .abi = RA_ABI, .name = "mine", .access = on_access, .init = init
-};
-END
-"${CC:-cc}" -shared -fPIC -I "$source_dir" -o "$T/mine.so" "$T/mine.c" || fail 'mine.c'
+policy example "$source_dir/tests/ra_example.c"
+# the one in the header's first comment
+sed -n '/^ \*     #include/,/^ \*     const struct/ s/^ \*     //p' "$source_dir/cache/readahead.h" \
+    >"$T/twice.c"
+sed -i 's/(void \*state,/(void *state __attribute__((unused)),/' "$T/twice.c"
+policy twice "$T/twice.c"
+echo 'int nothing;' >"$T/empty.c"
+policy empty "$T/empty.c"
+printf '#include "cache/readahead.h"\nconst struct ra_policy folio_ra_policy = { .abi = RA_ABI - 1 };\n' \
+    >"$T/old.c"
+policy old "$T/old.c"
 
-refuses() # PATTERN READAHEAD
+one_line() # WHAT PATTERN: on stderr, nothing on stdout
 {
-    timeout 30 "$FOLIO_BIN/foliofs" -o "readahead=$2" "$V" "$M" >"$T/out" 2>&1 </dev/null &&
-        fail "readahead=$2 was taken"
-    [ "$(wc -l <"$T/out")" -eq 1 ] || fail "readahead=$2: not one line: $(cat "$T/out")"
-    grep -q "$1" "$T/out" || fail "readahead=$2: $1 is not in: $(cat "$T/out")"
+    [ ! -s "$T/out" ] || fail "$1: on stdout: $(cat "$T/out")"
+    [ "$(wc -l <"$T/err")" -eq 1 ] || fail "$1: not one line: $(cat "$T/err")"
+    grep -q -- "$2" "$T/err" || fail "$1: $2 is not in: $(cat "$T/err")"
+}
+mount_refuses() # PATTERN OPTION
+{
+    timeout 30 "$FOLIO_BIN/foliofs" -o "$2" "$V" "$M" >"$T/out" 2>"$T/err" </dev/null &&
+        fail "$2 was taken"
+    one_line "$2" "$1"
+}
+refuse_each() # REFUSES
+{
+    "$1" 'linux, none, fixed, stride, leap' readahead=psychic
+    "$1" 'large_folios' readahead=linux:9
+    "$1" 'no arguments' readahead=leap:1
+    "$1" 'from 1 to 256' readahead=fixed:0
+    "$1" 'No such file\|cannot open' "readahead=$T/none.so"
+    "$1" 'no symbol folio_ra_policy' "readahead=$T/empty.so"
+    "$1" 'compile it again' "readahead=$T/old.so"
+    "$1" 'first window, not "much"' "readahead=$T/example.so:much"
+    "$1" 'no arguments' "readahead=$T/twice.so:1"
 }
 cached() # FILE
 {
@@ -53,21 +64,15 @@ reads_ahead() # PAGES: one page of a fresh file is read; so many are cached then
 
 make_volume
 mount_volume -o cache=direct
-dd if=/dev/zero of="$M/file" bs=4096 count=200 2>/dev/null
+dd if=/dev/zero of="$M/file" bs=4096 count=2000 2>/dev/null
+cp "$M/file" "$M/other"
 unmount_volume
-refuses 'linux, none, fixed, stride, leap' psychic
-refuses 'No such file\|cannot open' "$T/none.so"
-refuses 'mine wants a number, not much' "$T/mine.so:much"
-mount_volume -o "cache=direct,readahead=$T/mine.so:7"
+refuse_each mount_refuses
+mount_volume -o "cache=direct,readahead=$T/twice.so"
+reads_ahead 2
+unmount_volume
+mount_volume -o "cache=direct,readahead=$T/example.so:7"
 reads_ahead 7
-unmount_volume
-mount_volume -o cache=direct,readahead=fixed:12
-reads_ahead 12
-"$FOLIO_BIN/foliofsctl" "$M" set "readahead=$T/mine.so:9" >"$T/out" 2>&1 || fail "$(cat "$T/out")"
-"$FOLIO_BIN/foliofsctl" "$M" drop >/dev/null
-reads_ahead 9
-"$FOLIO_BIN/foliofsctl" "$M" set readahead=leap:1 >"$T/out" 2>&1 && fail 'leap:1 was taken'
-grep -q 'no arguments' "$T/out" || fail "set readahead=leap:1: $(cat "$T/out")"
 unmount_volume
 
 # --- the kernel's decisions --------------------------------------------------------------------
@@ -78,14 +83,6 @@ ext4=$T/ext4
 truncate -s 64M "$T/image"
 mkfs.ext4 -q -F "$T/image" >"$T/out" 2>&1 || skip "mkfs.ext4: $(cat "$T/out") (the rest passed)"
 mkdir "$ext4"
-# With data=journal ext4 has no large folios; they would round windows.
-mount -o loop,data=journal,noatime "$T/image" "$ext4" 2>"$T/out" ||
-    skip "cannot mount ext4 on a loop device: $(cat "$T/out") (the rest passed)"
-bdi=/sys/class/bdi/$(mountpoint -d "$ext4")
-loop=$(losetup -n -O NAME -j "$T/image" | head -n 1)
-# The largest request decides how far a read that is larger than the window is read at once.
-echo 1024 2>"$T/out" >"/sys/block/${loop#/dev/}/queue/max_sectors_kb" ||
-    skip "cannot set max_sectors_kb of $loop (the rest passed)"
 
 # shellcheck disable=SC2046 # flags are words
 "${CC:-cc}" -std=gnu17 -O1 -g -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I "$source_dir" -o "$T/compare" \
@@ -94,15 +91,41 @@ echo 1024 2>"$T/out" >"/sys/block/${loop#/dev/}/queue/max_sectors_kb" ||
     $(pkg-config --cflags --libs liburcu-bp) -pthread || fail 'ra_compare.c does not compile'
 
 start_random
-compare() # KB STEPS
+with_ext4() # OPTIONS
 {
-    echo "$1" 2>"$T/out" >"$bdi/read_ahead_kb" || skip "cannot set read_ahead_kb (the rest passed)"
-    timeout 600 "$T/compare" "$ext4" "$1" "$seed" "$2" >"$T/compared" 2>&1
-    status=$?
-    say "read_ahead_kb=$1, Linux $(uname -r): $(tail -n 1 "$T/compared")"
-    [ "$status" -ne 2 ] || skip "$(cat "$T/compared") (the rest passed)"
-    [ "$status" -eq 0 ] || fail "read_ahead_kb=$1, seed $seed: $(cat "$T/compared")"
+    mount -o "loop,noatime,$1" "$T/image" "$ext4" 2>"$T/out" ||
+        skip "cannot mount ext4 on a loop device: $(cat "$T/out") (the rest passed)"
+    bdi=/sys/class/bdi/$(mountpoint -d "$ext4")
+    loop=$(losetup -n -O NAME -j "$T/image" | head -n 1)
+    # The largest request decides how far a read that is larger than the window is read at once.
+    echo 1024 2>"$T/out" >"/sys/block/${loop#/dev/}/queue/max_sectors_kb" ||
+        skip "cannot set max_sectors_kb of $loop (the rest passed)"
 }
-compare 128 "$FOLIO_STEPS"
-compare 60 $((FOLIO_STEPS / 2))
+compare() # POLICY KB STEPS
+{
+    echo "$2" 2>"$T/out" >"$bdi/read_ahead_kb" || skip "cannot set read_ahead_kb (the rest passed)"
+    timeout 600 "$T/compare" "$ext4" "$1" "$2" "$seed" "$3" >"$T/compared" 2>&1
+    status=$?
+    say "$1, read_ahead_kb=$2, Linux $(uname -r): $(tail -n 1 "$T/compared")"
+    [ "$status" -ne 2 ] || skip "$(cat "$T/compared") (the rest passed)"
+    [ "$status" -eq 0 ] || fail "$1, read_ahead_kb=$2, seed $seed: $(cat "$T/compared")"
+}
+# With data=journal ext4 has no large folios.
+with_ext4 data=journal
+compare linux 128 "$FOLIO_STEPS"
+compare linux 60 $((FOLIO_STEPS / 2))
 umount "$ext4"
+
+# Does the running kernel give ext4 large folios otherwise? Then windows end where linux alone would
+# not have them end.
+with_ext4 data=ordered
+echo 128 >"$bdi/read_ahead_kb"
+if timeout 60 "$T/compare" "$ext4" linux 128 1024 'r0,1*40+1' >"$T/compared" 2>&1; then
+    say 'no large folios on ext4 here: linux:large_folios is not compared'
+else
+    compare linux:large_folios 128 "$FOLIO_STEPS"
+    compare linux:large_folios 60 $((FOLIO_STEPS / 2))
+    compare linux:large_folios 512 $((FOLIO_STEPS / 2))
+fi
+umount "$ext4"
+say passed

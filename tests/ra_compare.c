@@ -1,10 +1,10 @@
 /* ra_compare.c: does our readahead=linux read the same pages at the same steps as the kernel?
  *
- *   ra_compare DIR KB SEED STEPS         scripted sequences, then random ones
- *   ra_compare DIR KB PAGES "SEQUENCE"   one sequence on a file of so many pages, shown step by step
+ *   ra_compare DIR POLICY KB SEED STEPS         scripted sequences, then random ones
+ *   ra_compare DIR POLICY KB PAGES "SEQUENCE"   one, on a file of so many pages, shown step by step
  *
- * DIR is on a file system without large folios whose read_ahead_kb is KB and whose device takes
- * 1 MiB at a time. Each access is done to a file there and to a mapping of our cache, whose device
+ * POLICY is linux if DIR is on a file system without large folios, linux:large_folios if it has
+ * them. Its read_ahead_kb is KB, and its device takes 1 MiB at a time. Each access is done to a file there and to a mapping of our cache, whose device
  * answers at once; then mincore(2) must show the pages that are in our tree. A sequence is:
  *
  *   rPAGE,N[*TIMES[+STEP]]   read N pages at PAGE; so often, going on by STEP pages each time
@@ -59,6 +59,7 @@ struct sides {
     char path[4096];
     uint64_t size;
     unsigned pages;
+    const struct ra_policy *policy;
     uint32_t ra_pages;
     bool verbose;
     unsigned long steps, sequences, disturbed;
@@ -272,7 +273,7 @@ static void sides_begin(struct sides *s)
     if (s->map == MAP_FAILED)
         die("mmap");
     mapping_init(&s->m, s->cache, s->dev, 1, NULL, s->size);
-    file_ra_state_init(&s->ra, &ra_linux, s->ra_pages);
+    file_ra_state_init(&s->ra, s->policy, s->ra_pages);
     drop(s);
 }
 
@@ -281,6 +282,19 @@ static void sides_end(struct sides *s)
     mapping_destroy(&s->m);
     munmap(s->map, s->size);
     close(s->fd);
+}
+
+/* A sequence that was given up may have left reads under way: mincore(2) does not show their pages, and
+ * nothing drops them. Reading the file waits for them. */
+static void settle(struct sides *s)
+{
+    int fd = open(s->path, O_RDONLY);
+    if (fd < 0)
+        die(s->path);
+    for (uint64_t at = 0; at < s->size; at += MOST_READ)
+        if (pread(fd, s->buf, MOST_READ, (off_t)at) < 0)
+            die("pread");
+    close(fd);
 }
 
 /* Every step, and a look whether something comes late.   As compare(); *step: where it ended. */
@@ -315,6 +329,8 @@ static bool run_sequence(struct sides *s, const struct sequence *q)
         if (same == 0 && i + 1 == ATTEMPTS)
             print_difference(s, q, step);
         sides_end(s);
+        if (same <= 0)
+            settle(s);
     }
     return same != 0;
 }
@@ -528,18 +544,24 @@ int main(int argc, char **argv)
 {
     static struct sides s;
     struct cache_options o = { .cache_bytes = (uint64_t)4 * MOST_PAGES << PAGE_SHIFT };
-    if (argc != 5) {
-        fprintf(stderr, "usage: ra_compare DIR KB SEED STEPS | DIR KB PAGES SEQUENCE\n");
+    char error[RA_ERROR_BYTES];
+    if (argc != 6) {
+        fprintf(stderr,
+                "usage: ra_compare DIR POLICY KB SEED STEPS | DIR POLICY KB PAGES SEQUENCE\n");
         return 2;
     }
-    unsigned long number = strtoul(argv[3], NULL, 10), steps = strtoul(argv[4], NULL, 10);
-    s.ra_pages = (uint32_t)(strtoul(argv[2], NULL, 10) * 1024 / PAGE_SIZE);
+    if (ra_policy_open(argv[2], &s.policy, error, sizeof error) != 0) {
+        fprintf(stderr, "ra_compare: %s\n", error);
+        return 2;
+    }
+    unsigned long number = strtoul(argv[4], NULL, 10), steps = strtoul(argv[5], NULL, 10);
+    s.ra_pages = (uint32_t)(strtoul(argv[3], NULL, 10) * 1024 / PAGE_SIZE);
     random_state = number;
     s.buf = malloc(MOST_READ);
     s.dev = dev_memory_create();
     if (s.buf == NULL || s.dev == NULL || page_cache_create(&s.cache, &o) != 0)
         die("no memory");
-    bool same = steps > 0 ? run_all(&s, argv[1], steps) : run_one(&s, argv[1], number, argv[4]);
+    bool same = steps > 0 ? run_all(&s, argv[1], steps) : run_one(&s, argv[1], number, argv[5]);
     printf("%lu steps in %lu sequences; %lu times again because the kernel dropped pages\n",
            s.steps, s.sequences, s.disturbed);
     page_cache_destroy(s.cache);

@@ -159,6 +159,20 @@ Test(readahead, linux_ramps_up)
                 { 12, 1, "28-59" }, { 28, 1, "60-91" }, { 60, 1, "92-123" });
 }
 
+/* As Linux 6.18 does on ext4 (tests/ra_compare.c). */
+Test(readahead, linux_ends_windows_at_large_folios)
+{
+    CHECK_STEPS("linux:large_folios", { 0, 1, "0-3" }, { 1, 1, "4-11" }, { 4, 1, "12-15" },
+                { 12, 1, "16-23" }, { 16, 1, "24-31" }, { 24, 1, "32-47" }, { 40, 1, "48-63" });
+}
+
+/* Beside another stream, the end of this one is counted from the inside of a folio. */
+Test(readahead, linux_skips_a_page_where_a_stream_of_large_folios_ends)
+{
+    CHECK_STEPS("linux:large_folios", { 0, 1, "0-3" }, { 1, 1, "4-11" }, { 500, 4, "500-503" },
+                { 504, 4, "504-511" }, { 4, 1, "13-31" }, { 12, 1, "12" }, { 16, 1, "" });
+}
+
 Test(readahead, linux_reads_random_pages_alone)
 {
     CHECK_STEPS("linux", { 700, 1, "700" }, { 300, 2, "300-301" }, { 900, 1, "900" });
@@ -297,12 +311,44 @@ Test(readahead, the_policy_changes_under_an_open_file)
     world_open(&w, "linux");
     read_pages(&w, 0, 1);
     cr_expect_str_eq(fresh_pages(&w, &count), "0-3");
-    file_ra_set_policy(&w.ra, policy_of("fixed:5"));
+    file_ra_set(&w.ra, policy_of("fixed:5"), RA_DEFAULT_PAGES);
     read_pages(&w, 100, 1);
     cr_expect_str_eq(fresh_pages(&w, &count), "100-104");
-    file_ra_set_policy(&w.ra, NULL);
+    file_ra_set(&w.ra, NULL, RA_DEFAULT_PAGES);
     read_pages(&w, 200, 2);
     cr_expect_str_eq(fresh_pages(&w, &count), "200-201");
+    world_close(&w);
+}
+
+Test(readahead, the_largest_window_changes_under_an_open_file)
+{
+    struct world w;
+    unsigned count;
+    const struct ra_policy *fixed = policy_of("fixed");
+    world_open(&w, "fixed");
+    file_ra_set(&w.ra, fixed, 8);
+    read_pages(&w, 100, 1);
+    cr_expect_str_eq(fresh_pages(&w, &count), "100-107");
+    file_ra_advise(&w.ra, RA_ADVICE_SEQUENTIAL);
+    file_ra_set(&w.ra, fixed, 4); /* the advice still doubles it */
+    read_pages(&w, 200, 1);
+    cr_expect_str_eq(fresh_pages(&w, &count), "200-207");
+    file_ra_advise(&w.ra, RA_ADVICE_NORMAL);
+    read_pages(&w, 300, 1);
+    cr_expect_str_eq(fresh_pages(&w, &count), "300-303");
+    world_close(&w);
+}
+
+Test(readahead, the_same_policy_set_again_goes_on)
+{
+    struct world w;
+    unsigned count;
+    world_open(&w, "linux");
+    read_pages(&w, 0, 1);
+    file_ra_set(&w.ra, policy_of("linux"), RA_DEFAULT_PAGES);
+    fresh_pages(&w, &count);
+    read_pages(&w, 1, 1);
+    cr_expect_str_eq(fresh_pages(&w, &count), "4-11");
     world_close(&w);
 }
 
@@ -323,7 +369,7 @@ Test(readahead, a_window_may_be_scattered)
     struct world w;
     unsigned count;
     world_open(&w, "none");
-    file_ra_set_policy(&w.ra, &policy);
+    file_ra_set(&w.ra, &policy, RA_DEFAULT_PAGES);
     read_pages(&w, 100, 3);
     cr_expect_str_eq(fresh_pages(&w, &count), "100-102 110-111 115-116 120-121 125-126");
     read_pages(&w, 110, 2);
@@ -357,7 +403,9 @@ Test(readahead, names_are_found_and_unknown_ones_refused)
     expect_refusal("fixed:", "fixed");
     expect_refusal("fixed:0", "from 1 to 256");
     expect_refusal("fixed:9x", "from 1 to 256");
-    expect_refusal("linux:9", "no arguments");
+    cr_expect_neq(policy_of("linux:large_folios"), &ra_linux);
+    expect_refusal("linux:9", "large_folios");
+    expect_refusal("leap:9", "no arguments");
     expect_refusal("./nowhere.so", "nowhere.so");
     expect_refusal("./nowhere.so:8", "nowhere.so");
 }
@@ -402,7 +450,7 @@ static void check_loaded(const char *dir)
     read_pages(&w, 100, 4);
     cr_expect_str_eq(fresh_pages(&w, &count), "100-107");
     strcat(spec, ":thrice");
-    file_ra_set_policy(&w.ra, policy_of(spec));
+    file_ra_set(&w.ra, policy_of(spec), RA_DEFAULT_PAGES);
     read_pages(&w, 200, 4);
     cr_expect_str_eq(fresh_pages(&w, &count), "200-211");
     snprintf(spec, sizeof spec, "%s/twice.so:x", dir);
