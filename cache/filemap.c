@@ -22,7 +22,6 @@ void mapping_init(struct address_space *m, struct page_cache *cache, struct devi
     m->cache = cache;
     m->dev = dev;
     m->a_ops = a_ops;
-    m->ra_policy = &ra_linux;
     atomic_store(&m->object, object);
     atomic_store(&m->i_size, size);
     radix_tree_init(&m->pages);

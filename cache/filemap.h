@@ -84,13 +84,12 @@ struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_loc
     uint32_t nrshadows;       /* values in the tree: see workingset.c              (t) */
     _Atomic uint32_t wb_err;  /* counts failed writes; see filemap_check_errors       (a) */
     _Atomic int32_t wb_errno; /* the latest of them: -errno                           (a) */
-    const struct ra_policy *ra_policy; /* for files opened from now on                  (a) */
-    struct list_head dirty; /* cache->dirty_mappings                                (d) */
-    bool on_dirty;          /* (d) */
-    uint64_t dirtied_ns;    /* when it entered that list                            (d) */
-    uint64_t synced;        /* the last page_cache_sync that took it                (d) */
-    unsigned wb_failures;   /* passes failed in a row                               (d) */
-    uint64_t wb_retry_ns;   /* not before                                           (d) */
+    struct list_head dirty;   /* cache->dirty_mappings                                (d) */
+    bool on_dirty;            /* (d) */
+    uint64_t dirtied_ns;      /* when it entered that list                            (d) */
+    uint64_t synced;          /* the last page_cache_sync that took it                (d) */
+    unsigned wb_failures;     /* passes failed in a row                               (d) */
+    uint64_t wb_retry_ns;     /* not before                                           (d) */
 };
 
 /* What becomes of a page whose write failed. Its error is reported in every case. */

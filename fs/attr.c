@@ -66,8 +66,7 @@ void inode_init(struct inode *inode, const struct inode_record *r)
     inode->btime = r->btime;
     mapping_init(&inode->mapping, fs->cache, fs->dev, r->data_id, &inode_a_ops, r->size);
     inode->mapping.owner = inode;
-    if (fs->options.readahead != NULL)
-        inode->mapping.ra_policy = fs->options.readahead;
+    list_init(&inode->open_files);
     /* What an earlier life of this inode in memory did may not be durable yet; which transaction it
      * was is forgotten, and the running one is none earlier. */
     atomic_store(&inode->tid, store_tid(fs->store));

@@ -23,7 +23,10 @@
  *                                        pages from I on, "next": where to go on, null at the end
  *     sync                               all that reached the daemon is durable
  *     drop                               "pages", "inodes": clean ones given up
+ *                                        "readahead", "read_ahead_kb": what applies to the file
  *     set    {"name": N, "value": TEXT}  "name", "value" as it is now
+ *            and may have "ino": N       for that file alone, as long as its inode is in memory:
+ *                                        readahead, read_ahead_kb; the value "default" ends it
  *
  * A reply and a request are bounded, and so is the time a client is waited for.
  */

@@ -8,7 +8,7 @@
 
 #include "fs/attach_door.h"
 #include "fs/control.h"
-#include "fs/inode.h"
+#include "fs/data.h"
 #include "fs/size.h"
 
 #ifndef FOLIO_VERSION
@@ -334,20 +334,33 @@ static void collect_ranges(struct address_space *m, json_t *ranges, uint64_t *ne
     end_run(ranges, &run);
 }
 
+/* The regular file of that number, referenced; NULL: *refused says why. */
+static struct inode *get_file(struct fs *fs, json_int_t ino, json_t **refused)
+{
+    struct inode *inode;
+    int err = ino > 0 ? inode_get(fs, (uint64_t)ino, &inode) : -ENOENT;
+    if (err != 0) {
+        *refused = refuse("inode %lld: %s", (long long)ino, strerror(-err));
+        return NULL;
+    }
+    if (S_ISREG(inode->mode))
+        return inode;
+    inode_put(inode, 1);
+    *refused = refuse("inode %lld is not a regular file: it has no pages", (long long)ino);
+    return NULL;
+}
+
 static json_t *answer_pages(struct control_commands *c, const json_t *args)
 {
     json_int_t ino = 0, index = 0;
     if (json_unpack((json_t *)args, "{s:I, s?I}", "ino", &ino, "index", &index) != 0 || ino <= 0 ||
         index < 0)
         return refuse("pages wants args {\"ino\": N} and may have \"index\": I");
-    struct inode *inode;
-    int err = inode_get(c->fs, (uint64_t)ino, &inode);
-    if (err != 0)
-        return refuse("inode %lld: %s", (long long)ino, strerror(-err));
-    if (!S_ISREG(inode->mode)) {
-        inode_put(inode, 1);
-        return refuse("inode %lld is not a regular file: it has no pages", (long long)ino);
-    }
+    json_t *refused = NULL;
+    struct inode *inode = get_file(c->fs, ino, &refused);
+    if (inode == NULL)
+        return refused;
+    struct readahead ra = inode_readahead(inode);
     json_t *ranges = json_array();
     uint64_t next = (uint64_t)index;
     collect_ranges(&inode->mapping, ranges, &next);
@@ -355,6 +368,8 @@ static json_t *answer_pages(struct control_commands *c, const json_t *args)
     put(reply, "size_bytes", atomic_load(&inode->mapping.i_size));
     put(reply, "cached", atomic_load(&inode->mapping.nrpages));
     put(reply, "dirty", atomic_load(&inode->mapping.nrdirty));
+    (void)json_object_set_new(reply, "readahead", json_string(ra.policy->name));
+    put(reply, "read_ahead_kb", (uint64_t)ra.pages * (PAGE_SIZE >> 10));
     inode_put(inode, 1);
     (void)json_object_set_new(reply, "ranges", ranges);
     (void)json_object_set_new(reply, "next", next <= UINT32_MAX ? number(next) : json_null());
@@ -453,16 +468,14 @@ static const char *set_reclaim(struct fs *fs, const char *value)
     return NULL;
 }
 
-static const char *set_readahead(struct fs *fs, const char *value)
+static const char *parse_policy(const char *value, const struct ra_policy **out)
 {
     static _Thread_local char wrong[20 + RA_ERROR_BYTES];
     char why[RA_ERROR_BYTES];
-    const struct ra_policy *policy;
-    if (ra_policy_open(value, &policy, why, sizeof why) != 0) {
+    if (ra_policy_open(value, out, why, sizeof why) != 0) {
         snprintf(wrong, sizeof wrong, "is not possible: %s", why);
         return wrong;
     }
-    __atomic_store_n(&fs->options.readahead, policy, __ATOMIC_RELAXED);
     return NULL;
 }
 
@@ -475,20 +488,75 @@ static const char *set_fault_around(struct fs *fs, const char *value)
     return NULL;
 }
 
+static const char *parse_ra_pages(const char *value, uint32_t *out)
+{
+    char *end;
+    unsigned long kb = strtoul(value, &end, 10);
+    if (value[0] < '0' || value[0] > '9' || *end != '\0' || kb < READ_AHEAD_KB_MIN ||
+        kb > READ_AHEAD_KB_MAX)
+        return "wants KiB, 4 to 1048576";
+    *out = (uint32_t)(kb / (PAGE_SIZE >> 10));
+    return NULL;
+}
+
+static const char *apply_readahead(struct fs *fs, const struct readahead *ra)
+{
+    return fs_set_readahead(fs, ra) == 0 ? NULL
+                                         : "reaches only files opened from now on: out of memory";
+}
+
+static const char *set_readahead(struct fs *fs, const char *value)
+{
+    struct readahead ra = { 0 };
+    const char *wrong = parse_policy(value, &ra.policy);
+    return wrong != NULL ? wrong : apply_readahead(fs, &ra);
+}
+
+static const char *set_read_ahead_kb(struct fs *fs, const char *value)
+{
+    struct readahead ra = { 0 };
+    const char *wrong = parse_ra_pages(value, &ra.pages);
+    return wrong != NULL ? wrong : apply_readahead(fs, &ra);
+}
+
+#define AS_THE_VOLUME "default" /* ends a file's own choice */
+
+static const char *set_file_readahead(struct inode *inode, const char *value)
+{
+    const struct ra_policy *policy = NULL;
+    const char *wrong = strcmp(value, AS_THE_VOLUME) == 0 ? NULL : parse_policy(value, &policy);
+    if (wrong == NULL)
+        inode_set_ra_policy(inode, policy);
+    return wrong;
+}
+
+static const char *set_file_read_ahead_kb(struct inode *inode, const char *value)
+{
+    uint32_t pages = 0;
+    const char *wrong = strcmp(value, AS_THE_VOLUME) == 0 ? NULL : parse_ra_pages(value, &pages);
+    if (wrong == NULL)
+        inode_set_ra_pages(inode, pages);
+    return wrong;
+}
+
 /* A setter returns NULL, or what is wrong with the value. Under set_lock. */
-static const struct {
+struct setting {
     const char *name;
     const char *(*set)(struct fs *fs, const char *value);
-} settings[] = {
-    { "cache_size", set_cache_size },
-    { "dirty_ratio", set_dirty_ratio },
-    { "dirty_background_ratio", set_dirty_background_ratio },
-    { "dirty_expire", set_dirty_expire },
-    { "dirty_writeback", set_dirty_writeback },
-    { "commit", set_commit },
-    { "fault_around", set_fault_around },
-    { "readahead", set_readahead },
-    { "reclaim", set_reclaim },
+    const char *(*set_file)(struct inode *inode, const char *value); /* NULL: not a file's */
+};
+
+static const struct setting settings[] = {
+    { "cache_size", set_cache_size, NULL },
+    { "dirty_ratio", set_dirty_ratio, NULL },
+    { "dirty_background_ratio", set_dirty_background_ratio, NULL },
+    { "dirty_expire", set_dirty_expire, NULL },
+    { "dirty_writeback", set_dirty_writeback, NULL },
+    { "commit", set_commit, NULL },
+    { "fault_around", set_fault_around, NULL },
+    { "readahead", set_readahead, set_file_readahead },
+    { "read_ahead_kb", set_read_ahead_kb, set_file_read_ahead_kb },
+    { "reclaim", set_reclaim, NULL },
 };
 
 static json_t *unknown_setting(const char *name)
@@ -501,25 +569,44 @@ static json_t *unknown_setting(const char *name)
     return refuse("unknown setting \"%.64s\"; there are: %s", name, names);
 }
 
+static const struct setting *find_setting(const char *name)
+{
+    for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++)
+        if (strcmp(settings[i].name, name) == 0)
+            return &settings[i];
+    return NULL;
+}
+
 static json_t *answer_set(struct control_commands *c, const json_t *args)
 {
-    const char *name, *value;
-    if (json_unpack((json_t *)args, "{s:s, s:s}", "name", &name, "value", &value) != 0)
-        return refuse("set wants args {\"name\": TEXT, \"value\": TEXT}");
-    for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++) {
-        if (strcmp(settings[i].name, name) != 0)
-            continue;
-        pthread_mutex_lock(&c->set_lock);
-        const char *wrong = settings[i].set(c->fs, value);
-        pthread_mutex_unlock(&c->set_lock);
-        if (wrong != NULL)
-            return refuse("%s=%.64s: %s %s", name, value, name, wrong);
-        json_t *reply = accepted();
-        (void)json_object_set_new(reply, "name", json_string(name));
-        (void)json_object_set_new(reply, "value", json_string(value));
-        return reply;
-    }
-    return unknown_setting(name);
+    const char *name, *value, *wrong = NULL;
+    json_int_t ino = 0;
+    if (json_unpack((json_t *)args, "{s:s, s:s, s?I}", "name", &name, "value", &value, "ino",
+                    &ino) != 0)
+        return refuse("set wants args {\"name\": TEXT, \"value\": TEXT} and may have \"ino\": N");
+    const struct setting *setting = find_setting(name);
+    if (setting == NULL)
+        return unknown_setting(name);
+    json_t *refused = NULL;
+    struct inode *inode = ino != 0 ? get_file(c->fs, ino, &refused) : NULL;
+    if (ino != 0 && inode == NULL)
+        return refused;
+    pthread_mutex_lock(&c->set_lock);
+    if (inode == NULL)
+        wrong = setting->set(c->fs, value);
+    else if (setting->set_file != NULL)
+        wrong = setting->set_file(inode, value);
+    else
+        wrong = "is the volume's, not a file's";
+    pthread_mutex_unlock(&c->set_lock);
+    if (inode != NULL)
+        inode_put(inode, 1);
+    if (wrong != NULL)
+        return refuse("%s=%.64s: %s %s", name, value, name, wrong);
+    json_t *reply = accepted();
+    (void)json_object_set_new(reply, "name", json_string(name));
+    (void)json_object_set_new(reply, "value", json_string(value));
+    return reply;
 }
 
 /* ---- requests -------------------------------------------------------------------------------- */

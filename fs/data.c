@@ -10,6 +10,79 @@
 
 #define COPY_BUFFER (256u << 10) /* bytes copied at a time by file_copy_range */
 
+/* ---- readahead -------------------------------------------------------------------------------- */
+
+static void merge_readahead(struct readahead *to, const struct readahead *ra)
+{
+    if (ra->policy != NULL)
+        __atomic_store_n(&to->policy, ra->policy, __ATOMIC_RELAXED);
+    if (ra->pages != 0)
+        __atomic_store_n(&to->pages, ra->pages, __ATOMIC_RELAXED);
+}
+
+/* Context: i_lock. */
+static struct readahead choose_readahead(struct inode *inode)
+{
+    const struct readahead *volume = &inode->fs->options.readahead;
+    struct readahead ra = { .policy = __atomic_load_n(&volume->policy, __ATOMIC_RELAXED),
+                            .pages = __atomic_load_n(&volume->pages, __ATOMIC_RELAXED) };
+    merge_readahead(&ra, &inode->readahead);
+    return ra;
+}
+
+/* Context: i_lock. */
+static void tell_open_files(struct inode *inode)
+{
+    struct readahead ra = choose_readahead(inode);
+    for (struct list_head *l = inode->open_files.next; l != &inode->open_files; l = l->next)
+        file_ra_set(&list_entry(l, struct open_file, open_files)->ra, ra.policy, ra.pages);
+}
+
+void inode_set_ra_policy(struct inode *inode, const struct ra_policy *policy)
+{
+    pthread_mutex_lock(&inode->i_lock);
+    inode->readahead.policy = policy;
+    tell_open_files(inode);
+    pthread_mutex_unlock(&inode->i_lock);
+}
+
+void inode_set_ra_pages(struct inode *inode, uint32_t pages)
+{
+    pthread_mutex_lock(&inode->i_lock);
+    inode->readahead.pages = pages;
+    tell_open_files(inode);
+    pthread_mutex_unlock(&inode->i_lock);
+}
+
+struct readahead inode_readahead(struct inode *inode)
+{
+    pthread_mutex_lock(&inode->i_lock);
+    struct readahead ra = choose_readahead(inode);
+    pthread_mutex_unlock(&inode->i_lock);
+    return ra;
+}
+
+/* A file that is being opened either has its inode in the list, or has seen the volume's new choice:
+ * its reference was taken under the table's lock, before the list was made or after. */
+int fs_set_readahead(struct fs *fs, const struct readahead *ra)
+{
+    struct inode **inodes;
+    merge_readahead(&fs->options.readahead, ra);
+    ssize_t nr = inode_list_used(fs, &inodes);
+    if (nr < 0)
+        return (int)nr;
+    for (ssize_t i = 0; i < nr; i++) {
+        pthread_mutex_lock(&inodes[i]->i_lock);
+        tell_open_files(inodes[i]);
+        pthread_mutex_unlock(&inodes[i]->i_lock);
+        inode_put(inodes[i], 1);
+    }
+    free(inodes);
+    return 0;
+}
+
+/* ---- opening ---------------------------------------------------------------------------------- */
+
 int file_open(struct inode *inode, int flags, struct open_file **out)
 {
     bool writes = (flags & O_ACCMODE) != O_RDONLY;
@@ -26,12 +99,12 @@ int file_open(struct inode *inode, int flags, struct open_file **out)
     inode_ref(inode, 1);
     file->inode = inode;
     file->flags = flags;
-    file_ra_state_init(&file->ra, __atomic_load_n(&inode->fs->options.readahead, __ATOMIC_RELAXED),
-                       inode->fs->options.ra_pages != 0 ? inode->fs->options.ra_pages
-                                                        : RA_DEFAULT_PAGES);
     atomic_store(&file->wb_err, atomic_load(&inode->mapping.wb_err));
     atomic_store(&file->store_err, store_error_seq(inode->fs->store));
     pthread_mutex_lock(&inode->i_lock);
+    struct readahead ra = choose_readahead(inode);
+    file_ra_state_init(&file->ra, ra.policy, ra.pages);
+    list_add_tail(&file->open_files, &inode->open_files);
     inode->open_writers += writes;
     pthread_mutex_unlock(&inode->i_lock);
     *out = file;
@@ -42,11 +115,14 @@ void file_release(struct open_file *file)
 {
     struct inode *inode = file->inode;
     pthread_mutex_lock(&inode->i_lock);
+    list_del(&file->open_files);
     inode->open_writers -= (file->flags & O_ACCMODE) != O_RDONLY;
     pthread_mutex_unlock(&inode->i_lock);
     free(file);
     inode_put(inode, 1);
 }
+
+/* ---- reading ---------------------------------------------------------------------------------- */
 
 ssize_t file_read(struct open_file *file, uint64_t offset, void *buf, size_t len)
 {

@@ -8,8 +8,9 @@ extern const struct address_space_operations inode_a_ops;
 
 /* One open file description. */
 struct open_file {
-    struct inode *inode; /* one reference */
-    int flags;           /* O_* */
+    struct inode *inode;         /* one reference */
+    int flags;                   /* O_* */
+    struct list_head open_files; /* of the inode's (i) */
     struct file_ra_state ra;
     _Atomic uint32_t wb_err; /* errors seen, of the file and of the store's commits */
     _Atomic uint32_t store_err;
@@ -18,6 +19,16 @@ struct open_file {
 /* Opens a regular file; O_TRUNC truncates in one step with the open. Takes a reference.
  * -ENOMEM, -EROFS, -EIO, -ENOSPC. */
 int file_open(struct inode *inode, int flags, struct open_file **out);
+/* What applies to the file: its own choice, else the volume's. */
+struct readahead inode_readahead(struct inode *inode);
+/* The file's own choice, for those who have it open and those who will, as long as the inode is in
+ * memory. NULL, 0: the volume's again. */
+void inode_set_ra_policy(struct inode *inode, const struct ra_policy *policy);
+void inode_set_ra_pages(struct inode *inode, uint32_t pages);
+/* The volume's choice, likewise; what is NULL or 0 in ra stays as it is. -ENOMEM: only files opened
+ * from now on follow it. One caller at a time. */
+int fs_set_readahead(struct fs *fs, const struct readahead *ra);
+
 /* fsyncs nothing; drops the reference, and deletes the file if it was its last. */
 void file_release(struct open_file *file);
 

@@ -52,7 +52,13 @@ static const char usage_text[] =
     "  set NAME=VALUE    cache_size (bytes; K, M, G), dirty_ratio, dirty_background_ratio (per "
     "cent),\n"
     "                    dirty_expire, dirty_writeback, commit (seconds), fault_around (pages),\n"
-    "                    readahead, reclaim (policies)\n"
+    "                    reclaim (policy),\n"
+    "                    readahead (linux, linux:large_folios, none, fixed:PAGES, stride, leap,\n"
+    "                    ./FILE.so:ARGS), read_ahead_kb (KiB); open files follow at once\n"
+    "  set readahead=VALUE FILE, set read_ahead_kb=VALUE FILE\n"
+    "                    for FILE alone, whatever is set for the volume; it is not stored: it "
+    "ends\n"
+    "                    with the value default, the mount, or when the unused file's inode goes\n"
     "  version           of the daemon, and the volume's label and UUID\n"
     "\n"
     "  -j, --json        print the daemon's reply as JSON\n"
@@ -425,9 +431,9 @@ static void show(const struct client *client, json_t *reply, void (*table)(json_
     json_decref(reply);
 }
 
-static void do_stats(const struct client *client, const char *arg)
+static void do_stats(const struct client *client, char *const *args)
 {
-    (void)arg;
+    (void)args;
     show(client, ask(client, "stats", NULL, ANSWER_MS), print_stats);
 }
 
@@ -443,16 +449,16 @@ static void print_version(json_t *reply)
         as_size((uint64_t)json_integer_value(json_object_get(reply, "capacity_bytes")), size));
 }
 
-static void do_version(const struct client *client, const char *arg)
+static void do_version(const struct client *client, char *const *args)
 {
-    (void)arg;
+    (void)args;
     show(client, ask(client, "version", NULL, ANSWER_MS), print_version);
 }
 
 /* First the kernel, which may hold written data in front of the daemon, then the daemon. */
-static void do_sync(const struct client *client, const char *arg)
+static void do_sync(const struct client *client, char *const *args)
 {
-    (void)arg;
+    (void)args;
     struct look look;
     json_decref(ask(client, "version", NULL, ANSWER_MS)); /* it is there and lets us */
     int err = look_at(client->mount.mountpoint, LOOK_SYNC, SYNC_MS, &look);
@@ -470,9 +476,9 @@ static void print_drop(json_t *reply)
         with_commas((uint64_t)json_integer_value(json_object_get(reply, "inodes")), inodes));
 }
 
-static void do_drop(const struct client *client, const char *arg)
+static void do_drop(const struct client *client, char *const *args)
 {
-    (void)arg;
+    (void)args;
     show(client, ask(client, "drop", NULL, SYNC_MS), print_drop);
 }
 
@@ -482,18 +488,8 @@ static void print_set(json_t *reply)
                  json_string_value(json_object_get(reply, "value")));
 }
 
-static void do_set(const struct client *client, const char *arg)
-{
-    const char *equals = strchr(arg, '=');
-    json_t *args =
-        json_pack("{s:s%, s:s}", "name", arg, (size_t)(equals - arg), "value", equals + 1);
-    if (args == NULL)
-        die_usage("set: \"%s\" is not UTF-8", arg);
-    show(client, ask(client, "set", args, ANSWER_MS), print_set);
-}
-
-/* One reply has a bounded number of ranges; the tool puts them together for --json. */
-static void do_pages(const struct client *client, const char *file)
+/* The number of a file on the mount. */
+static json_int_t find_file(const struct client *client, const char *file)
 {
     struct look look;
     int err = look_at(file, LOOK_INO, ANSWER_MS, &look);
@@ -503,11 +499,48 @@ static void do_pages(const struct client *client, const char *file)
         die("%s: %s", file, strerror(-err));
     if (look.dev != client->mount.dev)
         die("%s: not on the mount %s", file, client->mountpoint);
+    return (json_int_t)look.ino;
+}
 
+/* A policy's file as the daemon, which is in another directory, finds it; free it. */
+static char *absolute_policy(const char *value)
+{
+    char *cwd = NULL, *absolute = NULL;
+    if (value[0] == '/' || memchr(value, '/', strcspn(value, ":")) == NULL)
+        absolute = strdup(value);
+    else if ((cwd = getcwd(NULL, 0)) == NULL)
+        die("the working directory: %s", strerror(errno));
+    else if (asprintf(&absolute, "%s/%s", cwd, value) < 0)
+        absolute = NULL;
+    if (absolute == NULL)
+        die("out of memory");
+    free(cwd);
+    return absolute;
+}
+
+static void do_set(const struct client *client, char *const *args)
+{
+    const char *arg = args[0], *equals = strchr(arg, '=') + 1;
+    char *value = strncmp(arg, "readahead=", strlen("readahead=")) == 0 ? absolute_policy(equals)
+                                                                        : strdup(equals);
+    json_t *request =
+        json_pack("{s:s%, s:s?}", "name", arg, (size_t)(equals - 1 - arg), "value", value);
+    if (request == NULL)
+        die_usage("set: \"%s\" is not UTF-8", arg);
+    if (args[1] != NULL)
+        (void)json_object_set_new(request, "ino", json_integer(find_file(client, args[1])));
+    free(value);
+    show(client, ask(client, "set", request, ANSWER_MS), print_set);
+}
+
+/* One reply has a bounded number of ranges; the tool puts them together for --json. */
+static void do_pages(const struct client *client, char *const *files)
+{
+    json_int_t ino = find_file(client, files[0]);
     json_t *all = json_array();
     json_int_t index = 0;
     for (bool first = true;; first = false) {
-        json_t *args = json_pack("{s:I, s:I}", "ino", (json_int_t)look.ino, "index", index);
+        json_t *args = json_pack("{s:I, s:I}", "ino", ino, "index", index);
         json_t *reply = ask(client, "pages", args, ANSWER_MS);
         json_t *ranges = json_object_get(reply, "ranges");
         json_t *next = json_incref(json_object_get(reply, "next"));
@@ -533,10 +566,12 @@ static void do_pages(const struct client *client, const char *file)
 static const struct command {
     const char *name;
     const char *arg; /* what it wants after its name; NULL: nothing */
-    void (*run)(const struct client *client, const char *arg);
+    int most;        /* arguments at most */
+    void (*run)(const struct client *client, char *const *args);
 } commands[] = {
-    { "stats", NULL, do_stats }, { "pages", "FILE", do_pages },   { "sync", NULL, do_sync },
-    { "drop", NULL, do_drop },   { "set", "NAME=VALUE", do_set }, { "version", NULL, do_version },
+    { "stats", NULL, 0, do_stats },     { "pages", "FILE", 1, do_pages },
+    { "sync", NULL, 0, do_sync },       { "drop", NULL, 0, do_drop },
+    { "set", "NAME=VALUE", 2, do_set }, { "version", NULL, 0, do_version },
 };
 
 static void check_argument(const struct command *command, const char *arg)
@@ -592,9 +627,9 @@ int main(int argc, char **argv)
         die_usage("MOUNTPOINT and COMMAND are missing");
     const struct command *command = find_command(rest[1]);
     check_argument(command, rest[2]); /* argv ends with a NULL */
-    if (nr > (command->arg != NULL ? 3 : 2))
-        die_usage("too many arguments: \"%s\"", rest[command->arg != NULL ? 3 : 2]);
+    if (nr > 2 + command->most)
+        die_usage("too many arguments: \"%s\"", rest[2 + command->most]);
     find_mount(&client, rest[0]);
-    command->run(&client, nr > 2 ? rest[2] : NULL);
+    command->run(&client, rest + 2);
     return fflush(stdout) == 0 && ferror(stdout) == 0 ? 0 : 1;
 }

@@ -63,8 +63,10 @@ static void set_options(struct fs *fs, const struct fs_options *o)
         fs->options.commit_ms = DEFAULT_COMMIT_MS;
     if (fs->options.max_inodes == 0)
         fs->options.max_inodes = DEFAULT_MAX_INODES;
-    if (fs->options.readahead == NULL)
-        fs->options.readahead = &ra_linux;
+    if (fs->options.readahead.policy == NULL)
+        fs->options.readahead.policy = &ra_linux;
+    if (fs->options.readahead.pages == 0)
+        fs->options.readahead.pages = RA_DEFAULT_PAGES;
     if (fs->options.cache.cache_bytes == 0)
         fs->options.cache.cache_bytes = DEFAULT_CACHE_BYTES;
     fs->options.cache.threads = o->threads;

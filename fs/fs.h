@@ -13,15 +13,23 @@
 struct inode;
 struct inode_table;
 
+#define READ_AHEAD_KB_MIN 4u
+#define READ_AHEAD_KB_MAX (1u << 20)
+
+/* How to read ahead. */
+struct readahead {
+    const struct ra_policy *policy; /* NULL: not chosen here; for a volume: ra_linux */
+    uint32_t pages;                 /* the largest window; 0: not chosen; RA_DEFAULT_PAGES */
+};
+
 struct fs_options {
     bool read_only;
     unsigned commit_ms;  /* age at which the running transaction is committed; 0: 5,000 */
     uint64_t txn_bytes;  /* 0: the store's default */
     uint64_t max_inodes; /* inodes kept in memory that nobody uses; 0: 16,384 */
     struct cache_options cache;
-    const struct ra_policy *readahead; /* NULL: ra_linux */
-    uint32_t ra_pages;                 /* largest readahead window, pages; 0: RA_DEFAULT_PAGES */
-    bool threads;                      /* background work on worker threads */
+    struct readahead readahead; /* for files without a choice of their own */
+    bool threads;               /* background work on worker threads */
     /* Have the kernel write back and forget what it caches of an inode; NULL when nothing is in
      * front of us. Called with no lock held, never from a thread that serves requests. */
     int (*flush_front)(void *arg, uint64_t ino);

@@ -289,21 +289,34 @@ void inode_table_stats(struct fs *fs, struct inode_table_stats *out)
     pthread_mutex_unlock(&t->lock);
 }
 
-/* The array is taken before the lock, so the number of inodes may have grown meanwhile. */
+/* An array for every used inode, with the table locked; NULL: no memory, not locked. It is taken
+ * before the lock, so again if the number of inodes has grown meanwhile. */
+static struct inode **lock_with_array(struct inode_table *t)
+{
+    struct inode **list = NULL;
+    uint64_t max = 0, used;
+    pthread_mutex_lock(&t->lock);
+    while ((used = t->nr_inodes - t->nr_unused) >= max) {
+        pthread_mutex_unlock(&t->lock);
+        free(list);
+        max = used + used / 8 + 1;
+        list = calloc(max, sizeof(struct inode *));
+        if (list == NULL)
+            return NULL;
+        pthread_mutex_lock(&t->lock);
+    }
+    return list;
+}
+
 ssize_t inode_list_used(struct fs *fs, struct inode ***out)
 {
     struct inode_table *t = fs->inodes;
-    pthread_mutex_lock(&t->lock);
-    uint64_t max = t->nr_inodes - t->nr_unused + 1;
-    pthread_mutex_unlock(&t->lock);
-    struct inode **list = calloc(max, sizeof(struct inode *));
+    struct inode **list = lock_with_array(t);
+    size_t nr = 0;
     if (list == NULL)
         return -ENOMEM;
-    size_t nr = 0;
-    pthread_mutex_lock(&t->lock);
     for (uint64_t i = 0; i < t->nr_buckets; i++) {
-        for (struct inode *inode = t->buckets[i]; inode != NULL && nr < max;
-             inode = inode->hash_next) {
+        for (struct inode *inode = t->buckets[i]; inode != NULL; inode = inode->hash_next) {
             if (entry_of(inode)->state == ENTRY_READY && inode->refs > 0) {
                 inode->refs++;
                 list[nr++] = inode;

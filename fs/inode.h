@@ -22,6 +22,7 @@
 
 #include <sys/stat.h>
 
+#include "cache/list.h"
 #include "fs/fs.h"
 
 struct inode {            /* (c) constant  (i) i_lock  (n) fs->rename_lock  (w) i_rwsem exclusive
@@ -42,12 +43,14 @@ struct inode {            /* (c) constant  (i) i_lock  (n) fs->rename_lock  (w) 
     struct timespec atime, mtime, ctime, btime; /* (i) */
     struct timespec disk_mtime;                 /* (i) */
     bool fresh;                                 /* (c) made by inode_new since the mount */
-    _Atomic uint64_t alloc_end; /* fresh: no block at or beyond this index was ever written (a) */
-    uint32_t truncations;       /* (i) counts them, for the writeback pass that one overtakes */
-    uint32_t pass_truncations;  /* (i) as the pass under way began; likewise */
-    struct timespec pass_mtime; /* (i) */
-    _Atomic uint64_t tid;       /* the last transaction that touched its record or blocks (a) */
-    uint32_t open_writers;      /* (i) open files that can write */
+    _Atomic uint64_t alloc_end;  /* fresh: no block at or beyond this index was ever written (a) */
+    uint32_t truncations;        /* (i) counts them, for the writeback pass that one overtakes */
+    uint32_t pass_truncations;   /* (i) as the pass under way began; likewise */
+    struct timespec pass_mtime;  /* (i) */
+    _Atomic uint64_t tid;        /* the last transaction that touched its record or blocks (a) */
+    uint32_t open_writers;       /* (i) open files that can write */
+    struct list_head open_files; /* (i) struct open_file */
+    struct readahead readahead;  /* (i) what was chosen for this file; forgotten with the inode */
     _Atomic bool no_capability; /* it has no security.capability that a write would take away (a) */
     _Atomic bool attributes_shown; /* the kernel may hold attributes since the last forget (a) */
     _Atomic bool

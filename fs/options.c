@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fs/fs.h"
 #include "fs/fuse_front.h"
 #include "fs/size.h"
 #include "cache/memory.h"
@@ -54,12 +55,13 @@ static const struct option_desc table[] = {
     { "commit", OPT_NUMBER, AT(commit_s), 1, 3600, "SECONDS",
       "changes are durable after this time at the latest (default 5)" },
     { "readahead", OPT_READAHEAD, AT(readahead), 0, 0, "NAME[:ARGS]",
-      "policy: linux (default), none, fixed[:PAGES], stride, leap, or ./FILE.so" },
+      "policy: linux[:large_folios] (default linux), none, fixed[:PAGES], stride, leap, or "
+      "./FILE.so" },
     { "reclaim", OPT_RECLAIM, AT(reclaim), 0, 0, RECLAIM_NAMES,
       "which pages leave the cache first: lru2q (default), as Linux does; s3fifo for scans, "
       "loops" },
-    { "read_ahead_kb", OPT_NUMBER, AT(read_ahead_kb), 4, 1 << 20, "KiB",
-      "largest readahead window (default 128)" },
+    { "read_ahead_kb", OPT_NUMBER, AT(read_ahead_kb), READ_AHEAD_KB_MIN, READ_AHEAD_KB_MAX, "KiB",
+      "largest readahead window (default 128; at most 1024 are read at a time)" },
     { "dirty_ratio", OPT_NUMBER, AT(dirty_ratio), 1, 100, "PERCENT",
       "of cache_size: writers wait above it (default 20)" },
     { "dirty_background_ratio", OPT_NUMBER, AT(dirty_background_ratio), 1, 100, "PERCENT",

@@ -1,6 +1,7 @@
 #!/bin/sh
 # readahead=linux reads the same pages at the same steps as the running kernel does on ext4, without
-# and with large folios, and a policy in a shared object decides what a mount reads ahead.
+# and with large folios; a policy in a shared object decides what a mount reads ahead; and the policy
+# can be changed for the volume, a file, and those who have it open.
 #
 # FOLIO_STEPS: how many accesses to compare (default 20000); FOLIO_SEED: which.
 . "$(dirname -- "$0")/lib.sh"
@@ -38,6 +39,13 @@ mount_refuses() # PATTERN OPTION
         fail "$2 was taken"
     one_line "$2" "$1"
 }
+set_refuses() # PATTERN SETTING [FILE]
+{
+    pattern=$1
+    shift
+    timeout 30 "$FOLIO_BIN/foliofsctl" "$M" set "$@" >"$T/out" 2>"$T/err" && fail "set $* was taken"
+    one_line "set $*" "$pattern"
+}
 refuse_each() # REFUSES
 {
     "$1" 'linux, none, fixed, stride, leap' readahead=psychic
@@ -73,6 +81,70 @@ reads_ahead 2
 unmount_volume
 mount_volume -o "cache=direct,readahead=$T/example.so:7"
 reads_ahead 7
+unmount_volume
+
+# --- another policy while files are open ----------------------------------------------------------
+
+mount_volume -o cache=direct,readahead=none
+wait_for_control
+refuse_each set_refuses
+set_refuses '4 to 1048576' read_ahead_kb=3
+set_refuses '4 to 1048576' read_ahead_kb=many "$M/file"
+set_refuses "not a file's" cache_size=8M "$M/file"
+set_refuses 'such readahead policy' readahead=psychic "$M/file"
+set_refuses 'such readahead policy' readahead=default
+set_refuses 'not a regular file' readahead=none "$M"
+set_refuses 'not on the mount' readahead=none /proc/self/stat
+set_refuses 'No such file' readahead=none "$M/missing"
+python3 - "$M" "$FOLIO_BIN/foliofsctl" "$T" <<'END' || fail 'the policy of open files'
+import json, os, subprocess, sys
+mnt, ctl, tmp = map(os.path.abspath, sys.argv[1:])
+def set_(*args):
+    subprocess.run([ctl, mnt, "set", *args], check=True, stdout=subprocess.DEVNULL, cwd=tmp)
+def pages(path):
+    out = subprocess.run([ctl, "--json", mnt, "pages", path], check=True, capture_output=True)
+    return json.loads(out.stdout)
+class Open:
+    at = 1990
+    def __init__(self, name):
+        self.path = mnt + "/" + name
+        self.fd = os.open(self.path, os.O_RDONLY)
+    def expect(self, want, index, name):
+        before = pages(self.path)["cached"]
+        os.pread(self.fd, 4096, index * 4096)
+        now = pages(self.path)
+        got = now["cached"] - before
+        assert (got, now["readahead"]) == (want, name), (self.path, index, got, now["readahead"], want, name)
+file, other = Open("file"), Open("other")
+file.expect(1, 10, "none")
+set_("readahead=fixed:5")                   # all that are open follow
+file.expect(5, 50, "fixed")
+other.expect(5, 50, "fixed")
+set_("readahead=fixed:3", file.path)        # a file's own choice,
+file.expect(3, 100, "fixed")
+other.expect(5, 100, "fixed")
+Open("file").expect(3, 150, "fixed")        # also for who opens it now;
+set_("readahead=none")                      # the volume's does not change it
+file.expect(3, 200, "fixed")
+other.expect(1, 200, "none")
+set_("readahead=./example.so:4", other.path)  # from our directory, not from the daemon's
+other.expect(4, 250, "example")
+other.expect(8, 252, "example")             # at the mark it goes on, twice as far
+set_("readahead=default", file.path)
+file.expect(1, 300, "none")
+set_("readahead=fixed")                     # as large as may be
+set_("read_ahead_kb=32")
+set_("readahead=default", other.path)
+file.expect(8, 400, "fixed")
+set_("read_ahead_kb=64", file.path)
+file.expect(16, 500, "fixed")
+other.expect(8, 500, "fixed")
+assert pages(file.path)["read_ahead_kb"] == 64 and pages(other.path)["read_ahead_kb"] == 32
+set_("read_ahead_kb=default", file.path)
+file.expect(8, 600, "fixed")
+set_("readahead=linux:large_folios")
+file.expect(1, 900, "linux")
+END
 unmount_volume
 
 # --- the kernel's decisions --------------------------------------------------------------------
