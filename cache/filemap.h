@@ -215,7 +215,8 @@ int filemap_fault_page(struct address_space *m, struct file_ra_state *ra, uint32
 ssize_t filemap_read(struct address_space *m, struct file_ra_state *ra, uint64_t offset, void *buf,
                      size_t len);
 
-/* Copy len bytes into the cache at offset, dirtying pages and growing i_size.
+/* Copy len bytes into the cache at offset, dirtying pages and growing i_size; a gap behind the old end
+ * reads as zeros, whatever was stored there.
  * Context: the owner's i_rwsem held for writing.
  * Returns bytes written, short when an error came after some; -ENOSPC, -EIO, -ENOMEM, -EFBIG.
  * Does not throttle: call balance_dirty_pages() after dropping the locks. */
@@ -245,14 +246,42 @@ int page_cache_sync(struct page_cache *cache);
 /* One step of the flusher's work.   Returns milliseconds until the next. */
 unsigned flusher_step(struct page_cache *cache);
 
-/* ---- shrinking ------------------------------------------------------------------------------- */
+/* ---- shorter, longer -------------------------------------------------------------------------
+ *
+ *     truncate_get_page(m, size, &cut)        may fail: nothing has changed
+ *     down_write(&m->invalidate_lock)
+ *     truncate_setsize(m, size, cut)          nobody sees the bytes any more
+ *         ... the owner removes the blocks, and records the size
+ *     page_unlock_put(m, cut)
+ *     up_write(&m->invalidate_lock)
+ *
+ *     lock_eof_page(m, &eof)                  nobody can store behind the end
+ *         ... the owner records the size; i_size = size
+ *     page_unlock_put(m, eof)
+ */
 
 /* Remove the pages [first, last], waiting for their writeback. Dirty ones are dropped.
+ * Returns how many stayed, emptied, because page_unmap() was not certain.
  * Context: invalidate_lock held exclusively (Linux: truncate_inode_pages_range). */
-void truncate_inode_pages_range(struct address_space *m, uint32_t first, uint32_t last);
+unsigned truncate_inode_pages_range(struct address_space *m, uint32_t first, uint32_t last);
 /* Zero the bytes [from, to) of one page, on disk too by dirtying it when it has a block.
  * Context: i_rwsem.   Errors: -EIO, -ENOMEM. */
 int truncate_partial_page(struct address_space *m, uint64_t from, uint64_t to);
+
+/* The page that a file cut to size bytes ends in, uptodate, referenced; NULL: none is cut.
+ * Context: i_rwsem, held until page_unlock_put(); no page locked.   Errors: -EIO, -ENOMEM. */
+int truncate_get_page(struct address_space *m, uint64_t size, struct page **cut);
+/* Cut it: i_size, then the rest of its last page, then the pages behind. cut stays locked, so that the
+ * zeros in it cannot reach the disk before the owner has recorded the size.
+ * Returns how many pages stayed, emptied.   Context: i_rwsem, invalidate_lock exclusively. */
+unsigned truncate_setsize(struct address_space *m, uint64_t size, struct page *cut);
+/* Make ready to raise i_size: what was stored behind the end through mappings is zeros, and nothing
+ * more can be stored there while the page that the end cuts is locked: *eof, NULL when there is none;
+ * maybe not uptodate (Linux: pagecache_isize_extended).
+ * Context: i_rwsem; no page locked.   Errors: -ENOMEM. */
+int lock_eof_page(struct address_space *m, struct page **eof);
+void page_unlock_put(struct address_space *m, struct page *page); /* NULL: nothing */
+
 /* Drop the clean, unused pages of [first, last].   Returns how many stayed. */
 unsigned invalidate_inode_pages2_range(struct address_space *m, uint32_t first, uint32_t last);
 

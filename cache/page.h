@@ -49,8 +49,9 @@
  * While PG_writeback is set the bytes are being copied into the store's transaction: a writer waits
  * (stable pages). When it ends, the bytes belong to the store, which keeps them until they are
  * durable, through failed commits too; so a written page is an ordinary clean page and may be
- * reclaimed. Bytes beyond end of file are zeroed in the copy on disk by zeroing them in the page
- * under its lock before it is written.
+ * reclaimed. Bytes beyond end of file, which only a mapping stores, are zeroed in the page under its
+ * lock: before it is written, and before i_size grows, with the page write-protected in between
+ * (lock_eof_page). So the tail of a clean page is zeros, and so is what a growing file shows.
  *
  * Lock order of the whole program, outermost first. Against the order only try-lock.
  *

@@ -143,6 +143,14 @@ void read_end_io(struct bio *bio);
 /* A reader got the page; again: in a use that was counted. */
 void page_used(struct page_cache *cache, struct page *page, bool again);
 
+/* ---- truncate.c ------------------------------------------------------------------------------ */
+
+/* Zero what a locked page has behind the end of file, up to the offset to (in the file). */
+void zero_beyond_eof(struct address_space *m, struct page *page, uint64_t to);
+/* Likewise, where somebody may have stored there; and nobody can, while it is locked. Not under
+ * writeback. */
+void forget_beyond_eof(struct address_space *m, struct page *page, uint64_t to);
+
 /* ---- throttle.c ------------------------------------------------------------------------------ */
 
 /* Would balance_dirty_pages() slow the caller down? */

@@ -24,26 +24,60 @@ static int write_begin(struct address_space *m, struct page *page, size_t n)
     return err == 0 ? page_map_block(m, page) : err;
 }
 
+/* The page's bytes [pos, pos + n). The size follows the bytes, under the page's lock. */
+static int write_locked(struct address_space *m, struct page *page, uint64_t pos, const char *from,
+                        size_t n)
+{
+    int err = write_begin(m, page, n);
+    if (err == 0)
+        err = dirty_page_reserve(m, page);
+    if (err != 0)
+        return err;
+    bool extends = pos + n > atomic_load(&m->i_size);
+    if (extends)
+        forget_beyond_eof(m, page, pos);
+    copy_bytes((char *)page_address(m->cache, page) + (pos & (PAGE_SIZE - 1)), from, n);
+    page_set(page, PG_uptodate);
+    set_page_dirty(m, page);
+    if (extends)
+        atomic_store(&m->i_size, pos + n);
+    return 0;
+}
+
+/* The page at pos, locked, and before it the one that the end of file cuts, if it is another that will
+ * be inside the file from now on. Memory is waited for with nothing locked; what we have a reference
+ * on stays in its tree, as no truncation can come (i_rwsem). */
+static int lock_pages(struct address_space *m, uint64_t pos, struct page **page, struct page **eof)
+{
+    uint64_t size = atomic_load(&m->i_size);
+    int err = 0;
+    *eof = NULL;
+    *page = find_or_create_page(m, (uint32_t)(pos >> PAGE_SHIFT), &err);
+    if (*page == NULL || pos >> PAGE_SHIFT <= size >> PAGE_SHIFT)
+        return err;
+    unlock_page(*page);
+    err = lock_eof_page(m, eof);
+    if (err != 0) {
+        put_page(m->cache, *page);
+        return err;
+    }
+    lock_page(*page);
+    assert(atomic_load(&(*page)->mapping) == m);
+    return 0;
+}
+
 /* One page's part of a write.   Returns bytes or -errno. */
 static ssize_t write_page(struct address_space *m, uint64_t pos, const char *from, size_t len)
 {
     uint32_t in = (uint32_t)(pos & (PAGE_SIZE - 1));
     size_t n = len < PAGE_SIZE - in ? len : PAGE_SIZE - in;
-    int err = 0;
-    struct page *page = find_or_create_page(m, (uint32_t)(pos >> PAGE_SHIFT), &err);
-    if (page == NULL)
+    struct page *page, *eof;
+    int err = lock_pages(m, pos, &page, &eof);
+    if (err != 0)
         return err;
-    err = write_begin(m, page, n);
-    if (err == 0)
-        err = dirty_page_reserve(m, page);
-    if (err == 0) {
-        copy_bytes((char *)page_address(m->cache, page) + in, from, n);
-        page_set(page, PG_uptodate);
-        set_page_dirty(m, page);
-        if (pos + n > atomic_load(&m->i_size))
-            atomic_store(&m->i_size, pos + n); /* after the bytes are there, under the page lock */
-    }
+    err = write_locked(m, page, pos, from, n);
     unlock_page(page);
+    page_unlock_put(m, eof);
     mark_page_accessed(page);
     put_page(m->cache, page);
     return err != 0 ? err : (ssize_t)n;

@@ -170,23 +170,13 @@ static void pass_submit(struct pass *p)
     submit_bio(p->m->dev, bio);
 }
 
-/* Bytes beyond the end of file reach the disk as zeros. */
-static void zero_beyond_eof(struct address_space *m, struct page *page)
-{
-    uint64_t pos = (uint64_t)atomic_load(&page->index) << PAGE_SHIFT;
-    uint64_t size = atomic_load(&m->i_size);
-    if (size > pos && size - pos < PAGE_SIZE)
-        memset((char *)page_address(m->cache, page) + (size - pos), 0,
-               PAGE_SIZE - (size_t)(size - pos));
-}
-
 /* Clean a locked page for its write, in rule 4's order: write-protected in every mapping first, or a
  * store through one of them would be lost.   Returns false: not certain everywhere; it stays dirty. */
 static bool clear_page_dirty_for_io(struct address_space *m, struct page *page)
 {
     if (!page_mkclean(m, page))
         return false;
-    zero_beyond_eof(m, page);
+    zero_beyond_eof(m, page, UINT64_MAX); /* that is how it reaches the disk */
     pthread_mutex_lock(&m->tree_lock);
     clear_dirty_tagged(m, page);
     page_set(page, PG_writeback);

@@ -22,6 +22,7 @@ struct shrink {
     struct inode *inode;
     struct inode_record record;
     struct update update;
+    struct page *cut; /* by the new end; or NULL */
     uint64_t size;
     uint64_t data_id; /* it will have */
 };
@@ -73,45 +74,55 @@ static void shrink_finish(struct shrink *s)
     atomic_store(&inode->mapping.object, s->record.data_id);
 }
 
-/* Rule 7: i_size first, then the pages, then the blocks, with nobody reading pages in meanwhile. The
- * page that the new end cuts is zeroed before, while failing still changes nothing. */
-static int shrink(struct inode *inode, uint64_t size)
+/* The pages, the blocks and the record. The page that the new end cuts stays locked until the record
+ * says the new size, or a crash could show its zeros inside the old one.
+ * Context: invalidate_lock. */
+static int shrink_apply(struct shrink *s)
 {
+    struct inode *inode = s->inode;
     struct address_space *m = &inode->mapping;
     uint64_t old = atomic_load(&m->i_size), tid;
-    struct shrink s = { .inode = inode, .size = size };
-    int err = 0;
-    update_init(&s.update, inode->fs->store);
-    if (size < old && size % PAGE_SIZE != 0) {
-        uint64_t end = page_up(size) << PAGE_SHIFT;
-        err = truncate_partial_page(m, size, end < old ? end : old);
-    }
-    if (err == 0)
-        err = shrink_prepare(&s);
-    if (err != 0) {
-        update_abort(&s.update);
-        return err;
-    }
-    down_write(&m->invalidate_lock);
-    atomic_store(&m->i_size, size);
-    if (page_up(size) < END_OF_OBJECT)
-        truncate_inode_pages_range(m, (uint32_t)page_up(size), UINT32_MAX);
+    truncate_setsize(m, s->size, s->cut);
     inode_lock_records(inode->fs);
-    shrink_record(&s);
-    err = update_apply(&s.update, UPDATE_FREES, &tid);
+    shrink_record(s);
+    int err = update_apply(&s->update, UPDATE_FREES, &tid);
     if (err == 0) {
-        shrink_finish(&s);
+        shrink_finish(s);
         inode_raise_tid(inode, tid);
     } else {
         i_size_write(m, old); /* the store is gone or read-only: so is the data */
     }
     inode_unlock_records(inode->fs);
+    page_unlock_put(m, s->cut);
+    return err;
+}
+
+/* Rule 7: i_size first, then the pages, then the blocks, with nobody reading pages in meanwhile. What
+ * may fail for want of memory or of the disk comes before. */
+static int shrink(struct inode *inode, uint64_t size)
+{
+    struct address_space *m = &inode->mapping;
+    struct shrink s = { .inode = inode, .size = size };
+    update_init(&s.update, inode->fs->store);
+    int err = truncate_get_page(m, size, &s.cut);
+    if (err == 0)
+        err = shrink_prepare(&s);
+    if (err != 0) {
+        update_abort(&s.update);
+        if (s.cut != NULL)
+            put_page(m->cache, s.cut);
+        return err;
+    }
+    down_write(&m->invalidate_lock);
+    err = shrink_apply(&s);
     up_write(&m->invalidate_lock);
     return err;
 }
 
 /* Longer: the record follows at once when everything below is in the store already; otherwise the
- * writeback pass that is due anyway carries the new size. */
+ * writeback pass that is due anyway carries the new size. While blocks may be behind the record's size,
+ * or the rest of its last one is not zeros (INODE_EXTENDING), it is not: a pass may be under way.
+ * Context: lock_eof_page(), records locked. */
 static int grow_record(struct inode *inode, uint64_t size)
 {
     struct address_space *m = &inode->mapping;
@@ -120,7 +131,8 @@ static int grow_record(struct inode *inode, uint64_t size)
     uint64_t tid;
     struct timespec now = fs_now();
     inode_record(inode, &r);
-    bool settled = atomic_load(&m->nrdirty) == 0 && r.size == atomic_load(&m->i_size);
+    bool settled = atomic_load(&m->nrdirty) == 0 && !(r.flags & INODE_EXTENDING) &&
+                   r.size == atomic_load(&m->i_size);
     if (settled) {
         r.size = size;
         r.mtime = now;
@@ -143,9 +155,14 @@ static int grow_record(struct inode *inode, uint64_t size)
 
 static int grow(struct inode *inode, uint64_t size)
 {
+    struct page *eof;
+    int err = lock_eof_page(&inode->mapping, &eof);
+    if (err != 0)
+        return err;
     inode_lock_records(inode->fs);
-    int err = grow_record(inode, size);
+    err = grow_record(inode, size);
     inode_unlock_records(inode->fs);
+    page_unlock_put(&inode->mapping, eof);
     return err;
 }
 
@@ -264,6 +281,18 @@ static int set_aside(struct inode *inode, uint64_t offset, uint64_t len)
     return err;
 }
 
+/* The pages are there, dirty: the record follows with their pass. */
+static int grow_over_allocated(struct inode *inode, uint64_t size)
+{
+    struct page *eof;
+    int err = lock_eof_page(&inode->mapping, &eof);
+    if (err == 0) {
+        i_size_write(&inode->mapping, size);
+        page_unlock_put(&inode->mapping, eof);
+    }
+    return err;
+}
+
 static int fallocate_locked(struct inode *inode, int mode, uint64_t offset, uint64_t len)
 {
     uint64_t size = atomic_load(&inode->mapping.i_size), end = offset + len;
@@ -283,7 +312,7 @@ static int fallocate_locked(struct inode *inode, int mode, uint64_t offset, uint
         break;
     }
     if (err == 0 && !keep && end > size)
-        i_size_write(&inode->mapping, end);
+        err = grow_over_allocated(inode, end);
     return err;
 }
 

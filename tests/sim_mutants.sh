@@ -74,6 +74,8 @@ fi
 #   under the page's lock                         under way has yet to come and unmap it
 #   a failed page's mapping that is not put on    nobody takes it off while a pass lasts
 #   the list of dirty ones again
+#   a write that leaves what was stored in its    a unit is half a page, so there is no gap without
+#   gap, within one page                          another page: see tests/test_cache_truncate.c
 #   a flusher that is not woken                   costs time only: sleeps for it have an end
 #   reclaim that does not look at PG_writeback    the write holds a reference, so the count is not 2
 #   only one of the two limits on shadows         either alone keeps the ring from running over
@@ -185,15 +187,15 @@ mutant write_unstable cache/write.c '/^static int write_begin/,/^}/ s/wait_on_pa
 mutant read_unlocked cache/filemap.c \
     '/^int read_page_locked/,/^}/ { s/^    while (/    unlock_page(page);\n&/; s/^    return page_test/    lock_page(page);\n&/ }'
 mutant truncate_unstable cache/truncate.c \
-    '/^static void truncate_page/,/^}/ s/wait_on_page_writeback(page);//'
+    '/^static bool truncate_page/,/^}/ s/wait_on_page_writeback(page);//'
 mutant partial_truncate_unstable cache/truncate.c \
     '/^int truncate_partial_page/,/^}/ s/wait_on_page_writeback(page);//'
 mutant tail_not_zeroed cache/writeback.c \
-    '/^static.* clear_page_dirty_for_io/,/^}/ s/zero_beyond_eof(m, page);//'
+    '/^static.* clear_page_dirty_for_io/,/^}/ s/zero_beyond_eof(m, page, UINT64_MAX);//'
 mutant cut_page_not_zeroed cache/truncate.c \
-    '/^int truncate_partial_page/,/^}/ s/memset(/if (0) memset(/'
+    '/^static void zero_in_page/,/^}/ s/memset(/if (0) memset(/'
 mutant cut_page_not_dirtied cache/truncate.c \
-    '/^int truncate_partial_page/,/^}/ s/set_page_dirty(m, page);//'
+    '/^static void zero_in_page/,/^}/ s/set_page_dirty(m, page);//'
 
 rule 4 'cleaning: write-protect, then clear dirty and set writeback at once, all under the lock'
 mutant cleaned_unlocked cache/writeback.c \
@@ -206,7 +208,7 @@ mutant cleaned_after_copy cache/writeback.c \
     '/^static.* clear_page_dirty_for_io/,/^}/ s/    clear_dirty_tagged(m, page);//' \
     '/^static void end_page_writeback/,/^}/ s/^    if (keep)/    clear_dirty_tagged(m, page);\n&/'
 mutant dirty_after_unlock cache/write.c \
-    '/^static ssize_t write_page/,/^}/ s/        set_page_dirty(m, page);/        unlock_page(page); lock_page(page); if (atomic_load(\&page->mapping) == m) set_page_dirty(m, page);/'
+    '/^static int write_locked/,/^}/ s/    set_page_dirty(m, page);/    unlock_page(page); lock_page(page); if (atomic_load(\&page->mapping) == m) set_page_dirty(m, page);/'
 mutant pass_does_not_wait cache/writeback.c \
     '/^static int write_cache_pages/,/^}/ s/while ((left = atomic_load(&p->inflight)) != 0)/while ((left = atomic_load(\&p->inflight)) > 1)/'
 mutant passes_overlap cache/writeback.c \
@@ -224,8 +226,8 @@ mutant sync_misses_second_pass cache/writeback.c \
     '/^int filemap_fdatawrite/,/^}/ s/^    bool removed/    up_write(\&m->writeback_sem);\n&/'
 # (Caught as it is, but that takes more seeds: so the gap is made wider.)
 mutant sync_misses_pass_in_truncation cache/truncate.c \
-    '/^void truncate_inode_pages_range/,/^}/ s/^        up_write(&m->writeback_sem);//' \
-    '/^void truncate_inode_pages_range/,/^}/ s/^        bool removed/        up_write(\&m->writeback_sem);\n        for (int i = 0; i < 9; i++) cache_yield();\n&/'
+    '/^unsigned truncate_inode_pages_range/,/^}/ s/^        up_write(&m->writeback_sem);//' \
+    '/^unsigned truncate_inode_pages_range/,/^}/ s/^        bool removed/        up_write(\&m->writeback_sem);\n        for (int i = 0; i < 9; i++) cache_yield();\n&/'
 
 rule 5 'first store: wait for writeback, reserve, dirty, writable, all before unlocking'
 mutant mkwrite_not_dirty cache/memory.c '/^static int page_mkwrite/,/^}/ s/set_page_dirty(m, page);/;/'
@@ -259,9 +261,9 @@ mutant block_not_looked_up cache/filemap.c '/^int page_map_block/,/^}/ s/^    if
 # (The owner's part is in tests/sim_ops.c.)
 rule 7 'truncation: size first, then unmap, then remove; invalidate_lock against insertion'
 mutant size_changed_last tests/sim_ops.c \
-    '/^static void shrink/,/^}/ s/^    atomic_store(&f->m.i_size, size);//' \
-    '/^static void shrink/,/^}/ s/^    up_write(/    atomic_store(\&f->m.i_size, size);\n&/' \
-    '/^static void shrink/,/^}/ { s/down_write(.*;//; s/up_write(.*;// }'
+    '/^static void shrink/,/^}/ s/^    truncate_setsize(.*/    uint64_t old = atomic_load(\&f->m.i_size);\n&\n    atomic_store(\&f->m.i_size, old);/' \
+    '/^static void shrink/,/^}/ s/^    up_write(.*/    atomic_store(\&f->m.i_size, size);/' \
+    '/^static void shrink/,/^}/ s/^    down_write(.*//'
 mutant truncate_without_invalidate_lock tests/sim_ops.c \
     '/^static void shrink/,/^}/ { s/down_write(.*;//; s/up_write(.*;// }'
 mutant punch_without_invalidate_lock tests/sim_ops.c \
@@ -274,14 +276,20 @@ mutant object_taken_early cache/readahead.c \
 mutant size_not_checked_again cache/filemap.c \
     's/size_t n = clamp_to_size(m, pos, len);/size_t n = len;/'
 mutant size_raised_early cache/write.c \
-    '/^static ssize_t write_page/,/^}/ s/^    err = write_begin/    if (pos + n > atomic_load(\&m->i_size)) atomic_store(\&m->i_size, pos + n);\n&/'
+    '/^static int write_locked/,/^}/ s/^    int err = write_begin/    if (pos + n > atomic_load(\&m->i_size)) atomic_store(\&m->i_size, pos + n);\n&/'
 mutant truncate_keeps_locked_pages cache/truncate.c \
-    '/^static void truncate_page/,/^}/ s/^    lock_page(page);/    if (!trylock_page(page)) { put_page(m->cache, page); return; }/'
-mutant truncate_keeps_mapped cache/truncate.c '/^static void truncate_page/,/^}/ s/page_unmap(m, page);/;/'
+    '/^static bool truncate_page/,/^}/ s/^    lock_page(page);/    if (!trylock_page(page)) { put_page(m->cache, page); return false; }/'
+mutant truncate_keeps_mapped cache/truncate.c '/^static bool truncate_page/,/^}/ s/page_unmap(m, page);/true;/'
 mutant unmapped_after_removal cache/truncate.c \
-    '/^static void truncate_page/,/^}/ { s/page_unmap(m, page);/;/; s/^        remove_from_page_cache.*/&\n        page_unmap(m, page);/ }'
+    '/^static bool truncate_page/,/^}/ { s/page_unmap(m, page);/true;/; s/^            remove_from_page_cache.*/&\n            page_unmap(m, page);/ }'
 mutant invalidate_keeps_mapped cache/truncate.c \
     '/^static bool invalidate_page/,/^}/ s/page_unmap(m, page)/true/'
+mutant cut_page_zeroed_early cache/truncate.c \
+    '/^unsigned truncate_setsize/,/^}/ s/^        zero_in_page(m, cut.*/        (void)cut;/' \
+    '/^int truncate_get_page/,/^}/ s/^        unlock_page(.*/        { zero_in_page(m, *cut, size % PAGE_SIZE, PAGE_SIZE); unlock_page(*cut); }/'
+mutant grown_over_scribbles cache/truncate.c \
+    '/^int lock_eof_page/,/^}/ s/^    forget_beyond_eof(m, page, UINT64_MAX);//'
+mutant written_behind_scribbles cache/write.c 's/^    err = lock_eof_page(m, eof);/    err = 0;/'
 
 rule 8 'reclaim: freeze the count, and only of what is clean and unmapped'
 mutant reclaim_without_freeze cache/reclaim.c \

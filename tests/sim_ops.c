@@ -191,14 +191,17 @@ static void do_grow(struct sim_worker *k, struct sim_file *f)
     struct range r = pick_range(k, 1, false);
     begin(k, "grow", f->model.id, r.offset, 0);
     down_write(&f->i_rwsem);
-    if (r.offset > f->model.size) {
+    struct page *eof = NULL;
+    int err = 0;
+    if (r.offset > f->model.size && (err = lock_eof_page(&f->m, &eof)) == 0) {
         model_size_begin(&f->model, r.offset);
         cache_yield();
         atomic_store(&f->m.i_size, r.offset);
+        page_unlock_put(&f->m, eof);
         model_size_end(&f->model, r.offset);
     }
     up_write(&f->i_rwsem);
-    end(k, "grow", 0, false);
+    end(k, "grow", err, false);
 }
 
 /* ---- removing: rule 7, in the order of fs/resize.c --------------------------------------------- */
@@ -228,35 +231,33 @@ static void remove_blocks(struct sim_file *f, uint32_t first, uint32_t last)
     model_discarded(&f->model, first * UNITS_PER_PAGE, end);
 }
 
-static void shrink(struct sim_file *f, uint64_t size)
+static void shrink(struct sim_file *f, uint64_t size, struct page *cut)
 {
     uint32_t first = (uint32_t)((size + PAGE_SIZE - 1) >> PAGE_SHIFT);
     down_write(&f->m.invalidate_lock);
-    atomic_store(&f->m.i_size, size);
-    truncate_inode_pages_range(&f->m, first, LAST_INDEX);
+    truncate_setsize(&f->m, size, cut);
     cache_yield();
     remove_blocks(f, first, LAST_INDEX);
+    page_unlock_put(&f->m, cut);
     up_write(&f->m.invalidate_lock);
 }
 
 static void do_truncate(struct sim_worker *k, struct sim_file *f)
 {
     struct range r = pick_range(k, 1, false);
-    uint64_t size = sched_chance(sched_of(k), 1, 4) ? 0 : r.offset,
-             page_end = size | (PAGE_SIZE - 1);
+    uint64_t size = sched_chance(sched_of(k), 1, 4) ? 0 : r.offset;
+    struct page *cut = NULL;
     struct model *m = &f->model;
     int err = 0;
     begin(k, "truncate", m->id, size, 0);
     down_write(&f->i_rwsem);
     if (size <= m->size) {
-        uint64_t old = m->size;
         model_zero_begin(m, (uint32_t)(size / UNIT_BYTES), m->nr_units);
-        if (size < old && size % PAGE_SIZE != 0)
-            err = truncate_partial_page(&f->m, size, page_end < old ? page_end + 1 : old);
+        err = truncate_get_page(&f->m, size, &cut);
         if (err == 0) {
             model_size_begin(m, size);
             f->truncations++;
-            shrink(f, size);
+            shrink(f, size, cut);
             f->truncations++;
             model_size_end(m, size);
             model_done(m, (uint32_t)(size / UNIT_BYTES), m->nr_units);
@@ -390,38 +391,32 @@ static void do_hold(struct sim_worker *k, struct sim_file *f)
     end(k, "hold", page != NULL, false);
 }
 
-/* Store something behind the end of the file in the page that the end cuts, or take it away. */
-static void scribble_page(struct sim_file *f, uint64_t size, int what)
+/* Store something behind the end of the file, in the page that the end cuts. */
+static void scribble_page(struct sim_file *f)
 {
+    uint64_t size = f->model.size;
     struct page *page = find_lock_page(&f->m, (uint32_t)(size >> PAGE_SHIFT));
     if (page == NULL)
         return;
     wait_on_page_writeback(page);
-    if (page_test(page, PG_uptodate) && (what == 0 || dirty_page_reserve(&f->m, page) == 0)) {
+    if (page_test(page, PG_uptodate) && dirty_page_reserve(&f->m, page) == 0) {
         char *at = page_address(f->world->cache, page);
-        memset(at + size % PAGE_SIZE, what, PAGE_SIZE - (size_t)(size % PAGE_SIZE));
-        if (what != 0)
-            set_page_dirty(&f->m, page);
+        f->scribbled = true;
+        memset(at + size % PAGE_SIZE, 's', PAGE_SIZE - (size_t)(size % PAGE_SIZE));
+        set_page_dirty(&f->m, page);
     }
     unlock_page(page);
     put_page(f->world->cache, page);
 }
 
-/* A mapping can store behind the end of the file: it must not get to the disk. */
+/* A mapping can store behind the end of the file: it must not get to the disk, nor into the file when
+ * that grows. */
 static void do_scribble(struct sim_worker *k, struct sim_file *f)
 {
     begin(k, "scribble", f->model.id, 0, 0);
     down_write(&f->i_rwsem);
-    uint64_t size = f->model.size;
-    if (size % PAGE_SIZE != 0) {
-        f->scribbled = true;
-        f->scribbles++;
-        scribble_page(f, size, 's');
-        for (uint32_t i = sched_random(sched_of(k), 100); i > 0; i--)
-            sched_yield_now(k->task);
-        scribble_page(f, size, 0);
-        f->scribbled = false;
-    }
+    if (f->model.size % PAGE_SIZE != 0)
+        scribble_page(f);
     up_write(&f->i_rwsem);
     end(k, "scribble", 0, false);
 }
@@ -453,18 +448,17 @@ static void judge_cut(struct sim_worker *k, struct sim_file *f, const struct mod
  * scribbled on meanwhile. */
 static void do_load(struct sim_worker *k, struct sim_file *f)
 {
+    uint32_t sizes = f->model.nr_sizes - f->model.resizing, n = 0;
     struct range r = pick_mapped(k, f);
     struct model_view v;
-    bool scribbled = f->scribbled;
-    uint32_t scribbles = f->scribbles, n = 0;
     int err = 0;
     begin(k, "load", f->model.id, r.first, r.end);
     look(k, f, &v, r);
     k->size = v.size;
     while (n < v.count && (err = file_access(f, r.first + n, k->buf + n * UNIT_BYTES, false)) == 0)
         n++;
-    v.size = MAX_FILE_SIZE; /* the last page is there to its end */
-    if (!scribbled && f->scribbles == scribbles)
+    v.size = MAX_FILE_SIZE;                          /* the last page is there to its end */
+    if (!f->scribbled || f->model.nr_sizes == sizes) /* else they may be behind the end by now */
         judge(k, f, &v, k->buf, (uint64_t)n * UNIT_BYTES, true);
     bool cut = err == -EFAULT; /* then the page that failed was outside the file once */
     if (cut)

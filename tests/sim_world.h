@@ -79,8 +79,7 @@ struct sim_file {
     uint64_t old_object;                    /* replaced, its blocks still there; 0: none */
     int64_t promised, promised_new;         /* a_ops->reserve */
     int64_t refs;                           /* a_ops->get */
-    bool scribbled;                         /* bytes beyond its end are not zero in memory */
-    uint32_t scribbles;                     /* times that they were */
+    bool scribbled;                         /* bytes beyond its end may not be zero in memory */
     struct vm_area vma;                     /* the whole file, mapped */
     struct sim_pte ptes[FILE_PAGES_MAX];
     uint32_t pass_done[FILE_PAGES_MAX * UNITS_PER_PAGE]; /* when the pass began */

@@ -219,6 +219,18 @@ static const char *do_store(struct world *w)
     return NULL;
 }
 
+/* Behind the end, in the page that the end cuts: to be forgotten. */
+static const char *do_store_behind(struct world *w)
+{
+    uint8_t buf[PAGE_SIZE];
+    uint32_t in = w->size % PAGE_SIZE;
+    if (in == 0)
+        return NULL;
+    memset(buf, 1 + (int)pick(w, 255), sizeof buf);
+    int err = vma_store(w->vma, w->size, buf, PAGE_SIZE - in);
+    return err == 0 || w->dev->fail_reads > 0 ? NULL : "a store failed without a fault";
+}
+
 static const char *do_load(struct world *w)
 {
     uint8_t buf[9000];
@@ -235,22 +247,22 @@ static const char *do_load(struct world *w)
 static const char *do_truncate(struct world *w)
 {
     uint64_t size = pick(w, MOST), old = w->size;
+    struct page *page;
     if (size < old) {
-        if (size % PAGE_SIZE != 0) {
-            uint64_t end = (size | (PAGE_SIZE - 1)) + 1;
-            int err = truncate_partial_page(&w->m, size, end < old ? end : old);
-            if (err != 0)
-                return w->dev->fail_reads > 0 ? NULL : "truncate_partial_page failed";
-        }
+        if (truncate_get_page(&w->m, size, &page) != 0)
+            return w->dev->fail_reads > 0 ? NULL : "truncate_get_page failed";
         down_write(&w->m.invalidate_lock);
-        atomic_store(&w->m.i_size, size);
+        truncate_setsize(&w->m, size, page);
         uint32_t first = (uint32_t)((size + PAGE_SIZE - 1) >> PAGE_SHIFT);
-        truncate_inode_pages_range(&w->m, first, UINT32_MAX);
         dev_memory_discard(w->dev->below, OBJECT, first, UINT32_MAX);
+        page_unlock_put(&w->m, page);
         up_write(&w->m.invalidate_lock);
         memset(w->flat + size, 0, MOST - size);
     } else {
+        if (lock_eof_page(&w->m, &page) != 0) /* when nothing can be written, and so evicted */
+            return w->dev->fail_writes > 0 ? NULL : "lock_eof_page failed";
         atomic_store(&w->m.i_size, size);
+        page_unlock_put(&w->m, page);
     }
     w->size = size;
     return NULL;
@@ -300,7 +312,8 @@ static const char *step(struct world *w)
 {
     uint32_t r = pick(w, 100);
     return r < 22   ? do_write(w)
-           : r < 35 ? do_store(w)
+           : r < 33 ? do_store(w)
+           : r < 37 ? do_store_behind(w)
            : r < 60 ? do_read(w)
            : r < 75 ? do_load(w)
            : r < 81 ? do_truncate(w)
