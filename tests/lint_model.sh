@@ -166,9 +166,12 @@ breaks ISIZE "$tail"
 # A miss inserts its page without the invalidate_lock; chooses the data id before it holds it.
 breaks INVALIDATE_LOCK "$find"
 breaks OBJECT "$find"
-# The last page: growing does not zero what lies beyond the old end; the end is zeroed before i_size
+# The last page: growing does not zero what lies beyond the old end, or lets it be stored to between that
+# and the new size (not write-protected; not locked any more); the end is zeroed before i_size
 # changes and not after; flushing zeroes before it write-protects; memory is waited for under the lock.
 breaks GROW "$tail"
+breaks GROW_PROTECT "$tail"
+breaks GROW_UNLOCKED "$tail"
 breaks TAIL "$tail"
 breaks ZERO_FIRST "$tail"
 breaks ALLOC_LOCKED "$tail"

@@ -210,6 +210,15 @@ inline read_page(i, f)
     page[f].uptodate = 1
 }
 
+/* Nobody has read it yet: a growing file's last page, that was only locked. */
+inline make_uptodate(i, f)
+{
+    if
+    :: page[f].uptodate
+    :: else -> read_page(i, f)
+    fi
+}
+
 /* find_or_create_page: f locked, in the tree, referenced. Context: i_rwsem. */
 inline find_or_create_page(i, f)
 {
@@ -338,7 +347,7 @@ idle:
                lock_page_in_tree(i, f);
                if
                :: f != NONE ->
-                   assert(page[f].uptodate);
+                   make_uptodate(i, f);
                    page[f].locked = 0;
                    copy_out(i, f);
                    i = 0;
@@ -427,7 +436,7 @@ fault: /* handle_mm_fault, fault_get_page, filemap_fault_page */
         lock_page_in_tree(i, f);
         if
         :: f == NONE -> goto fault
-        :: else -> assert(page[f].uptodate)
+        :: else -> make_uptodate(i, f)
         fi;
         if
         :: BEYOND_EOF(i) -> page[f].locked = 0; put_page(f); f = NONE; goto sigbus
@@ -707,19 +716,30 @@ truncate:
 grow: /* the bytes between the old end and its page's end may have been stored to: rule 7 */
 #if NHALF > 1 && !defined(BREAK_GROW)
     if
-    :: i_size % NHALF != 0 ->
+    :: i_size % NHALF != 0 -> /* lock_eof_page: not read, if it was not there, as nobody can map it */
         i = i_size / NHALF;
         find_or_create_page(i, f);
-        atomic {
+        atomic { /* forget_beyond_eof */
             !page[f].writeback;
+            assert(HELD(f, i));
             if
-            :: page[f].uptodate
-            :: else -> read_page(i, f)
-            fi;
-            zero_tail(i, f, i_size);
+            :: page[f].dirty ->
+#ifndef BREAK_GROW_PROTECT
+                pte_writable[i] = (pte[i] == f -> 0 : pte_writable[i]);
+#endif
+                zero_tail(i, f, i_size)
+            :: else /* nobody has stored to it since it was written, with zeros there */
+            fi
+        };
+#ifdef BREAK_GROW_UNLOCKED
+        atomic { page[f].locked = 0 };
+#endif
+        atomic {
             size = s;
             i_size = s;
+#ifndef BREAK_GROW_UNLOCKED
             page[f].locked = 0;
+#endif
             put_page(f);
             f = NONE; i = 0; s = 0;
             goto idle
