@@ -1,0 +1,160 @@
+#!/bin/sh
+# Any program maps files of a mount, as on ext4: what tests/mmap_ops.c expects holds on ext4 first, then
+# on ours, with both caches, with a cache of 1 MiB whose pages are dropped meanwhile, and for what must
+# survive the daemon's death.
+#
+#   FOLIO_SECONDS  how long each race lasts (1)
+. "$(dirname -- "$0")/lib.sh"
+build_helper mmap_ops
+seconds=${FOLIO_SECONDS:-1}
+
+# What FUSE does not let a file system do: the kernel neither asks nor says anything when a file grows
+# whose last page has been stored to behind its end, and sends those bytes as data of the longer file.
+fuse_cannot='tail_is_zeros_after_(ftruncate|a_write_in_the_page|a_write_behind_it|fallocate)'
+
+properties() # DIRECTORY [PATTERN of what cannot hold]
+{
+    mkdir "$1"
+    timeout 300 "$T/mmap_ops" all "$1" >"$T/out" 2>&1
+    grep -q '^ok' "$T/out" || fail "$what: mmap_ops ended early: $(cat "$T/out")"
+    grep -v '^ok' "$T/out" | grep -Ev "^FAIL (${2-none}):" >"$T/bad"
+    [ ! -s "$T/bad" ] || fail "$what: $(cat "$T/bad")"
+    say "$what: $(grep -c '^ok' "$T/out") properties hold, $(grep -c '^FAIL' "$T/out") cannot"
+    timeout 300 "$T/mmap_ops" races "$1" "$seconds" >"$T/out" 2>&1 || fail "$what: $(cat "$T/out")"
+    timeout 300 "$T/mmap_ops" big "$1" 16 >>"$T/out" 2>&1 || fail "$what: $(tail -n 1 "$T/out")"
+    rmdir "$1" || fail "$what: files were left behind: $(ls "$1")"
+}
+
+# --- the oracle --------------------------------------------------------------------------------
+
+what=ext4
+oracle_mount()
+{
+    is_root && command -v mkfs.ext4 >/dev/null && truncate -s 256M "$T/ext4" &&
+        mkfs.ext4 -q "$T/ext4" && mkdir "$T/oracle" && mount -o loop "$T/ext4" "$T/oracle"
+}
+if oracle_mount 2>"$T/out"; then
+    properties "$T/oracle/d"
+    umount "$T/oracle" || fail 'cannot unmount the ext4'
+else
+    say "not compared with ext4, which cannot be mounted here: $(tail -n 1 "$T/out")"
+fi
+rm -f "$T/ext4"
+
+# --- durability --------------------------------------------------------------------------------
+
+crash()
+{
+    kill_daemon
+    detach "$M"
+}
+number=0
+store() # HOW
+{
+    number=$((number + 1))
+    "$T/mmap_ops" store "$M/file" "$1" "$number" || fail "$what: store and $1"
+}
+verify() # WHAT WAS DONE
+{
+    "$T/mmap_ops" verify "$M/file" "$number" >"$T/out" || fail "$what: after $1: $(cat "$T/out")"
+}
+
+durability() # CACHE
+{
+    mount_volume -o "cache=$1"
+    "$T/mmap_ops" make "$M/file" || fail "$what: make"
+    for how in msync fsync fdatasync other; do
+        store "$how"
+        crash
+        check_volume "$what, $how"
+        mount_volume -o "cache=$1"
+        verify "$how and a kill"
+    done
+    # sync_file_range hands the pages to the file system and no more: then they become durable as all
+    # data that was written does, in time. (The kernel itself would keep them for 30 seconds.)
+    unmount_volume
+    mount_volume -o "cache=$1,commit=1,dirty_expire=1,dirty_writeback=1"
+    store range
+    sleep 4
+    crash
+    mount_volume -o "cache=$1"
+    verify 'sync_file_range, some seconds and a kill'
+    store none
+    unmount_volume
+    mount_volume -o "cache=$1"
+    verify unmounting
+}
+
+# A mapping keeps the mount busy; one that is detached goes on until it is gone.
+unmounting() # CACHE
+{
+    number=$((number + 1))
+    mkfifo "$T/go"
+    "$T/mmap_ops" hold "$M/file" "$number" <"$T/go" >"$T/out" 2>&1 &
+    holder=$!
+    note_process "$holder"
+    exec 9>"$T/go"
+    until_true 10 grep -q stored "$T/out" || fail "$what: hold: $(cat "$T/out")"
+    unmount_now 2>/dev/null && fail "$what: unmounted under a mapping"
+    detach "$M"
+    number=$((number + 1))
+    exec 9>&-
+    wait "$holder" || fail "$what: a store to a detached mount failed"
+    rm -f "$T/pids/$holder" "$T/go"
+    until_true 60 has_ended "$daemon" || fail "$what: the daemon outlives the last mapping"
+    reap_daemon
+    mount_volume -o "cache=$1"
+    verify 'stores to a detached mount'
+    unmount_volume
+    mount_volume -o "cache=$1,ro"
+    verify 'another unmount'
+    "$T/mmap_ops" make "$M/other" 2>/dev/null && fail "$what: a file made on a read-only mount"
+    "$T/mmap_ops" readonly "$M/zeros" >"$T/out" || fail "$what: $(cat "$T/out")"
+    unmount_volume
+}
+
+# --- ours --------------------------------------------------------------------------------------
+
+drop_again_and_again()
+{
+    while [ ! -f "$T/enough" ]; do
+        "$FOLIO_BIN/foliofsctl" "$M" drop >/dev/null 2>&1
+        sleep 0.05
+    done
+}
+
+for cache in kernel direct; do
+    what=cache=$cache
+    options=
+    is_root && options=,suid,dev
+    make_volume
+    mount_volume -o "cache=$cache$options"
+    if [ $cache = direct ] && grep -q 'without DIRECT_IO_ALLOW_MMAP' "$T/daemon.out"; then
+        say "$what: the kernel does not let such files be mapped; the mount says so"
+        unmount_volume
+        continue
+    fi
+    properties "$M/d" "$fuse_cannot"
+    "$T/mmap_ops" make "$M/zeros" || fail "$what: make"
+    unmount_volume
+    check_volume "$what"
+
+    what="cache=$cache, 1 MiB"
+    mount_volume -o "cache=$cache,cache_size=1M$options"
+    wait_for_control
+    drop_again_and_again &
+    dropper=$!
+    note_process "$dropper"
+    properties "$M/d" "$fuse_cannot"
+    : >"$T/enough"
+    wait "$dropper"
+    rm -f "$T/pids/$dropper" "$T/enough"
+    unmount_volume
+    check_volume "$what"
+
+    what=cache=$cache
+    durability "$cache"
+    unmounting "$cache"
+    check_volume "$what"
+done
+say passed
