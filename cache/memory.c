@@ -321,7 +321,8 @@ int handle_mm_fault(struct vm_area *vma, uint32_t index, unsigned flags)
     if (write) {
         if (m->a_ops != NULL && m->a_ops->page_mkwrite != NULL)
             m->a_ops->page_mkwrite(m);
-        balance_dirty_pages(m->cache);
+        if (!(flags & FAULT_NOWAIT)) /* others may have dirtied more since we asked */
+            balance_dirty_pages(m->cache);
         if (throttle && vma->ops->wake != NULL)
             vma->ops->wake(vma, index);
     }

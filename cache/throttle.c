@@ -31,7 +31,7 @@ void note_bandwidth(struct page_cache *cache, uint64_t pages, uint64_t ns)
 }
 
 struct dirty_state {
-    int64_t dirty, freerun, limit;
+    int64_t dirty, background, freerun, limit;
 };
 
 static struct dirty_state dirty_state(struct page_cache *cache)
@@ -39,6 +39,7 @@ static struct dirty_state dirty_state(struct page_cache *cache)
     int64_t background = (int64_t)dirty_limit(cache, atomic_load(&cache->dirty_background_ratio));
     struct dirty_state s = {
         .dirty = (int64_t)atomic_load_explicit(&cache->nr_dirty, memory_order_relaxed),
+        .background = background,
         .limit = (int64_t)dirty_limit(cache, atomic_load(&cache->dirty_ratio)),
     };
     s.freerun = background < s.limit ? (background + s.limit) / 2 : s.limit;
@@ -96,16 +97,22 @@ static void wait_below_limit(struct page_cache *cache)
     }
 }
 
+/* Above the background limit the flusher works.   Returns: are we? */
+static bool start_background(struct page_cache *cache, const struct dirty_state *s)
+{
+    bool above = s->dirty > s->background;
+    if (above && !atomic_load_explicit(&cache->want_writeback, memory_order_relaxed))
+        wakeup_flusher(cache);
+    return above;
+}
+
 void balance_dirty_pages_ratelimited(struct page_cache *cache, uint32_t nr_dirtied)
 {
-    uint64_t background = dirty_limit(cache, atomic_load(&cache->dirty_background_ratio));
     struct dirty_state s = dirty_state(cache);
-    if ((uint64_t)s.dirty <= background) {
+    if (!start_background(cache, &s)) {
         owed_ns = 0;
         return;
     }
-    if (!atomic_load_explicit(&cache->want_writeback, memory_order_relaxed))
-        wakeup_flusher(cache);
     if (s.dirty <= s.freerun)
         return;
     owed_ns += pause_for(cache, &s, nr_dirtied);
@@ -122,6 +129,7 @@ void balance_dirty_pages_ratelimited(struct page_cache *cache, uint32_t nr_dirti
 bool dirty_throttle_due(struct page_cache *cache)
 {
     struct dirty_state s = dirty_state(cache);
+    (void)start_background(cache, &s);
     return s.dirty >= s.freerun;
 }
 
