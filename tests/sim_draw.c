@@ -27,6 +27,7 @@ static void draw_cache(struct sched *s, struct sim_options *o)
         .dirty_ratio = ONE_OF(s, 1, 5, 20, 50, 95),
         .dirty_expire_ms = ONE_OF(s, 1, 50, 3000, 30000),
         .dirty_writeback_ms = ONE_OF(s, 5, 100, 5000),
+        .fault_around = ONE_OF(s, 0, 1, 2, FAULT_AROUND_MOST),
         .stepped = true,
     };
     o->cache.dirty_background_ratio = 1 + sched_random(s, o->cache.dirty_ratio);
@@ -51,6 +52,7 @@ static void draw_store(struct sched *s, struct sim_options *o)
     o->fault_every = ONE_OF(s, 300, 1000, 5000);
     o->reserve_fails = ONE_OF(s, 0, 0, 0, 20);
     o->protect_fails = ONE_OF(s, 0, 50);
+    o->vma_busy = ONE_OF(s, 0, 20, 300);
     o->late_discard = sched_chance(s, 1, 2);
 }
 
@@ -99,20 +101,21 @@ void sim_print_options(const struct sim_options *o)
     fprintf(
         stderr,
         "options: %u to %u pages of cache, %u files of %u pages, %u workers, writes of %u "
-        "pages%s, readahead %s %u, reclaim %s, dirty %u/%u %% %u/%u ms\n"
+        "pages%s, readahead %s %u, reclaim %s, dirty %u/%u %% %u/%u ms, "
+        "fault-around %u\n"
         "  device %s %" PRIu64 "+%" PRIu64 "+%" PRIu64 " ns, %u lanes; faults %u per million "
-        "every %u steps, reserve %u, protect %u per 1000%s%s\n"
+        "every %u steps, reserve %u, protect %u, busy %u per 1000%s%s\n"
         "  switch every %u places, spurious %u per 10000, stall %u per 1000 for %u, step %" PRIu64
         " ns\n  weights",
         o->pages, o->max_pages, o->files, o->file_pages, o->workers, o->write_pages,
         o->whole_pages ? " (whole)" : "", o->ra_policy->name, o->ra_pages, o->cache.reclaim,
         o->cache.dirty_background_ratio, o->cache.dirty_ratio, o->cache.dirty_expire_ms,
-        o->cache.dirty_writeback_ms, o->inline_device ? "inline" : o->latency.name,
-        o->latency.seek_ns, o->latency.access_ns, o->latency.block_ns, o->latency.lanes,
-        o->fault_per_million, o->fault_every, o->reserve_fails, o->protect_fails,
-        o->late_discard ? ", late discard" : "", o->flusher_alone ? ", flusher alone" : "",
-        o->sched.yield_every, o->sched.spurious, o->sched.stall, o->sched.stall_steps,
-        o->sched.step_ns);
+        o->cache.dirty_writeback_ms, o->cache.fault_around,
+        o->inline_device ? "inline" : o->latency.name, o->latency.seek_ns, o->latency.access_ns,
+        o->latency.block_ns, o->latency.lanes, o->fault_per_million, o->fault_every,
+        o->reserve_fails, o->protect_fails, o->vma_busy, o->late_discard ? ", late discard" : "",
+        o->flusher_alone ? ", flusher alone" : "", o->sched.yield_every, o->sched.spurious,
+        o->sched.stall, o->sched.stall_steps, o->sched.step_ns);
     for (unsigned i = 0; i < OPS; i++)
         fprintf(stderr, " %u", o->weights[i]);
     fprintf(stderr, "\n");

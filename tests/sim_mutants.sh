@@ -156,6 +156,8 @@ mutant find_slot_recheck cache/filemap.c \
     '/^static struct page \*slot_get_page/,/^}/ s/if (atomic_load_explicit(slot.*/if (1)/'
 mutant find_takes_free_pages cache/page.c \
     '/^bool get_page_unless_zero/,/^}/ s/if (n == 0)/if (0)/'
+mutant gang_slot_recheck cache/filemap.c \
+    '/^static unsigned pages_get/,/^}/ s/radix_is_value(pages\[i\]) ? NULL : slot_get_page(.*/radix_is_value(pages[i]) || !get_page_unless_zero(pages[i]) ? NULL : pages[i];/'
 mutant find_mapping_recheck cache/filemap.c \
     '/^struct page \*find_lock_page/,/^}/ { s/if (atomic_load(&page->mapping) == m)/if (1)/; /assert/d }'
 mutant reader_mapping_recheck cache/filemap.c \
@@ -179,6 +181,8 @@ mutant reader_does_not_wait cache/filemap.c \
     '/^static int page_use/,/^}/ s/page_test(page, PG_uptodate) ? 0 : page_make_uptodate(m, page)/0/'
 mutant error_not_retried cache/filemap.c \
     '/^static int page_make_uptodate/,/^}/ s/err = read_page_locked(m, page);/err = -EIO;/'
+mutant around_not_uptodate cache/memory.c \
+    '/^static struct page \*trylock_resident/,/^}/ { s/ \&\& page_test(page, PG_uptodate) / /; s/ \&\& page_test(page, PG_uptodate))/)/ }'
 mutant unlocked_before_uptodate cache/filemap.c \
     '/^void read_end_io/,/^}/ s/^        page_read_done/        unlock_page(page); cache_yield(); lock_page(page);\n&/'
 
@@ -220,6 +224,11 @@ mutant protect_missing cache/writeback.c 's/if (!page_mkclean(m, page))/if (0)/'
 mutant protect_late cache/writeback.c 's/if (!page_mkclean(m, page))/if (0)/' \
     '/^static.* clear_page_dirty_for_io/,/^}/ s/^    atomic_fetch_add/    page_mkclean(m, page);\n&/'
 mutant protect_uncertain_ignored cache/writeback.c 's/if (!page_mkclean(m, page))/page_mkclean(m, page);\n    if (0)/'
+mutant protect_not_known_missing cache/memory.c \
+    '/^static int page_mkwrite/,/^}/ s/page_set(page, PG_mkwrite);/;/'
+mutant protect_uncertain_forgotten cache/memory.c '/^bool page_mkclean/,/^}/ s/if (certain)/if (1)/'
+mutant protect_busy_is_done cache/memory.c '/^static bool for_each_vma/,/^}/ s/== -EAGAIN)/== 1)/' \
+    '/^static bool for_each_vma/,/^}/ s/return err == 0;/return err == 0 || err == -EAGAIN;/'
 mutant left_out_is_success cache/writeback.c 's/if (err == 0 \&\& p.skipped \&\& sync == WB_SYNC_ALL)/if (0)/'
 mutant sync_misses_second_pass cache/writeback.c \
     '/^int filemap_fdatawrite/,/^}/ s/^    up_write(&m->writeback_sem);//' \
@@ -234,10 +243,12 @@ mutant mkwrite_not_dirty cache/memory.c '/^static int page_mkwrite/,/^}/ s/set_p
 mutant mkwrite_unstable cache/memory.c '/^static int page_mkwrite/,/^}/ s/wait_on_page_writeback(page);/;/'
 mutant mkwrite_without_promise cache/memory.c \
     '/^static int page_mkwrite/,/^}/ s/err = dirty_page_reserve(m, page);/err = 0;/'
+mutant nowait_waits cache/memory.c 's/else if ((flags \& FAULT_NOWAIT) \&\& mkwrite_may_sleep(page))/else if (0)/'
+mutant nowait_throttles cache/memory.c 's/if (!(flags \& FAULT_NOWAIT)) .*/if (1)/'
 mutant mkwrite_writable_late cache/memory.c \
     '/^static int page_mkwrite/,/^}/ s/    return vma->ops->map(/    unlock_page(page); cache_yield(); lock_page(page);\n&/'
 mutant fault_mapping_recheck cache/memory.c \
-    '/^static int fault_get_page/,/^}/ s/bool here = .*/bool here = true;/'
+    '/^static bool still_there/,/^}/ s/atomic_load(&page->mapping) == m \&\&//'
 
 rule 6 'tags follow the dirty and the writeback bit; and so do promises'
 mutant dirty_tag_kept cache/writeback.c \
@@ -318,9 +329,7 @@ mutant error_swallowed cache/writeback.c \
 
 rule - 'shadows: in the ring if and only if in the tree; never taken for a page'
 mutant shadow_found_as_page cache/filemap.c \
-    '/^struct page \*find_get_page/,/^}/ s/ || radix_is_value(page)//'
-mutant shadow_found_among_pages cache/filemap.c \
-    '/^static unsigned pages_get/,/^}/ s/radix_is_value(page) || //'
+    '/^static struct page \*slot_get_page/,/^}/ s/ || radix_is_value(page)//'
 mutant shadow_dropped_by_half cache/workingset.c \
     '/^static bool drop_oldest/,/^}/ s/void \*old = .*/void *old = radix_make_value(cache->shadow_tail);/'
 mutant shadow_not_forgotten cache/workingset.c '/^static uint32_t forget/,/^}/ s/^    s->m = NULL;//'

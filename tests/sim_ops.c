@@ -455,6 +455,8 @@ static void do_load(struct sim_worker *k, struct sim_file *f)
     begin(k, "load", f->model.id, r.first, r.end);
     look(k, f, &v, r);
     k->size = v.size;
+    if (sched_chance(sched_of(k), 1, 8))
+        vma_map_resident(&f->vma, 0, k->world->o.file_pages);
     while (n < v.count && (err = file_access(f, r.first + n, k->buf + n * UNIT_BYTES, false)) == 0)
         n++;
     v.size = MAX_FILE_SIZE;                          /* the last page is there to its end */

@@ -183,6 +183,8 @@ static void hook_wait(void *arg, _Atomic uint32_t *word, uint32_t seen)
         place(s);
         return;
     }
+    if (t->nowait)
+        sched_fail(s, "a sleep in what was asked not to");
     t->word = word;
     t->seen = seen;
     t->woken = t->timed_out = false;

@@ -46,6 +46,7 @@ struct task {
     _Atomic uint32_t *word; /* WAITING on it, while it is seen */
     uint32_t seen;
     bool woken, timed_out;
+    bool nowait; /* it does something that must not sleep */
     uint64_t since_ns, since_step;
     uint64_t (*due)(void *arg); /* SLEEPING: when it may run */
     void *due_arg;

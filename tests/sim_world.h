@@ -56,6 +56,7 @@ struct sim_options {
     uint32_t fault_every;       /* steps between two changes of the weather */
     uint32_t reserve_fails;     /* per 1,000 */
     uint32_t protect_fails;     /* per 1,000 */
+    uint32_t vma_busy;          /* per 1,000: an address space that is changing, -EAGAIN */
     bool late_discard;          /* the blocks of a replaced object stay for a while */
     bool flusher_alone;         /* at the end, only the flusher writes */
     struct cache_options cache;
