@@ -215,9 +215,9 @@ static _Noreturn void fail_words(struct worker *w, uint32_t slot, uint32_t cell,
 /* ---- checking -------------------------------------------------------------------------------- */
 
 void check_words(struct worker *w, uint32_t slot, uint32_t cell, const char *via, uint64_t lo,
-                 uint64_t hi, const uint64_t words[CELL_WORDS])
+                 uint64_t hi, bool whole, const uint64_t words[CELL_WORDS])
 {
-    switch (cell_allows(cell_at(w->sh, slot, cell), lo, hi, false, words)) {
+    switch (cell_allows(cell_at(w->sh, slot, cell), lo, hi, whole, words)) {
     case 1:
         atomic_fetch_add(&w->state->checks, 1);
         break;
@@ -232,7 +232,7 @@ void check_locked(struct worker *w, uint32_t slot, uint32_t cell, const char *vi
                   const uint64_t words[CELL_WORDS])
 {
     struct cell *c = cell_at(w->sh, slot, cell);
-    check_words(w, slot, cell, via, atomic_load(&c->lo), atomic_load(&c->ver), words);
+    check_words(w, slot, cell, via, atomic_load(&c->lo), atomic_load(&c->ver), false, words);
 }
 
 /* The cell's words may be changing: only the one that says where it belongs means something. */

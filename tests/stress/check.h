@@ -13,10 +13,10 @@
 
 #include "tests/stress/oracle.h"
 
-/* Words of one cell as found, through a door with this name, must be of a version in [lo, hi].
- * Does not return if they are not. */
+/* Words of one cell as found, through a door with this name, must be of a version in [lo, hi], or,
+ * unless whole, a mix of these. Does not return if they are not. */
 void check_words(struct worker *w, uint32_t slot, uint32_t cell, const char *via, uint64_t lo,
-                 uint64_t hi, const uint64_t words[CELL_WORDS]);
+                 uint64_t hi, bool whole, const uint64_t words[CELL_WORDS]);
 /* The same, of a cell that is locked. */
 void check_locked(struct worker *w, uint32_t slot, uint32_t cell, const char *via,
                   const uint64_t words[CELL_WORDS]);

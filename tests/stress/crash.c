@@ -69,12 +69,8 @@ static void verify_cell(struct worker *w, uint32_t slot, uint32_t cell, uint64_t
     if (may_lack && memcmp(words, zeros, sizeof zeros) == 0) {
         adopt(c, hi, &none);
     } else {
-        bool whole = must_be_whole(w, c, cell, size);
-        if (whole && cell_allows(c, lo, hi, true, words) == 0 &&
-            cell_allows(c, lo, hi, false, words) == 1)
-            check_fail(w, slot, cell,
-                       "TORN: after the crash it holds half of one write(2) and half of another");
-        check_words(w, slot, cell, "pread after the crash", lo, hi, words);
+        check_words(w, slot, cell, "pread after the crash", lo, hi, must_be_whole(w, c, cell, size),
+                    words);
         cell_settle(c, lo, hi, words);
     }
     if (atomic_load(&c->lo) == atomic_load(&c->ver))

@@ -63,7 +63,7 @@ static bool load_cell(struct worker *w, uint32_t slot, uint32_t cell, const char
     hi += atomic_load(&c->ver);
     bool lacks = err != 0 && may_lack;
     if (err == 0)
-        check_words(w, slot, cell, w->views[slot].door->name, lo, hi, words);
+        check_words(w, slot, cell, w->views[slot].door->name, lo, hi, false, words);
     else if (!lacks)
         check_outcome(w, OP_LOAD, "a load", err);
     if (!peek)
@@ -135,7 +135,7 @@ static void check_buffer(struct worker *w, uint32_t slot, uint32_t first, uint32
         uint64_t words[CELL_WORDS];
         memcpy(words, w->buffer + (size_t)i * CELL_BYTES, sizeof words);
         uint64_t lo = peek ? w->snapshot[i] : atomic_load(&c->lo), hi = atomic_load(&c->pending);
-        check_words(w, slot, first + i, "pread", lo, hi + atomic_load(&c->ver), words);
+        check_words(w, slot, first + i, "pread", lo, hi + atomic_load(&c->ver), false, words);
     }
 }
 

@@ -77,7 +77,7 @@ static const char help[] =
     "and\n"
     "                        \"CMD mount\" must bring DIR back. What fsync or msync made sure of "
     "must\n"
-    "                        be there, and nothing that never was\n"
+    "                        be there, and nothing that never was. Races are left out\n"
     "      --stable          with --crash: what one write(2) stored in one page is never half "
     "there\n"
     "      --hang N          seconds without any operation ending that count as a hang (120)\n"
