@@ -452,6 +452,38 @@ static bool overlap(const char *a, size_t a_length, const char *b, size_t b_leng
     return (uintptr_t)a < (uintptr_t)b + b_length && (uintptr_t)b < (uintptr_t)a + a_length;
 }
 
+/* Pieces that were attached one by one, by grow, are one mapping to the program. */
+static int follows(const struct piece *piece, void *arg)
+{
+    const struct client_range *whole = arg;
+    const struct client_file *file = piece->range.file;
+
+    if (!file || file->proof != whole->file->proof || file->type != whole->file->type ||
+        piece->range.prot != whole->prot ||
+        piece->range.offset - whole->offset != (off_t)(piece->range.start - whole->start))
+        return -EFAULT;
+    return 0;
+}
+
+/* Attach more behind it.   Returns false with errno; EEXIST: something else is there. */
+static bool grow(const struct piece *old, size_t more)
+{
+    char *behind = old->addr + old->length;
+
+    /* First the place, or the anchor may take it. */
+    void *kept = sys_mmap(behind, more, PROT_NONE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (kept == MAP_FAILED)
+        return false;
+    if (attach_more(&old->range, behind, more, old->range.offset + (off_t)old->length, MAP_FIXED) !=
+        MAP_FAILED)
+        return true;
+    int error = errno;
+    sys_munmap(behind, more);
+    errno = error;
+    return false;
+}
+
 /* old is one attached range, and a reference of its file is held. */
 static void *remap(const struct piece *old, size_t new_length, int flags, void *new_addr)
 {
@@ -461,8 +493,7 @@ static void *remap(const struct piece *old, size_t new_length, int flags, void *
         size_t rest = old->length - new_length;
         return rest && folio_munmap(old->addr + new_length, rest) ? MAP_FAILED : old->addr;
     }
-    if (attach_more(&old->range, old->addr + old->length, new_length - old->length,
-                    old->range.offset + (off_t)old->length, MAP_FIXED_NOREPLACE) != MAP_FAILED)
+    if (grow(old, new_length - old->length))
         return old->addr;
     if (errno == EEXIST && (flags & MREMAP_MAYMOVE))
         return move(old, new_length, flags, NULL);
@@ -503,10 +534,13 @@ FOLIO_EXPORT void *folio_mremap(void *addr, size_t old_length, size_t new_length
     door_leave();
     next_piece(addr, (char *)addr + old_length, &old);
     void *mapped = MAP_FAILED;
-    if (old.range.file && old.length == old_length)
+    struct client_range whole = old.range;
+    if (old.range.file && !for_pieces(addr, old_length, follows, &whole)) {
+        old.length = old_length;
         mapped = remap(&old, new_length, flags, new_addr);
-    else
-        errno = EFAULT; /* not one mapping */
+    }
+    if (!old.range.file)
+        errno = EFAULT;
     error = errno;
     put_piece(&old);
     errno = error;

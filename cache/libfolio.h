@@ -46,11 +46,10 @@
 
 /* A daemon.  (d) door, or the keeper on its behalf  (a) atomic */
 struct client_conn {
-    bool in_use; /* (d) */
-    dev_t dev;   /* of the mount (d) */
-    int socket,
-        uffd;       /* in the keeper's table (d); the watcher puts an empty file in uffd's place */
-    unsigned files; /* that use it (d) */
+    dev_t dev;            /* of the mount (d) */
+    int socket, uffd;     /* in the keeper's table (d); the watcher puts an empty file for uffd */
+    unsigned files;       /* that use it (d) */
+    bool in_use;          /* (d) */
     _Atomic bool hung_up; /* it is of no more use (a) */
     _Atomic bool gone;    /* and the watcher is done with it (a) */
 };

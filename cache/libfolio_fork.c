@@ -24,8 +24,8 @@
 #define MADV_WIPEONFORK 18
 #endif
 
-static int pair[2] = { -1, -1 }; /* door, from before fork to after it */
-static _Atomic int *ours;        /* 1; in a copy of the process 0, but not after vfork */
+static int pair[2] = { -1, -1 };  /* door, from before fork to after it */
+static _Atomic int *_Atomic ours; /* 1; in a copy of the process 0, but not after vfork */
 
 /* ---- proofs through a socket ------------------------------------------------------------------- */
 
@@ -220,7 +220,8 @@ static void child_after_fork(void)
         table_recount(&unused);
         int error = pair[1] < 0 ? -EBADF : keeper_start(pair[1]);
         if (error) {
-            conn_say("fork: no mapping is attached in the child", -error);
+            if (table_count())
+                conn_say("fork: no mapping is attached in the child", -error);
             forget_everything();
         } else {
             keeper_run(receive_proofs, NULL);
@@ -253,9 +254,10 @@ int fork_watch(void)
 
 void fork_check(void)
 {
-    if (!ours || atomic_load(ours))
+    _Atomic int *page = atomic_load(&ours);
+    if (!page || atomic_load(page))
         return;
-    atomic_store(ours, 1);
+    atomic_store(page, 1);
     door_forget();
     forget_everything();
 }

@@ -220,6 +220,32 @@ static unsigned isolate(uintptr_t start, uintptr_t end, unsigned *last)
     return first;
 }
 
+/* Are these one mapping, to who looks from outside? */
+static bool continues(const struct client_range *a, const struct client_range *b)
+{
+    return a->end == b->start && a->file == b->file && a->prot == b->prot &&
+           a->not_inherited == b->not_inherited &&
+           b->offset - a->offset == (off_t)(b->start - a->start);
+}
+
+/* Join the ranges [first - 1, last] where they continue each other. */
+static void join(unsigned first, unsigned last)
+{
+    unsigned to = first ? first - 1 : 0, from = to + 1;
+
+    for (; from < count && from <= last; from++) {
+        if (continues(&tables->ranges[to], &tables->ranges[from])) {
+            tables->ranges[to].end = tables->ranges[from].end;
+            table_put(tables->ranges[from].file); /* not the last: this one has it too */
+        } else {
+            tables->ranges[++to] = tables->ranges[from];
+        }
+    }
+    memmove(&tables->ranges[to + 1], &tables->ranges[from],
+            (count - from) * sizeof(tables->ranges[0]));
+    count -= from - to - 1;
+}
+
 void table_protect(uintptr_t start, uintptr_t end, int prot)
 {
     unsigned first = place_of(start), last;
@@ -228,16 +254,20 @@ void table_protect(uintptr_t start, uintptr_t end, int prot)
         first++;
     if (first == count || tables->ranges[first].start >= end || table_full())
         return; /* nothing is new */
-    for (first = isolate(start, end, &last); first < last; first++)
-        tables->ranges[first].prot = prot;
+    first = isolate(start, end, &last);
+    for (unsigned i = first; i < last; i++)
+        tables->ranges[i].prot = prot;
+    join(first, last);
 }
 
 void table_inherit(uintptr_t start, uintptr_t end, bool inherit)
 {
     unsigned last;
 
-    for (unsigned i = isolate(start, end, &last); i < last; i++)
+    unsigned first = isolate(start, end, &last);
+    for (unsigned i = first; i < last; i++)
         tables->ranges[i].not_inherited = !inherit;
+    join(first, last);
 }
 
 unsigned table_count(void)

@@ -1,5 +1,6 @@
 #!/bin/sh
-# The layering: fs -> cache -> store, and who alone may name LMDB, FUSE, threads and clocks.
+# The layering: fs -> cache -> store, and who alone may name LMDB, FUSE, threads and clocks. libfolio,
+# which programs load, knows none of the rest.
 set -u
 cd "$(dirname -- "$0")/.." || exit 1
 
@@ -68,8 +69,16 @@ forbid "$inc<(fuse3/)?fuse[a-z_]*\.h>" 'only fs/fuse_* and fs/main.c talk to lib
     $(expand 'store/*.[ch] cache/*.[ch] fs/*.[ch] tests/*.[ch] bench/*.[ch]' \
         'fs/fuse_*.[ch] fs/main.c')
 forbid '(^|[^[:alnum:]_])(pthread_create|thrd_create)[[:space:]]*\(' \
-    'only worker.c starts threads' \
-    $(expand 'store/*.[ch] cache/*.[ch] fs/*.[ch]' '*/worker.c')
+    'only worker.c and libfolio start threads' \
+    $(expand 'store/*.[ch] cache/*.[ch] fs/*.[ch]' '*/worker.c */libfolio_keeper.c')
+client=$(expand 'cache/libfolio*.[ch] cache/attach_proto.h cache/folio.h' '')
+forbid "$inc<(fuse|lmdb|urcu|jansson|isa-l|bsd)" 'libfolio needs nothing but the C library' $client
+own='"cache/(attach_proto|folio|libfolio)\.h"'
+for file in $client; do
+    found=$(without_comments "$file" | grep -nE "$inc\"" | grep -vE "$own") || continue
+    printf '%s: %s\n' "$file" "$found" '    libfolio knows neither cache nor store'
+    bad=1
+done
 forbid '(^|[^[:alnum:]_.>])(clock_gettime|gettimeofday|timespec_get|time)[[:space:]]*\(' \
     'cache is told the time; only cache/clock.c reads it' $(expand 'cache/*.[ch]' 'cache/clock.c')
 
