@@ -94,12 +94,17 @@ end_processes() # SIGNAL
     done
 }
 
-# Daemons that went to the background are found by our directory in their command line.
+# Daemons that went to the background are found by our directory in their command line. Those of other
+# programs are not looked at: reading it waits for a process that hangs in a page fault.
 note_daemons()
 {
     for line in /proc/[0-9]*/cmdline; do
         pid=${line#/proc/}
         pid=${pid%/cmdline}
+        case $(cat "/proc/$pid/comm" 2>/dev/null) in
+        foliofs*) ;;
+        *) continue ;;
+        esac
         case $({ tr '\0' ' ' <"$line"; } 2>/dev/null) in
         *foliofs*" $T/"*) [ -f "$T/pids/$pid" ] || note_process "$pid" ;;
         esac

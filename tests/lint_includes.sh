@@ -65,9 +65,9 @@ forbid "$inc[<\"](\.\./|tests/|bench/)" 'the programs do not know their tests' \
     $(expand 'store/*.[ch] cache/*.[ch] fs/*.[ch]' '')
 forbid "$inc<lmdb\.h>" 'only store/lmdb* talks to LMDB' \
     $(expand 'store/*.[ch] cache/*.[ch] fs/*.[ch]' 'store/lmdb*.[ch]')
-forbid "$inc<(fuse3/)?fuse[a-z_]*\.h>" 'only fs/fuse_* and fs/main.c talk to libfuse' \
+forbid "$inc<(fuse3/)?fuse[a-z_]*\.h>" 'only fs/fuse_*, fs/main.c and the bare server talk to libfuse' \
     $(expand 'store/*.[ch] cache/*.[ch] fs/*.[ch] tests/*.[ch] bench/*.[ch]' \
-        'fs/fuse_*.[ch] fs/main.c')
+        'fs/fuse_*.[ch] fs/main.c bench/null_fuse.c')
 forbid '(^|[^[:alnum:]_])(pthread_create|thrd_create)[[:space:]]*\(' \
     'only worker.c and libfolio start threads' \
     $(expand 'store/*.[ch] cache/*.[ch] fs/*.[ch]' '*/worker.c */libfolio_keeper.c')
