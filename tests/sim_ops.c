@@ -127,6 +127,7 @@ static void do_get_pages(struct sim_worker *k, struct sim_file *f)
     struct range r = pick_range(k, 3, true);
     struct page *pages[4];
     struct model_view v;
+    uint32_t sizes = f->model.nr_sizes - f->model.resizing;
     uint32_t n = 0, nr = (r.end - r.first + 1) / UNITS_PER_PAGE;
     int err = 0;
     begin(k, "get_pages", f->model.id, r.first, r.end);
@@ -143,8 +144,10 @@ static void do_get_pages(struct sim_worker *k, struct sim_file *f)
         v.size = MAX_FILE_SIZE; /* a page's bytes end with the page, or where the file does */
         uint64_t size = atomic_load(&f->m.i_size), at = (uint64_t)v.first * UNIT_BYTES;
         uint64_t left = at < size ? size - at : 0;
-        judge(k, f, &v, page_address(k->world->cache, pages[i]),
-              left < PAGE_SIZE ? left : PAGE_SIZE, true);
+        /* One that has been cut, scribbled on behind the end, and removed keeps that, for us alone. */
+        if (!f->scribbled || f->model.nr_sizes == sizes)
+            judge(k, f, &v, page_address(k->world->cache, pages[i]),
+                  left < PAGE_SIZE ? left : PAGE_SIZE, true);
     }
     for (uint32_t i = 0; i < n; i++)
         put_page(k->world->cache, pages[i]);
