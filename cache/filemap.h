@@ -55,7 +55,7 @@ struct address_space_operations {
     /* Take back the copies of a page that who is in front may hold (page_hold_copy). Sleeps until it is
      * done, perhaps for reads of the page to be answered. No page is locked. */
     void (*forget_copy)(struct address_space *m, uint32_t index);
-    /* A page became writable in somebody's memory: times are due. No page is locked. */
+    /* A locked page becomes writable in somebody's memory: times are due. Never sleeps. */
     void (*page_mkwrite)(struct address_space *m);
     /* The mapping enters or leaves the list of dirty mappings: keep its owner alive. */
     void (*get)(struct address_space *m);

@@ -265,66 +265,59 @@ static int page_mkwrite(struct vm_area *vma, uint32_t index, struct page *page, 
         return err;
     set_page_dirty(m, page);
     page_set(page, PG_mkwrite);
+    if (m->a_ops != NULL && m->a_ops->page_mkwrite != NULL)
+        m->a_ops->page_mkwrite(m);
     return vma->ops->map(vma, index, &page, 1, VMA_MAP_WRITE | flags);
 }
 
 /* ---- faults ---------------------------------------------------------------------------------- */
 
-/* throttle: who faulted is woken when the throttling is over. */
-static int fault_once(struct vm_area *vma, uint32_t index, unsigned flags, bool throttle,
-                      bool *major)
+/* n is 1, or -1 to take it back. */
+static void count_fault(struct vm_area *vma, bool write, bool major, uint64_t n)
+{
+    struct fault_counters *c = &vma->mapping->cache->count.faults[vma->door];
+    count_add(major ? &c->major : &c->minor, n);
+    if (write)
+        count_add(&c->mkwrite, n);
+}
+
+static int fault_once(struct vm_area *vma, uint32_t index, unsigned flags, bool *major)
 {
     bool write = flags & FAULT_WRITE;
-    unsigned how = (flags & FAULT_PRESENT ? VMA_MAP_PRESENT : 0) | (throttle ? VMA_MAP_NOWAKE : 0);
     struct page *page;
     int err = flags & FAULT_NOWAIT
                   ? fault_try_page(vma, index, &page)
                   : fault_get_page(vma, index, write ? RA_FAULT_WRITE : RA_FAULT, &page, major);
     if (err != 0)
         return err;
-    if (!write)
-        err = map_around(vma, index, page);
-    else if ((flags & FAULT_NOWAIT) && mkwrite_may_sleep(page))
-        err = -EAGAIN;
-    else
-        err = page_mkwrite(vma, index, page, how);
+    if (write && (flags & FAULT_NOWAIT) && mkwrite_may_sleep(page)) {
+        page_done(vma->mapping, page);
+        return -EAGAIN;
+    }
+    count_fault(vma, write, *major, 1); /* before whoever faulted can go on, and ask */
+    err = write ? page_mkwrite(vma, index, page, flags & FAULT_PRESENT ? VMA_MAP_PRESENT : 0)
+                : map_around(vma, index, page);
+    if (err != 0)
+        count_fault(vma, write, *major, (uint64_t)-1);
     page_done(vma->mapping, page);
     return err;
 }
 
-static void count_fault(struct vm_area *vma, bool write, bool major)
-{
-    struct fault_counters *n = &vma->mapping->cache->count.faults[vma->door];
-    count_add(major ? &n->major : &n->minor, 1);
-    if (write)
-        count_add(&n->mkwrite, 1);
-}
-
 int handle_mm_fault(struct vm_area *vma, uint32_t index, unsigned flags)
 {
-    struct address_space *m = vma->mapping;
-    bool write = flags & FAULT_WRITE, major = false;
-    bool throttle = write && dirty_throttle_due(m->cache);
+    struct page_cache *cache = vma->mapping->cache;
+    bool major = false;
     int err;
     if (index < vma->first || index - vma->first >= vma->count)
         return -EFAULT;
-    if (throttle && (flags & FAULT_NOWAIT))
-        return -EAGAIN;
-    while ((err = fault_once(vma, index, flags, throttle, &major)) == -EAGAIN) {
+    if ((flags & FAULT_WRITE) && dirty_throttle_due(cache)) {
         if (flags & FAULT_NOWAIT)
-            return err;
+            return -EAGAIN;
+        /* Before the page is writable: afterwards the flusher could clean it while we wait, and the
+         * store fault again, and again. */
+        balance_dirty_pages(cache);
+    }
+    while ((err = fault_once(vma, index, flags, &major)) == -EAGAIN && !(flags & FAULT_NOWAIT))
         sched_yield();
-    }
-    if (err != 0)
-        return err;
-    count_fault(vma, write, major);
-    if (write) {
-        if (m->a_ops != NULL && m->a_ops->page_mkwrite != NULL)
-            m->a_ops->page_mkwrite(m);
-        if (!(flags & FAULT_NOWAIT)) /* others may have dirtied more since we asked */
-            balance_dirty_pages(m->cache);
-        if (throttle && vma->ops->wake != NULL)
-            vma->ops->wake(vma, index);
-    }
-    return 0;
+    return err;
 }

@@ -34,12 +34,11 @@ struct vm_area;
 enum vma_map {
     VMA_MAP_WRITE = 1,   /* writable; one page */
     VMA_MAP_PRESENT = 2, /* the fault found the page there, write-protected */
-    VMA_MAP_NOWAKE = 4,  /* who faulted is woken by wake() later */
 };
 
 struct vma_ops { /* called with the pages locked (map), or with i_mmap_lock held */
-    /* Let n pages side by side be seen from index on; flags: enum vma_map. Those that are seen already
-     * stay as they are, unless VMA_MAP_WRITE.
+    /* Let n pages side by side be seen from index on, and whoever waits at index go on; flags: enum
+     * vma_map. Those that are seen already stay as they are, unless VMA_MAP_WRITE.
      * Returns 0, or -errno; -EAGAIN: it is changing; unlock, and try again. */
     int (*map)(struct vm_area *vma, uint32_t index, struct page **pages, unsigned n,
                unsigned flags);
@@ -47,8 +46,6 @@ struct vma_ops { /* called with the pages locked (map), or with i_mmap_lock held
     int (*write_protect)(struct vm_area *vma, uint32_t first, uint32_t last);
     /* From now on any touch of [first, last] faults.   Likewise. */
     int (*zap)(struct vm_area *vma, uint32_t first, uint32_t last);
-    /* Who waits at index goes on. NULL: nobody waits. */
-    void (*wake)(struct vm_area *vma, uint32_t index);
 };
 
 struct vm_area {                   /* (c) constant  (m) mapping->i_mmap_lock  (a) atomic */

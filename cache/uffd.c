@@ -57,18 +57,15 @@ static int protect_range(int uffd, uint64_t addr, uint64_t bytes, uint64_t mode)
 /* Make one page writable, whose first store was granted. */
 static int map_writable(const struct uffd_vma *u, uint64_t addr, unsigned flags)
 {
-    bool quiet = flags & VMA_MAP_NOWAKE;
     int err;
     if (!(flags & VMA_MAP_PRESENT)) {
-        struct uffdio_continue c = { .range = { .start = addr, .len = PAGE_SIZE },
-                                     .mode = quiet ? UFFDIO_CONTINUE_MODE_DONTWAKE : 0 };
+        struct uffdio_continue c = { .range = { .start = addr, .len = PAGE_SIZE } };
         err = ioctl(u->uffd, UFFDIO_CONTINUE, &c) == 0 ? 0 : -errno;
     } else {
         err = -EEXIST;
     }
     if (err == -EEXIST)
-        err =
-            protect_range(u->uffd, addr, PAGE_SIZE, quiet ? UFFDIO_WRITEPROTECT_MODE_DONTWAKE : 0);
+        err = protect_range(u->uffd, addr, PAGE_SIZE, 0);
     if (!nobody_there(err))
         return err;
     wake_range(u->uffd, addr, PAGE_SIZE);
@@ -123,11 +120,6 @@ void uffd_wake(struct uffd_vma *u, uint32_t index)
     wake_range(u->uffd, address_of(u, index), PAGE_SIZE);
 }
 
-static void wake_vma(struct vm_area *vma, uint32_t index)
-{
-    uffd_wake((struct uffd_vma *)vma, index);
-}
-
 int uffd_poison(struct uffd_vma *u, uint32_t index)
 {
     struct uffdio_poison p = { .range = { .start = address_of(u, index), .len = PAGE_SIZE } };
@@ -141,6 +133,6 @@ bool uffd_dead(int uffd)
     return protect_range(uffd, PAGE_SIZE, PAGE_SIZE, 0) == -ESRCH;
 }
 
-const struct vma_ops uffd_vma_ops = {
-    .map = uffd_map, .write_protect = uffd_write_protect, .zap = uffd_zap, .wake = wake_vma
-};
+const struct vma_ops uffd_vma_ops = { .map = uffd_map,
+                                      .write_protect = uffd_write_protect,
+                                      .zap = uffd_zap };
