@@ -98,14 +98,6 @@ static int for_pieces(void *addr, size_t length, int (*f)(const struct piece *pi
     return unmapped ? fail(ENOMEM) : 0;
 }
 
-/* The same bytes in the anchor. */
-static char *in_anchor(const struct piece *piece)
-{
-    const struct client_file *file = piece->range.file;
-
-    return file->anchor + (piece->range.offset - file->offset);
-}
-
 /* ---- mmap and munmap ------------------------------------------------------------------------------ */
 
 /* The mount of a descriptor.   Returns 0 or -errno. */
@@ -265,19 +257,44 @@ static int ask_daemon(struct request *request)
     return (int)error;
 }
 
+/* Of the file that a piece belongs to, on the keeper: see there. */
+static int keep_file(const struct piece *piece, long (*call)(void *arg))
+{
+    door_enter();
+    long error = keeper_run(call, (void *)(uintptr_t)piece);
+    door_leave();
+    return error == -ENOTCONN || error == -ECONNABORTED ? -EIO : (int)error;
+}
+
+static long sync_file(void *arg)
+{
+    const struct piece *piece = arg;
+
+    return fsync(piece->range.file->proof->fd) ? -errno : 0;
+}
+
+static long remove_pages(void *arg)
+{
+    const struct piece *piece = arg;
+
+    return fallocate(piece->range.file->proof->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                     piece->range.offset, (off_t)piece->length)
+               ? -errno
+               : 0;
+}
+
 static int msync_piece(const struct piece *piece, void *arg)
 {
     int flags = *(const int *)arg;
     struct request write = { .piece = piece, .op = ATTACH_WRITE };
-    char *at = piece->range.file ? in_anchor(piece) : piece->addr;
 
-    if (piece->range.file && (flags & MS_ASYNC)) {
+    if (!piece->range.file)
+        return sys_msync(piece->addr, piece->length, flags) ? -errno : 0;
+    if (flags & MS_ASYNC) {
         int error = ask_daemon(&write);
         return error == -ECONNRESET ? -EIO : error;
     }
-    if (sys_msync(at, piece->length, flags) == 0)
-        return 0;
-    return errno == ENOTCONN || errno == ECONNABORTED ? -EIO : -errno;
+    return flags & MS_SYNC ? keep_file(piece, sync_file) : 0;
 }
 
 FOLIO_EXPORT int folio_msync(void *addr, size_t length, int flags)
@@ -319,8 +336,8 @@ static int madvise_attached(const struct piece *piece, int advice)
     case MADV_COLD:
     case MADV_PAGEOUT:
         return ask_daemon(&advise);
-    case MADV_REMOVE: /* on the anchor it is a fallocate of the file */
-        return sys_madvise(in_anchor(piece), piece->length, advice) ? -errno : 0;
+    case MADV_REMOVE:
+        return keep_file(piece, remove_pages);
     case MADV_DONTFORK:
         return inherit_piece(piece, false);
     case MADV_DOFORK:
@@ -470,7 +487,7 @@ static bool grow(const struct piece *old, size_t more)
 {
     char *behind = old->addr + old->length;
 
-    /* First the place, or the anchor may take it. */
+    /* First the place, or another thread may take it. */
     void *kept = sys_mmap(behind, more, PROT_NONE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
     if (kept == MAP_FAILED)

@@ -10,9 +10,11 @@
  * a program may close all descriptors it does not know, and that must not end the tracking; and a
  * close() in the program's table would drop every fcntl() lock it holds on the file.
  *
- * What keeps the file: an anchor, a second mapping of the same part of it through the mount, which
- * nobody touches (PROT_NONE). It holds the open file description, so that the mount is busy, and
- * msync(2) and MADV_REMOVE on it reach the daemon as fsync and fallocate.
+ * What keeps the file: the proof, a copy of the descriptor in the keeper's table. It holds the open file
+ * description, so that the mount is busy; msync and MADV_REMOVE are fsync and fallocate of it. (A second
+ * mapping through the mount would do the same by itself, but mmap(2) of a file with direct I/O has the
+ * kernel write back what other mappings dirtied, with our address space locked; the daemon, asked for
+ * that write, could be waiting for just that lock, to write-protect a page of ours.)
  *
  * Locks, in this order:
  *
@@ -61,6 +63,7 @@ struct client_proof {
     dev_t dev;
     uint64_t ino;
     int mode; /* O_ACCMODE, O_APPEND */
+    bool has_pages;
 };
 
 /* What one folio_mmap made; its ranges share it.  (t) table */
@@ -70,9 +73,7 @@ struct client_file {
     struct client_proof *proof;
     bool read_only;           /* the daemon gave a memfd that cannot be written */
     int prot, type;           /* as asked for; MAP_SHARED or MAP_PRIVATE */
-    char *anchor;             /* maps the same bytes of the file as the first range did */
-    size_t length;            /* of the anchor, bytes; 0: the slot is free */
-    off_t offset;             /* of the anchor in the file */
+    bool used;                /* the slot */
     struct client_file *next; /* of a list of those without references */
 };
 
@@ -88,7 +89,7 @@ struct client_range { /* (t), changed only with door held as well */
 
 /* Reserve the memory. Idempotent; door held.   Returns 0 or -ENOMEM. */
 int table_open(void);
-/* In a child: no lock is held; nothing is attached either, and anchors are unmapped. */
+/* In a child: no lock is held; nothing is attached either. */
 void table_forget_lock(void);
 void table_forget(void);
 /* In a child: no file has a connection, nor references but those of ranges; those left without. */

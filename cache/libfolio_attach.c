@@ -13,7 +13,7 @@
 #endif
 
 #define PLACEMENT (MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_32BIT)
-#define LATER     (MAP_POPULATE | MAP_LOCKED | MAP_NONBLOCK) /* not for the anchor */
+#define LATER     (MAP_POPULATE | MAP_LOCKED | MAP_NONBLOCK) /* not to be checked */
 
 /* Open a thread's process or, where the kernel can, the thread itself: a main thread that has left by
  * pthread_exit has no descriptors any more. */
@@ -45,7 +45,9 @@ int attach_copy_descriptor(pid_t thread, int fd)
 static int get_proof(int fd, struct client_proof **out)
 {
     struct statx stat = { 0 };
-    int error = statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &stat) ? -errno : 0;
+    int error = statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO | STATX_TYPE, &stat)
+                    ? -errno
+                    : 0;
     int mode = fcntl(fd, F_GETFL) & (O_ACCMODE | O_APPEND);
     dev_t dev = makedev(stat.stx_dev_major, stat.stx_dev_minor);
     struct client_proof *proof = NULL;
@@ -64,9 +66,12 @@ static int get_proof(int fd, struct client_proof **out)
         close(fd);
         return error;
     }
-    *proof = (struct client_proof){
-        .files = 1, .fd = fd, .dev = dev, .ino = stat.stx_ino, .mode = mode
-    };
+    *proof = (struct client_proof){ .files = 1,
+                                    .fd = fd,
+                                    .dev = dev,
+                                    .ino = stat.stx_ino,
+                                    .mode = mode,
+                                    .has_pages = S_ISREG(stat.stx_mode) };
     *out = proof;
     return 0;
 }
@@ -236,28 +241,28 @@ static int attach_at(struct client_file *file, const struct spot *spot, void **a
 
 /* ---- a mapping --------------------------------------------------------------------------------------- */
 
-/* The anchor. The kernel makes all the checks of mmap(2) on it: prot, flags, open mode, limits. */
-static int map_anchor(struct client_file *file, const struct attach_args *args)
+/* The checks of mmap(2): prot, flags, length and limits made by itself, on a file that is not the
+ * daemon's; then the open mode. (The daemon believes neither.) */
+static int check_arguments(const struct client_proof *proof, const struct attach_args *args)
 {
     int type = args->flags & MAP_TYPE;
     int flags =
         (args->flags & ~(MAP_TYPE | PLACEMENT | LATER)) | (type == MAP_PRIVATE ? MAP_SHARED : type);
 
-    void *anchor = sys_mmap(NULL, args->length, args->prot, flags, file->proof->fd, args->offset);
-    if (anchor == MAP_FAILED)
+    void *at = sys_mmap(NULL, args->length, args->prot, flags, keeper_empty(), args->offset);
+    if (at == MAP_FAILED)
         return -errno;
-    file->anchor = anchor;
-    file->length = page_up(args->length);
-    file->offset = args->offset;
-    return sys_mprotect(anchor, file->length, PROT_NONE) ? -errno : 0;
+    sys_munmap(at, page_up(args->length));
+    int mode = proof->mode & O_ACCMODE;
+    if (mode == O_WRONLY || (mode == O_RDONLY && type != MAP_PRIVATE && (args->prot & PROT_WRITE)))
+        return -EACCES;
+    return proof->has_pages ? 0 : -ENODEV;
 }
 
 long attach_release(void *arg)
 {
     struct client_file *file = arg;
 
-    if (file->anchor)
-        sys_munmap(file->anchor, file->length);
     if (file->proof)
         put_proof(file->proof);
     if (file->conn)
@@ -312,7 +317,7 @@ long attach_map(void *arg)
     file->type = (args->flags & MAP_TYPE) == MAP_PRIVATE ? MAP_PRIVATE : MAP_SHARED;
     int error = get_proof(fd, &file->proof);
     if (!error)
-        error = map_anchor(file, args);
+        error = check_arguments(file->proof, args);
     if (!error) {
         struct spot spot = { args->addr,   page_up(args->length),
                              args->offset, args->flags & PLACEMENT,

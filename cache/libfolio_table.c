@@ -61,12 +61,8 @@ void table_forget_lock(void)
 void table_forget(void)
 {
     table_forget_lock();
-    for (unsigned i = 0; i < files; i++) {
-        struct client_file *file = &tables->files[i];
-        if (file->length && file->anchor)
-            sys_munmap(file->anchor, file->length);
-        file->length = 0;
-    }
+    for (unsigned i = 0; i < files; i++)
+        tables->files[i].used = false;
     for (unsigned i = 0; i < proofs; i++)
         tables->proofs[i].files = 0;
     count = files = proofs = free_file = 0;
@@ -84,7 +80,7 @@ void table_recount(struct client_file **unused)
     *unused = NULL;
     for (unsigned i = 0; i < files; i++) {
         struct client_file *file = &tables->files[i];
-        if (file->length == 0 || file->references)
+        if (!file->used || file->references)
             continue;
         file->next = *unused;
         *unused = file;
@@ -282,14 +278,14 @@ struct client_range *table_range(unsigned i)
 
 struct client_file *table_new_file(void)
 {
-    while (free_file < files && tables->files[free_file].length)
+    while (free_file < files && tables->files[free_file].used)
         free_file++;
     if (free_file == CLIENT_SLOTS)
         return NULL;
     if (free_file == files)
         files++;
     struct client_file *file = &tables->files[free_file];
-    *file = (struct client_file){ .length = CLIENT_PAGE };
+    *file = (struct client_file){ .used = true };
     return file;
 }
 
@@ -297,7 +293,7 @@ void table_free_file(struct client_file *file)
 {
     unsigned i = (unsigned)(file - tables->files);
 
-    file->length = 0;
+    file->used = false;
     if (i < free_file)
         free_file = i;
 }
