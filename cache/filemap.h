@@ -239,6 +239,9 @@ int filemap_check_errors(struct address_space *m, _Atomic uint32_t *since);
 /* Slow the caller while too much is dirty. Context: no page locked, no i_rwsem of other files. */
 void balance_dirty_pages_ratelimited(struct page_cache *cache, uint32_t nr_dirtied);
 void balance_dirty_pages(struct page_cache *cache); /* one page */
+/* Would balance_dirty_pages() slow the caller down? Wakes the flusher as that does, so who must not
+ * sleep can ask and go on. */
+bool dirty_throttle_due(struct page_cache *cache);
 /* Start the flusher now. */
 void wakeup_flusher(struct page_cache *cache);
 /* Write every dirty mapping (WB_SYNC_ALL).   Returns the first error. */

@@ -153,9 +153,6 @@ void forget_beyond_eof(struct address_space *m, struct page *page, uint64_t to);
 
 /* ---- throttle.c ------------------------------------------------------------------------------ */
 
-/* Would balance_dirty_pages() slow the caller down? Wakes the flusher as that does, so who must not
- * sleep can ask and go on. */
-bool dirty_throttle_due(struct page_cache *cache);
 /* So many pages were written in that time. */
 void note_bandwidth(struct page_cache *cache, uint64_t pages, uint64_t ns);
 

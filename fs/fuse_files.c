@@ -241,7 +241,6 @@ static ssize_t write_and_lend(struct front *front, struct open_file *file, const
     return n;
 }
 
-/* The writer waits here, with its reply, while too much is dirty. */
 void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
               struct fuse_file_info *fi)
 {
@@ -251,11 +250,10 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
     ssize_t n = drop_before_write(req, file->inode, fi);
     if (n == 0)
         n = write_and_lend(front, file, buf, size, off, fi);
-    balance_dirty_pages_ratelimited(front->fs->cache, (uint32_t)(size >> PAGE_SHIFT) + 1);
     if (n < 0)
         reply_status(req, (int)n);
     else
-        fuse_reply_write(req, (size_t)n);
+        reply_written(req, (size_t)n);
 }
 
 /* ---- ranges ---------------------------------------------------------------------------------- */

@@ -166,6 +166,8 @@ int front_mount(struct front *front, struct fs *fs, const char *mountpoint,
                           mountpoint);
     front->hooked = wire_attach(front->se) == 0;
     int err = notifier_start(front);
+    if (err == 0)
+        err = throttle_start(front);
     return err == 0 ? 0 : store_fail(error, err, "%s: no thread could be started", mountpoint);
 }
 
@@ -246,6 +248,7 @@ void front_destroy(struct front *front)
 {
     if (front->se != NULL) {
         fuse_session_unmount(front->se); /* nothing when it is not mounted any more */
+        throttle_stop(front);
         notifier_stop(front);
         fuse_session_destroy(front->se);
     }

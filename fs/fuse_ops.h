@@ -22,6 +22,7 @@
 #define CACHE_SECONDS 86400.0 /* how long the kernel may keep a name or attributes */
 
 struct notifier;
+struct throttle;
 
 struct front {                    /* (c) constant while the loop runs  (a) atomic */
     struct wire wire;             /* first: the hooks get the session's userdata             */
@@ -29,6 +30,7 @@ struct front {                    /* (c) constant while the loop runs  (a) atomi
     struct fs *fs;                /* (c) */
     struct fuse_session *se;      /* (c) */
     struct notifier *notifier;    /* (c) */
+    struct throttle *throttle;    /* (c) */
     char *mountpoint;             /* (c) */
     bool kernel_cache;            /* writes may wait in the kernel: options', if it agreed      */
     bool hooked;                  /* the wire's hooks are in place                           (c) */
@@ -93,6 +95,13 @@ void notifier_stop(struct front *front); /* finishes what is queued */
 void notifier_add(struct front *front, struct notify_job *job);
 /* Can the kernel hold writes of this file that we have not seen? */
 bool kernel_may_hold_writes(struct front *front, struct inode *inode);
+
+/* ---- writers that wait (fuse_throttle.c) ------------------------------------------------------ */
+
+int throttle_start(struct front *front); /* 0 or -errno */
+void throttle_stop(struct front *front); /* who still waits is answered */
+/* The reply to a WRITE: at once, or when too much is no longer dirty. */
+void reply_written(fuse_req_t req, size_t written);
 
 /* ---- operations ------------------------------------------------------------------------------ */
 
