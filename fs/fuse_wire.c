@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #define WANTED (WIRE_PARALLEL_DIROPS | WIRE_KILLPRIV_V2 | WIRE_DIRECT_IO_ALLOW_MMAP)
@@ -52,11 +53,60 @@ static void amend_request(struct wire *wire, char *buf, size_t len)
     }
 }
 
+#define OFF_CORE_NS \
+    20000u             /* a look takes a fraction of a microsecond, unless others ran meanwhile */
+#define SKIP_SHIFT 10u /* at most 2^10 times */
+
+static __attribute__((noinline)) uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Nothing came of it. */
+static void spun_in_vain(struct wire *wire)
+{
+    uint32_t n = atomic_load(&wire->in_vain);
+    if (n < SKIP_SHIFT)
+        atomic_store(&wire->in_vain, n + 1);
+    atomic_store(&wire->skip, 1u << n);
+}
+
+static void spin(struct wire *wire, int fd)
+{
+    uint64_t now = now_ns(), last = now, until = now + wire->spin_ns;
+    wire->pollfd.fd = fd;
+    wire->pollfd.events = POLLIN;
+    while (poll(&wire->pollfd, 1, 0) == 0) {
+        now = now_ns();
+        if (now > until || now - last > OFF_CORE_NS) {
+            spun_in_vain(wire);
+            return;
+        }
+        last = now;
+    }
+    atomic_store(&wire->in_vain, 0);
+}
+
+static void spin_if_worthwhile(struct wire *wire, int fd)
+{
+    if (wire->spin_ns == 0 || atomic_exchange(&wire->spinning, true))
+        return;
+    uint32_t skip = atomic_load(&wire->skip);
+    if (skip > 0)
+        atomic_store(&wire->skip, skip - 1);
+    else
+        spin(wire, fd);
+    atomic_store(&wire->spinning, false);
+}
+
 /* A cancellation point, as libfuse needs it to end its threads. Nothing here, inlined or not, has a
  * local variable in memory: a cancelled frame is not left in order, and AddressSanitizer would take
  * its variables for live ones later. */
 static ssize_t wire_read(int fd, void *buf, size_t size, void *userdata)
 {
+    spin_if_worthwhile(userdata, fd);
     ssize_t n = read(fd, buf, size);
     if (n >= (ssize_t)sizeof(struct fuse_in_header))
         amend_request(userdata, buf, (size_t)n);

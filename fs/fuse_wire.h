@@ -18,6 +18,7 @@
 #ifndef FOLIO_FS_FUSE_WIRE_H
 #define FOLIO_FS_FUSE_WIRE_H
 
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -31,6 +32,11 @@ struct wire {
     _Atomic uint64_t init_unique; /* the INIT request being answered; 0: none */
     uint64_t offered;             /* INIT flags of the kernel, flags2 in the upper half */
     uint64_t agreed;              /* INIT flags of the reply; 0: the hook was never reached */
+    uint64_t spin_ns;             /* see wire_attach(); 0: sleep at once */
+    _Atomic bool spinning;        /* a thread does */
+    _Atomic uint32_t in_vain;     /* times in a row that no request came */
+    _Atomic uint32_t skip;        /* so often sleep at once */
+    struct pollfd pollfd;         /* the spinning thread's */
     void (*agreed_upon)(struct wire *wire); /* called when the kernel has that reply; or NULL */
 };
 
@@ -40,6 +46,10 @@ struct wire {
 #define WIRE_DIRECT_IO_ALLOW_MMAP ((uint64_t)1 << 36) /* Linux 6.6 */
 
 /* Put the hooks into a mounted session whose userdata starts with a struct wire.
+ *
+ * With spin_ns one thread at a time looks for the next request so long before it sleeps: to wake a thread
+ * on a core that has gone to sleep takes several times longer than to answer. It stops as soon as it
+ * notices that somebody else needs the core, and looks ever more seldom while nothing comes of it.
  * Returns 0 or -errno: the session works on without them. */
 int wire_attach(struct fuse_session *se);
 
