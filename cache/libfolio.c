@@ -257,12 +257,11 @@ static int ask_daemon(struct request *request)
     return (int)error;
 }
 
-/* Of the file that a piece belongs to, on the keeper: see there. */
+/* Of the file that a piece belongs to, and not on the keeper: other threads need not wait for it. */
 static int keep_file(const struct piece *piece, long (*call)(void *arg))
 {
-    door_enter();
-    long error = keeper_run(call, (void *)(uintptr_t)piece);
-    door_leave();
+    long error = keeper_run_apart(call, (void *)(uintptr_t)piece);
+
     return error == -ENOTCONN || error == -ECONNABORTED ? -EIO : (int)error;
 }
 
@@ -283,18 +282,27 @@ static long remove_pages(void *arg)
                : 0;
 }
 
+struct syncing {
+    int flags;
+    const struct client_proof *done; /* all of this file is */
+};
+
 static int msync_piece(const struct piece *piece, void *arg)
 {
-    int flags = *(const int *)arg;
+    struct syncing *syncing = arg;
     struct request write = { .piece = piece, .op = ATTACH_WRITE };
+    int error = 0;
 
     if (!piece->range.file)
-        return sys_msync(piece->addr, piece->length, flags) ? -errno : 0;
-    if (flags & MS_ASYNC) {
-        int error = ask_daemon(&write);
-        return error == -ECONNRESET ? -EIO : error;
-    }
-    return flags & MS_SYNC ? keep_file(piece, sync_file) : 0;
+        return sys_msync(piece->addr, piece->length, syncing->flags) ? -errno : 0;
+    if (piece->range.file->read_only)
+        return 0;
+    if (syncing->flags & MS_ASYNC)
+        error = ask_daemon(&write);
+    else if ((syncing->flags & MS_SYNC) && syncing->done != piece->range.file->proof)
+        error = keep_file(piece, sync_file);
+    syncing->done = piece->range.file->proof;
+    return error == -ECONNRESET ? -EIO : error;
 }
 
 FOLIO_EXPORT int folio_msync(void *addr, size_t length, int flags)
@@ -304,7 +312,8 @@ FOLIO_EXPORT int folio_msync(void *addr, size_t length, int flags)
         (flags & (MS_SYNC | MS_ASYNC)) == (MS_SYNC | MS_ASYNC) ||
         !table_touches(addr, page_up(length)))
         return sys_msync(addr, length, flags);
-    return for_pieces(addr, length, msync_piece, &flags);
+    struct syncing syncing = { .flags = flags };
+    return for_pieces(addr, length, msync_piece, &syncing);
 }
 
 /* ---- madvise ------------------------------------------------------------------------------------------ */
@@ -337,7 +346,7 @@ static int madvise_attached(const struct piece *piece, int advice)
     case MADV_PAGEOUT:
         return ask_daemon(&advise);
     case MADV_REMOVE:
-        return keep_file(piece, remove_pages);
+        return piece->range.file->read_only ? -EACCES : keep_file(piece, remove_pages);
     case MADV_DONTFORK:
         return inherit_piece(piece, false);
     case MADV_DOFORK:

@@ -140,6 +140,10 @@ bool keeper_runs(void);
 /* Have the keeper call f, and wait.   Returns its result.   Locks: door. */
 long keeper_run(long (*f)(void *arg), void *arg);
 
+/* Have a thread of its own, with the keeper's descriptors, call f, and wait: for what takes its time.
+ * Returns its result.   Locks: none held. */
+long keeper_run_apart(long (*f)(void *arg), void *arg);
+
 /* In the keeper: */
 
 /* The descriptor of an empty file; of the thread's number in keeper_start. */

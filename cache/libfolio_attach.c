@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 
 #ifndef MAP_FIXED_NOREPLACE
@@ -256,6 +257,9 @@ static int check_arguments(const struct client_proof *proof, const struct attach
     int mode = proof->mode & O_ACCMODE;
     if (mode == O_WRONLY || (mode == O_RDONLY && type != MAP_PRIVATE && (args->prot & PROT_WRITE)))
         return -EACCES;
+    struct statvfs mount;
+    if ((args->prot & PROT_EXEC) && fstatvfs(proof->fd, &mount) == 0 && (mount.f_flag & ST_NOEXEC))
+        return -EPERM;
     return proof->has_pages ? 0 : -ENODEV;
 }
 
@@ -340,7 +344,7 @@ long attach_again(void *arg)
         .addr = (void *)range->start, // NOLINT(performance-no-int-to-ptr): it is where it was
         .length = range->end - range->start,
         .offset = range->offset,
-        .placement = MAP_FIXED_NOREPLACE,
+        .placement = MAP_FIXED, /* over what keeps the place */
         .prot = range->prot,
     };
     void *addr;

@@ -178,6 +178,27 @@ static struct client_file *leave_out(void)
     return unused;
 }
 
+/* Keep the addresses, without access: the threads' stacks, for one, would fit into the holes. */
+static void reserve(struct client_file **unused)
+{
+    for (unsigned i = 0; i < table_count();) {
+        const struct client_range *range = table_range(i);
+        void *wanted = (void *)range->start; // NOLINT(performance-no-int-to-ptr)
+        size_t length = range->end - range->start;
+        void *kept =
+            sys_mmap(wanted, length, PROT_NONE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+        if (kept == wanted) {
+            i++;
+            continue;
+        }
+        conn_say("fork: a mapping is absent from the child: its place is taken", 0);
+        if (kept != MAP_FAILED)
+            sys_munmap(kept, length);
+        table_cut(range->start, range->end, unused);
+    }
+}
+
 /* Attach each range: it is taken out and, if that succeeds, is back in its old place. */
 static void attach_all_again(void)
 {
@@ -216,6 +237,7 @@ static void child_after_fork(void)
         keeper_forget();
         table_forget_lock();
         struct client_file *unused = leave_out();
+        reserve(&unused);
         conn_forget();
         table_recount(&unused);
         int error = pair[1] < 0 ? -EBADF : keeper_start(pair[1]);

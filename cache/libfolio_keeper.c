@@ -72,7 +72,7 @@ static void wait_for(sem_t *semaphore)
         ;
 }
 
-static int start_thread(void *(*f)(void *arg))
+static int start_thread(void *(*f)(void *arg), void *arg)
 {
     pthread_attr_t attr;
     pthread_t thread;
@@ -84,12 +84,12 @@ static int start_thread(void *(*f)(void *arg))
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attr, STACK_BYTES);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(&thread, &attr, f, NULL);
+    int error = pthread_create(&thread, &attr, f, arg);
     if (error == EINVAL) { /* the program's thread-local variables alone need more */
         pthread_attr_destroy(&attr);
         pthread_attr_init(&attr);
         pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-        error = pthread_create(&thread, &attr, f, NULL);
+        error = pthread_create(&thread, &attr, f, arg);
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attr);
@@ -153,7 +153,7 @@ static void *keep(void *unused)
     if (!error && (keeper.epoll = epoll_create1(EPOLL_CLOEXEC)) < 0)
         error = -errno;
     if (!error)
-        error = start_thread(watch);
+        error = start_thread(watch, NULL);
     keeper.result = error;
     sem_post(&keeper.answered);
     if (error)
@@ -173,7 +173,7 @@ int keeper_start(int inherit)
     sem_init(&keeper.asked, 0, 0);
     sem_init(&keeper.answered, 0, 0);
     keeper.inherited = inherit;
-    int error = start_thread(keep);
+    int error = start_thread(keep, NULL);
     if (error)
         return error;
     wait_for(&keeper.answered);
@@ -188,6 +188,44 @@ long keeper_run(long (*f)(void *arg), void *arg)
     sem_post(&keeper.asked);
     wait_for(&keeper.answered);
     return keeper.result;
+}
+
+struct apart {
+    long (*f)(void *arg);
+    void *arg;
+    long result;
+    sem_t done;
+};
+
+static void *call_apart(void *arg)
+{
+    struct apart *apart = arg;
+
+    prctl(PR_SET_NAME, "folio-apart");
+    apart->result = apart->f(apart->arg);
+    sem_post(&apart->done);
+    return NULL;
+}
+
+static long start_apart(void *apart)
+{
+    return start_thread(call_apart, apart);
+}
+
+long keeper_run_apart(long (*f)(void *arg), void *arg)
+{
+    struct apart apart = { .f = f, .arg = arg };
+    int state;
+
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+    sem_init(&apart.done, 0, 0);
+    door_enter();
+    long error = keeper_run(start_apart, &apart);
+    door_leave();
+    if (error == 0)
+        wait_for(&apart.done);
+    pthread_setcancelstate(state, NULL);
+    return error ? error : apart.result;
 }
 
 int keeper_empty(void)
