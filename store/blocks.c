@@ -169,10 +169,10 @@ static int write_bio(struct store *s, struct bio *bio)
     if (err == 0) {
         pthread_mutex_lock(&s->lock);
         do {
-            err = txn_wait_room(s);
+            err = txn_wait_room(s, ROOM_DATA);
             if (err == 0)
                 err = finish_trims(s, bio);
-        } while (err == 0 && s->running->bytes >= s->txn_limit);
+        } while (err == 0 && txn_full(s, ROOM_DATA));
         if (err == 0)
             err = write_locked(s, bio, blocks, &r);
         if (err == 0)

@@ -137,11 +137,17 @@ int store_commit(struct store *s, uint64_t tid)
     return err;
 }
 
+bool txn_full(const struct store *s, enum txn_room room)
+{
+    return s->running->bytes >= s->txn_limit ||
+           (room == ROOM_DATA && s->running->nr_data >= TXN_DATA_BLOCKS);
+}
+
 /* Until running has room: freeze it if none is committing; wait for, or do, the commit that is in
  * the way otherwise. This is the one place where an operation waits for the disk. */
-int txn_wait_room(struct store *s)
+int txn_wait_room(struct store *s, enum txn_room room)
 {
-    while (s->running->bytes >= s->txn_limit) {
+    while (txn_full(s, room)) {
         if (atomic_load(&s->read_only))
             break;
         if (s->committing == NULL) {

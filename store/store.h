@@ -52,7 +52,8 @@ int store_format(const char *path, const struct store_format *f, struct store_er
 
 struct store_options {
     bool read_only;
-    uint64_t txn_bytes; /* memory for running and committing together; 0: 64 MiB */
+    /* Memory for running and committing together; 0: 64 MiB. Of blocks, each takes 8 MiB at most. */
+    uint64_t txn_bytes;
 };
 
 /* Open a volume: takes the exclusive lock, checks length, superblock and format.

@@ -255,7 +255,7 @@ static int step_apply(struct store *s, struct step *st, struct trim *t)
 {
     uint64_t count = 0;
     uint8_t value[NUMBER_BYTES];
-    int err = txn_wait_room(s);
+    int err = txn_wait_room(s, ROOM_RECORDS);
     if (err == 0 && st->n > 0)
         err = store_blocks_locked(s, st->object, &count);
     if (err != 0 || !still_running(s, st))

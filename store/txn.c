@@ -145,6 +145,7 @@ void txn_remove_block(struct txn *t, struct txn_block *b)
     RB_REMOVE(block_map, &t->blocks, b);
     t->bytes -= block_bytes(b);
     t->nr_blocks--;
+    t->nr_data -= b->data != NULL;
     block_put(b);
 }
 
@@ -157,6 +158,7 @@ void txn_insert_block(struct txn *t, struct txn_block *b)
     }
     t->bytes += block_bytes(b);
     t->nr_blocks++;
+    t->nr_data += b->data != NULL;
 }
 
 /* Room for a record to compare with, made of a key. */

@@ -60,7 +60,8 @@ struct txn {
     struct record_map records;
     struct block_map blocks;
     uint64_t nr_records, nr_blocks; /* entries, deletions included */
-    uint64_t nr_new;                /* blocks that did not exist before */
+    uint64_t nr_data;               /* of the blocks, those with data */
+    uint64_t nr_new;                /* of these, blocks that did not exist before */
     uint64_t record_bytes;
     uint64_t bytes;   /* memory */
     uint64_t born_ns; /* first entry; 0: empty */
@@ -141,9 +142,17 @@ extern const struct device_ops volume_device_ops;
 
 /* ---- commit.c -------------------------------------------------------------------------------- */
 
+/* The most blocks with data in one transaction (a bio may go over it). LMDB takes new pages for all
+ * of them before the old ones come back, two commits later: its file grows by as much, whatever the
+ * size of the volume. 8 MiB. */
+#define TXN_DATA_BLOCKS 2048u
+
+/* What is to be put into running. Records do not wait because there is much data in it. */
+enum txn_room { ROOM_RECORDS, ROOM_DATA };
+bool txn_full(const struct store *s, enum txn_room room); /* context: lock */
 /* Sleep until running has room; freezes and commits as needed. Context: lock, dropped meanwhile.
  * Returns 0, -EROFS, -EIO. */
-int txn_wait_room(struct store *s);
+int txn_wait_room(struct store *s, enum txn_room room);
 /* The age of running starts with its first entry. Context: lock. */
 void txn_started(struct store *s);
 

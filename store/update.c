@@ -165,7 +165,7 @@ static void apply_locked(struct store *s, struct update *u)
  * goes over the limit by its few records. */
 static int wait_room(struct store *s, bool frees)
 {
-    int err = txn_wait_room(s);
+    int err = txn_wait_room(s, ROOM_RECORDS);
     return frees && !lmdb_dead(s->lmdb) && !atomic_load(&s->read_only) ? 0 : err;
 }
 
