@@ -96,18 +96,20 @@ static void job_done(struct attach_job *job)
     free(job);
 }
 
+static int poison_page(void *arg)
+{
+    struct attach_job *job = arg;
+    return uffd_poison(&job->range->u, job->index, true);
+}
+
 /* SIGBUS, and after a while another chance. */
 static void fault_poison(struct attach *a, struct attach_job *job)
 {
-    struct attach_range *r = job->range;
-    struct address_space *m = r->u.vma.mapping;
-    if (job->flags & FAULT_PRESENT) /* it is mapped, to be read: out of everybody's sight */
-        (void)invalidate_inode_pages2_range(m, job->index, job->index);
-    if (uffd_poison(&r->u, job->index) == 0) {
+    if (page_call_while_gone(job->range->u.vma.mapping, job->index, poison_page, job) == 0) {
         atomic_fetch_add(&a->poisoned, 1);
         job->tries = 0;
         job_again(a, job, JOB_HEAL, HEAL_FIRST_NS);
-    } else { /* somebody has mapped it meanwhile, or still holds it */
+    } else { /* somebody uses it, or has dirtied it meanwhile */
         job_again(a, job, JOB_FAULT, MEMORY_NS);
     }
 }
@@ -229,7 +231,7 @@ static void on_stray(struct attach_client *c, uint64_t addr)
         c->stray = addr;
         uffd_wake(&stray, 0); /* and it faults again */
     } else {
-        (void)uffd_poison(&stray, 0);
+        (void)uffd_poison(&stray, 0, false);
     }
 }
 

@@ -270,6 +270,38 @@ static int page_mkwrite(struct vm_area *vma, uint32_t index, struct page *page, 
     return vma->ops->map(vma, index, &page, 1, VMA_MAP_WRITE | flags);
 }
 
+/* ---- pages that cannot be had ----------------------------------------------------------------- */
+
+static int call_while_gone(struct address_space *m, struct page *page, int (*work)(void *arg),
+                           void *arg)
+{
+    if (page_test(page, PG_dirty | PG_writeback) || !page_ref_freeze(page, 2))
+        return -EAGAIN;
+    if (!page_unmap(m, page)) {
+        page_ref_unfreeze(page, 2);
+        return -EAGAIN;
+    }
+    int err = work(arg);
+    page_ref_unfreeze(page, 2);
+    remove_from_page_cache(page, m); /* its bytes went with page_unmap() */
+    return err;
+}
+
+int page_call_while_gone(struct address_space *m, uint32_t index, int (*work)(void *arg), void *arg)
+{
+    int err = 0;
+    down_read(&m->invalidate_lock);
+    struct page *page = find_or_create_page(m, index, &err);
+    if (page != NULL) {
+        err = call_while_gone(m, page, work, arg);
+        if (!page_test(page, PG_uptodate) && atomic_load(&page->mapping) == m)
+            remove_from_page_cache(page, m);
+        page_done(m, page);
+    }
+    up_read(&m->invalidate_lock);
+    return err;
+}
+
 /* ---- faults ---------------------------------------------------------------------------------- */
 
 /* n is 1, or -1 to take it back. */

@@ -79,6 +79,11 @@ enum fault_flags {
  * Errors: -EFAULT (outside the vma or beyond end of file: SIGBUS), -EIO, -ENOSPC (of the store, before
  * it happens), -ENOMEM.   Blocks: on the store, and while too much is dirty.   Locks: none held. */
 int handle_mm_fault(struct vm_area *vma, uint32_t index, unsigned flags);
+/* Take the clean page at index, or the hole there, out of every mapping and the cache, and call work while
+ * nobody can map one. Locks: invalidate_lock shared and the page's are held around work.
+ * Returns work's result; -EAGAIN: it is dirty, or somebody uses it; -ENOMEM. */
+int page_call_while_gone(struct address_space *m, uint32_t index, int (*work)(void *arg),
+                         void *arg);
 /* Map what is in the cache of [first, first + count), as if it had been faulted around. */
 void vma_map_resident(struct vm_area *vma, uint32_t first, uint32_t count);
 

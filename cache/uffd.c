@@ -120,10 +120,15 @@ void uffd_wake(struct uffd_vma *u, uint32_t index)
     wake_range(u->uffd, address_of(u, index), PAGE_SIZE);
 }
 
-int uffd_poison(struct uffd_vma *u, uint32_t index)
+int uffd_poison(struct uffd_vma *u, uint32_t index, bool gone)
 {
+    if (gone)
+        (void)protect_range(u->uffd, address_of(u, index), PAGE_SIZE,
+                            UFFDIO_WRITEPROTECT_MODE_DONTWAKE);
     struct uffdio_poison p = { .range = { .start = address_of(u, index), .len = PAGE_SIZE } };
     int err = ioctl(u->uffd, UFFDIO_POISON, &p) == 0 ? 0 : -errno;
+    if (err != 0)
+        uffd_wake(u, index);
     return nobody_there(err) ? 0 : err;
 }
 

@@ -30,9 +30,10 @@ extern const struct vma_ops uffd_vma_ops;
 int uffd_protect(struct uffd_vma *u);
 /* Wake who waits for a fault of that page. Any thread, no lock. */
 void uffd_wake(struct uffd_vma *u, uint32_t index);
-/* Every touch of the page, which must not be mapped, is a SIGBUS from now on, until it is mapped.
- * Returns 0, or -errno: -EEXIST: it is mapped. */
-int uffd_poison(struct uffd_vma *u, uint32_t index);
+/* Every touch of the page is a SIGBUS from now on, until it is mapped. gone: nobody can map it now
+ * (page_call_while_gone), so what may be left there is the mark of its write-protection.
+ * Returns 0, or -errno: -EEXIST: it is mapped, or has that mark. Whoever waits goes on in any case. */
+int uffd_poison(struct uffd_vma *u, uint32_t index, bool gone);
 /* Is the address space gone? */
 bool uffd_dead(int uffd);
 

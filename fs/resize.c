@@ -316,6 +316,17 @@ static int fallocate_locked(struct inode *inode, int mode, uint64_t offset, uint
     return err;
 }
 
+/* What was set aside behind the end of file has its blocks by now; its pages would be in the way of who
+ * touches a mapping there: see memfd.h. */
+static void drop_beyond_eof(struct inode *inode)
+{
+    down_write(&inode->i_rwsem);
+    uint64_t first = page_up(atomic_load(&inode->mapping.i_size));
+    if (first <= UINT32_MAX)
+        (void)invalidate_inode_pages2_range(&inode->mapping, (uint32_t)first, UINT32_MAX);
+    up_write(&inode->i_rwsem);
+}
+
 int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t len)
 {
     struct inode *inode = file->inode;
@@ -338,6 +349,8 @@ int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t l
     up_write(&inode->i_rwsem);
     if (err == 0)
         err = inode_write_back(inode); /* size and times follow */
+    if (err == 0 && atomic_load(&inode->mapping.memfd) != NULL)
+        drop_beyond_eof(inode);
     return err;
 }
 
