@@ -5,13 +5,14 @@
 #
 #   FOLIO_SECONDS  of each part (6)
 #   FOLIO_SEED     repeats a run (as far as an interleaving can be repeated)
-#   FOLIO_PARTS    which of them: tmpfs ext4 xfs kernel kernel_1M direct direct_1M full crash_kernel
-#                  crash_direct
+#   FOLIO_PARTS    which of them: tmpfs ext4 xfs kernel kernel_1M direct direct_1M attached
+#                  attached_kernel full crash_kernel crash_direct crash_attached
 . "$(dirname -- "$0")/lib.sh"
 stress=$FOLIO_BIN/folio-stress
 [ -x "$stress" ] || fail "FOLIO_BIN=$FOLIO_BIN has no folio-stress"
 seconds=${FOLIO_SECONDS:-6}
-parts=${FOLIO_PARTS:-'tmpfs ext4 xfs kernel kernel_1M direct direct_1M full crash_kernel crash_direct'}
+parts=${FOLIO_PARTS:-'tmpfs ext4 xfs kernel kernel_1M direct direct_1M attached attached_kernel full
+crash_kernel crash_direct crash_attached'}
 start_random
 
 # One part that cannot be done here; the others go on. (run.sh lists lines with this mark.)
@@ -28,6 +29,10 @@ run_stress() # PART DIRECTORY OPTIONS...
     timeout $((seconds * 3 + 300)) "$stress" --seed "$random" --seconds "$seconds" "$@" "$where" \
         >"$T/stress.out" 2>&1
     status=$?
+    if [ "$status" -eq 77 ]; then
+        without "$part" "$(tail -n 1 "$T/stress.out")"
+        return
+    fi
     [ "$status" -eq 0 ] || fail "$part: folio-stress $*: status $status: $(cat "$T/stress.out")"
     say "$part: $(tail -n 1 "$T/stress.out" | cut -d : -f 2-)"
 }
@@ -61,13 +66,15 @@ on_loop() # TYPE MKFS-OPTIONS...
 
 # --- FolioFS -----------------------------------------------------------------------------------
 
-on_foliofs() # PART MOUNT-OPTIONS COHERENCE
+on_foliofs() # PART MOUNT-OPTIONS COHERENCE STRESS-OPTIONS...
 {
+    part=$1 options=$2 coherence=$3
+    shift 3
     make_volume
-    mount_volume -o "$2"
-    run_stress "$1" "$M" "--coherence=$3"
+    mount_volume -o "$options"
+    run_stress "$part" "$M" "--coherence=$coherence" "$@"
     unmount_volume
-    check_volume "$1"
+    check_volume "$part"
 }
 
 # The disk under the volume is full half of the time. What fails is told to who asked, and nothing
@@ -123,9 +130,12 @@ for part in $parts; do
     kernel_1M) on_foliofs kernel_1M cache=kernel,cache_size=1M fuse ;;
     direct) on_foliofs direct cache=direct fuse-direct ;;
     direct_1M) on_foliofs direct_1M cache=direct,cache_size=1M fuse-direct ;;
+    attached) on_foliofs attached cache=direct,cache_size=1M full --attach ;;
+    attached_kernel) on_foliofs attached_kernel attach,cache=kernel full --attach ;;
     full) on_full_disk ;;
     crash_kernel) with_crashes crash_kernel cache=kernel,cache_size=1M fuse ;;
     crash_direct) with_crashes crash_direct cache=direct,cache_size=1M fuse-direct --stable ;;
+    crash_attached) with_crashes crash_attached cache=direct,cache_size=1M full --attach ;;
     *) fail "there is no part $part" ;;
     esac
 done

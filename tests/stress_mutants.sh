@@ -72,7 +72,7 @@ in_crash() # MOUNT-OPTIONS STRESS-OPTIONS...
 in_attached()
 {
     mount_volume -o cache=direct,cache_size=1M
-    stress --attach "$@"
+    stress --attach
 }
 how() # NAME: run the load that is for this one; returns folio-stress's status
 {
@@ -189,18 +189,18 @@ fi
 mutant freed_while_mapped cache/reclaim.c \
     '/^static bool remove_mapping/,/^}/ s/if (!page_unmap(m, page))/if (0)/'
 mutant freed_by_truncation_while_mapped cache/truncate.c \
-    '/^static void truncate_page/,/^}/ s/page_unmap(m, page);/;/'
+    '/^static bool truncate_page/,/^}/ s/gone = page_unmap(m, page);/gone = true;/'
 
 # raise i_size late: after the pages were unlocked
 mutant size_raised_late cache/write.c \
-    '/^static ssize_t write_page/,/^}/ { /if (pos + n > atomic_load/d; /atomic_store(&m->i_size, pos + n)/d; }' \
+    's/^        atomic_store(&m->i_size, pos + n);/        (void)0;/' \
     '/^ssize_t filemap_write/,/^}/ s/^    return (ssize_t)done;/    if (offset + done > atomic_load(\&m->i_size))\n        atomic_store(\&m->i_size, offset + done);\n&/'
 
 # --- others ------------------------------------------------------------------------------------
 
 mutant mkwrite_not_dirty cache/memory.c \
     '/^static int page_mkwrite/,/^}/ s/set_page_dirty(m, page);/;/'
-mutant cut_not_zeroed cache/truncate.c '/^int truncate_partial_page/,/^}/ s/^    memset(.*/    (void)0;/'
+mutant cut_not_zeroed cache/truncate.c '/^int truncate_partial_page/,/^}/ s/^    zero_in_page(.*/    (void)0;/'
 mutant hole_keeps_pages fs/resize.c \
     '/^static int punch_pages/,/^}/ s/truncate_inode_pages_range(.*/(void)0;/'
 mutant nothing_synced fs/durable.c '/^int file_fsync/,/^}/ s/^    int err = inode_write_back(inode);/    int err = 0;/' \

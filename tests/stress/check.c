@@ -108,7 +108,7 @@ static bool look_again(FILE *to, struct worker *w, uint32_t slot, uint32_t cell,
         const struct door *door = &w->doors->door[i];
         size_t skip = at % PAGE_BYTES,
                len = (skip + CELL_BYTES + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
-        char *p = door->map(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)(at - skip));
+        char *p = door->map(NULL, len, PROT_READ, MAP_SHARED, fd, (off_t)(at - skip));
         if (p == MAP_FAILED)
             continue;
         if (memory_load(p + skip, words, CELL_WORDS) == 0) {

@@ -155,7 +155,7 @@ static void verify_by_map(struct worker *w, uint32_t slot, int fd, const struct 
 {
     size_t len = (size_t)w->sh->nr_pages * PAGE_BYTES;
     uint64_t cells = atomic_load(&w->sh->files[slot].size) / CELL_BYTES;
-    char *p = door->map(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    char *p = door->map(NULL, len, PROT_READ, MAP_SHARED, fd, 0);
     if (p == MAP_FAILED) {
         check_outcome(w, OP_REMAP, "mmap", -errno);
         return;

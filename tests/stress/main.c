@@ -240,7 +240,7 @@ static void try_doors(struct program *p)
         return;
     pid_t child = fork();
     if (child == 0) {
-        char *at = view_cell(&p->self, 0, 0, p->doors.nr - 1);
+        char *at = view_cell(&p->self, 0, 0, p->doors.nr - 1, true);
         if (at == NULL)
             fprintf(stderr, "folio-stress: cannot map a file of %s through libfolio: %s\n",
                     p->o.dir, strerror(errno));

@@ -23,9 +23,9 @@ static uint32_t draw_count(uint64_t r, uint32_t most)
 
 /* ---- mappings -------------------------------------------------------------------------------- */
 
-static char *map_cell(struct worker *w, uint32_t slot, uint32_t cell, uint64_t r)
+static char *map_cell(struct worker *w, uint32_t slot, uint32_t cell, uint64_t r, bool store)
 {
-    char *at = view_cell(w, slot, cell, r);
+    char *at = view_cell(w, slot, cell, r, store);
     if (at == NULL)
         check_outcome(w, OP_REMAP, "mmap", -errno);
     return at;
@@ -82,7 +82,7 @@ static void burst(struct worker *w, const struct draw *d, bool store)
         if (!store)
             timeline_begin(w, OP_LOAD, d->slot, first, first + nr - 1);
         for (uint32_t i = 0; i < nr && first + i < cells; i++) {
-            char *at = map_cell(w, d->slot, first + i, d->r[2]);
+            char *at = map_cell(w, d->slot, first + i, d->r[2], store);
             if (at == NULL)
                 break;
             if (store)
@@ -202,7 +202,7 @@ void op_fork(struct worker *w, const struct draw *d)
     file_lock_shared(w, d->slot, false, d->r[4]);
     uint32_t cells = file_cells(w, d->slot);
     uint32_t cell = cells > 0 ? (uint32_t)(d->r[0] % cells) : 0;
-    if (cells > 0 && map_cell(w, d->slot, cell, d->r[2]) != NULL) {
+    if (cells > 0 && map_cell(w, d->slot, cell, d->r[2], true) != NULL) {
         pid_t child = fork();
         if (child == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -27,7 +27,7 @@ static void keep(struct worker *w, const struct draw *d, struct kept *k)
     uint32_t cells = file_cells(w, d->slot);
     const struct view *v = &w->views[d->slot];
     k->nr = 0;
-    if (cells == 0 || view_cell(w, d->slot, (uint32_t)(d->r[0] % cells), d->r[1]) == NULL)
+    if (cells == 0 || view_cell(w, d->slot, (uint32_t)(d->r[0] % cells), d->r[1], false) == NULL)
         return;
     for (unsigned i = 0; i < KEPT; i++) {
         uint32_t cell = (uint32_t)(mix64(d->r[2] + i) % cells);

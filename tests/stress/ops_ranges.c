@@ -313,7 +313,7 @@ static void tail_locked(struct worker *w, const struct draw *d, int fd)
     uint64_t end = (edge / CELL_BYTES + 2 + d->r[0] % 64) * CELL_BYTES;
     if (size == edge || end > (uint64_t)w->sh->nr_cells * CELL_BYTES || !file_has_room(w, d->slot))
         return;
-    char *at = view_cell(w, d->slot, cell, d->r[2]);
+    char *at = view_cell(w, d->slot, cell, d->r[2], true);
     if (at == NULL) {
         check_outcome(w, OP_REMAP, "mmap", -errno);
         return;

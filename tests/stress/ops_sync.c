@@ -87,7 +87,7 @@ static struct pages draw_pages(struct worker *w, const struct draw *d)
     const struct view *v = &w->views[d->slot];
     if (cells == 0)
         return p;
-    if (view_cell(w, d->slot, cell, d->r[2]) == NULL) {
+    if (view_cell(w, d->slot, cell, d->r[2], false) == NULL) {
         check_outcome(w, OP_REMAP, "mmap", -errno);
         return p;
     }

@@ -174,7 +174,14 @@ static void draw_window(struct view *v, const struct shared *sh, uint32_t cell, 
     v->count = last - v->first + 1;
 }
 
-char *view_cell(struct worker *w, uint32_t slot, uint32_t cell, uint64_t r)
+/* Of two doors, may this one be stored through? */
+static bool may_store(const struct worker *w, const struct door *door)
+{
+    return w->doors->nr == 1 || w->o->coherence == COHERENCE_FULL ||
+           door == &w->doors->door[w->doors->nr - 1];
+}
+
+char *view_cell(struct worker *w, uint32_t slot, uint32_t cell, uint64_t r, bool store)
 {
     struct view *v = &w->views[slot];
     uint64_t at = (uint64_t)cell * CELL_BYTES;
@@ -186,11 +193,16 @@ char *view_cell(struct worker *w, uint32_t slot, uint32_t cell, uint64_t r)
     if (v->addr != NULL && (at < (uint64_t)v->first * PAGE_BYTES ||
                             at + CELL_BYTES > ((uint64_t)v->first + v->count) * PAGE_BYTES))
         view_unmap(w, slot);
+    if (v->addr != NULL && store && !may_store(w, v->door))
+        view_unmap(w, slot);
     if (v->addr == NULL) {
         draw_window(v, w->sh, cell, r >> 4);
-        v->door = &w->doors->door[r % w->doors->nr];
-        void *addr = v->door->map(NULL, (size_t)v->count * PAGE_BYTES, PROT_READ | PROT_WRITE,
-                                  MAP_SHARED, fd, (off_t)v->first * PAGE_BYTES);
+        v->door = &w->doors->door[store && w->doors->nr > 1 && w->o->coherence != COHERENCE_FULL
+                                      ? w->doors->nr - 1
+                                      : r % w->doors->nr];
+        int prot = may_store(w, v->door) ? PROT_READ | PROT_WRITE : PROT_READ;
+        void *addr = v->door->map(NULL, (size_t)v->count * PAGE_BYTES, prot, MAP_SHARED, fd,
+                                  (off_t)v->first * PAGE_BYTES);
         if (addr == MAP_FAILED)
             return NULL;
         v->addr = addr;

@@ -16,8 +16,9 @@ void slot_name(char name[NAME_BYTES], uint32_t slot);
 /* The descriptor of the file that has the slot's name now.   -errno.
  * Context: the file stays (its lock, or a race that holds it up). */
 int view_fd(struct worker *w, uint32_t slot);
-/* Where a cell is mapped; r draws the door and the window of a new mapping.   NULL: errno. */
-char *view_cell(struct worker *w, uint32_t slot, uint32_t cell, uint64_t r);
+/* Where a cell is mapped; r draws the door and the window of a new mapping. store: it will be stored
+ * to, which with both doors may leave only libfolio's.   NULL: errno. */
+char *view_cell(struct worker *w, uint32_t slot, uint32_t cell, uint64_t r, bool store);
 void view_unmap(struct worker *w, uint32_t slot);
 void view_close(struct worker *w, uint32_t slot);
 void view_close_all(struct worker *w);

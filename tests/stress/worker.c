@@ -127,7 +127,7 @@ static void race_once(struct worker *w, uint32_t slot, uint64_t r)
     uint32_t cell = from + (uint32_t)(r >> 8) % (to - from);
     struct version v = version_new(w, OP_RACE, slot, cell, r | 1);
     uint64_t words[CELL_WORDS];
-    char *at = view_cell(w, slot, cell, r >> 40);
+    char *at = view_cell(w, slot, cell, r >> 40, r % 4 != 0);
     if (at == NULL) {
         check_outcome(w, OP_RACE, "mmap", -errno);
         return;
