@@ -24,6 +24,7 @@ struct front_options {
     bool kernel_cache; /* the kernel caches file data, writes included, in front of us */
     bool read_only;
     bool debug;        /* print every request */
+    uint32_t spin_us;  /* look for requests so long before sleeping; see fuse_wire.h */
     unsigned threads;  /* at most so many requests are worked on at once */
     uint32_t max_read; /* largest READ, bytes; up to FRONT_MAX_IO, which is the largest WRITE */
     const char *fuse_options; /* mount options for libfuse, comma-separated, escaped */

@@ -191,6 +191,7 @@ int front_mount(struct front *front, struct fs *fs, const char *mountpoint,
                           "root, fusermount3",
                           mountpoint);
     front->wire.agreed_upon = widen_readahead;
+    front->wire.spin_ns = (uint64_t)front->options.spin_us * 1000;
     front->hooked = wire_attach(front->se) == 0;
     int err = notifier_start(front);
     if (err == 0)

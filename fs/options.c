@@ -75,6 +75,9 @@ static const struct option_desc table[] = {
       "as "
       "on most file systems; makes the volume read-only" },
     { "threads", OPT_NUMBER, AT(threads), 2, 256, "N", "requests worked on at once (default 16)" },
+    { "spin", OPT_NUMBER, AT(spin_us), 0, 1000, "MICROSECONDS",
+      "how long to look for the next request before sleeping; costs that much of a processor "
+      "(default 0)" },
     { "ro", OPT_READ_ONLY, 0, 0, 0, NULL, "read only; the volume is not changed" },
     { "rw", OPT_READ_WRITE, 0, 0, 0, NULL, "read and write (default)" },
     { "allow_other", OPT_FUSE, 0, 0, 0, NULL, "other users may use the mount too" },
