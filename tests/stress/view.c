@@ -181,6 +181,12 @@ static bool may_store(const struct worker *w, const struct door *door)
            door == &w->doors->door[w->doors->nr - 1];
 }
 
+static const struct door *draw_door(const struct worker *w, uint64_t r, bool store)
+{
+    const struct door *drawn = &w->doors->door[w->doors->nr == 2 ? r % 2 : 0];
+    return store && !may_store(w, drawn) ? &w->doors->door[1] : drawn;
+}
+
 char *view_cell(struct worker *w, uint32_t slot, uint32_t cell, uint64_t r, bool store)
 {
     struct view *v = &w->views[slot];
@@ -197,9 +203,7 @@ char *view_cell(struct worker *w, uint32_t slot, uint32_t cell, uint64_t r, bool
         view_unmap(w, slot);
     if (v->addr == NULL) {
         draw_window(v, w->sh, cell, r >> 4);
-        v->door = &w->doors->door[store && w->doors->nr > 1 && w->o->coherence != COHERENCE_FULL
-                                      ? w->doors->nr - 1
-                                      : r % w->doors->nr];
+        v->door = draw_door(w, r, store);
         int prot = may_store(w, v->door) ? PROT_READ | PROT_WRITE : PROT_READ;
         void *addr = v->door->map(NULL, (size_t)v->count * PAGE_BYTES, prot, MAP_SHARED, fd,
                                   (off_t)v->first * PAGE_BYTES);
