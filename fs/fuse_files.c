@@ -146,34 +146,6 @@ static bool kernel_keeps(const struct fuse_file_info *fi)
     return fi->lock_owner == 0;
 }
 
-/* The kernel gets copies of pages that somebody may have attached.   Returns 0 or -EIO. */
-static int lend_pages(struct address_space *m, struct page **pages, size_t nr)
-{
-    bool certain = true;
-    for (size_t i = 0; i < nr; i++) {
-        lock_page(pages[i]);
-        if (atomic_load(&pages[i]->mapping) == m)
-            certain = page_hold_copy(m, pages[i]) && certain;
-        unlock_page(pages[i]);
-    }
-    return certain ? 0 : -EIO;
-}
-
-/* It has just written [off, off + len) through its cache. */
-static int lend_range(struct address_space *m, uint64_t off, size_t len)
-{
-    uint32_t last = (uint32_t)((off + len - 1) >> PAGE_SHIFT);
-    int err = 0;
-    for (uint64_t i = off >> PAGE_SHIFT; i <= last && err == 0; i++) {
-        struct page *page = find_get_page(m, (uint32_t)i);
-        if (page == NULL)
-            continue; /* comes back with the mark, once there are any */
-        err = lend_pages(m, &page, 1);
-        put_page(m->cache, page);
-    }
-    return err;
-}
-
 void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
     (void)ino;
@@ -185,9 +157,10 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
         reply_status(req, (int)nr);
         return;
     }
-    struct address_space *m = &open_file_of(fi)->inode->mapping;
-    int err =
-        kernel_keeps(fi) && atomic_load(&m->memfd) != NULL ? lend_pages(m, pages, (size_t)nr) : 0;
+    struct inode *inode = open_file_of(fi)->inode;
+    int err = kernel_keeps(fi) && atomic_load(&inode->mapping.memfd) != NULL
+                  ? lend_pages(front_of(req), inode, pages, (size_t)nr)
+                  : 0;
     if (err == 0)
         reply_pages(req, pages, (size_t)nr, (uint64_t)off, len);
     else
@@ -236,7 +209,7 @@ static ssize_t write_and_lend(struct front *front, struct open_file *file, const
     if (fi->writepage)
         note_kernel_write(front, file->inode, size);
     else if (n > 0 && kernel_keeps(fi) && atomic_load(&m->memfd) != NULL &&
-             lend_range(m, (uint64_t)off, (size_t)n) != 0)
+             lend_range(front, file->inode, (uint64_t)off, (size_t)n) != 0)
         return -EIO;
     return n;
 }

@@ -196,6 +196,8 @@ int front_mount(struct front *front, struct fs *fs, const char *mountpoint,
     int err = notifier_start(front);
     if (err == 0)
         err = throttle_start(front);
+    if (err == 0)
+        err = lender_start(front);
     return err == 0 ? 0 : store_fail(error, err, "%s: no thread could be started", mountpoint);
 }
 
@@ -276,6 +278,7 @@ void front_destroy(struct front *front)
 {
     if (front->se != NULL) {
         fuse_session_unmount(front->se); /* nothing when it is not mounted any more */
+        lender_stop(front);
         throttle_stop(front);
         notifier_stop(front);
         fuse_session_destroy(front->se);

@@ -23,6 +23,7 @@
 
 struct notifier;
 struct throttle;
+struct lender;
 
 struct front {                    /* (c) constant while the loop runs  (a) atomic */
     struct wire wire;             /* first: the hooks get the session's userdata             */
@@ -31,6 +32,7 @@ struct front {                    /* (c) constant while the loop runs  (a) atomi
     struct fuse_session *se;      /* (c) */
     struct notifier *notifier;    /* (c) */
     struct throttle *throttle;    /* (c) */
+    struct lender *lender;        /* (c) */
     char *mountpoint;             /* (c) */
     bool kernel_cache;            /* writes may wait in the kernel: options', if it agreed      */
     bool hooked;                  /* the wire's hooks are in place                           (c) */
@@ -102,6 +104,16 @@ int throttle_start(struct front *front); /* 0 or -errno */
 void throttle_stop(struct front *front); /* who still waits is answered */
 /* The reply to a WRITE: at once, or when too much is no longer dirty. */
 void reply_written(fuse_req_t req, size_t written);
+
+/* ---- copies for the kernel (fuse_lend.c) ------------------------------------------------------ */
+
+int lender_start(struct front *front); /* 0 or -errno */
+void lender_stop(struct front *front);
+/* The kernel is about to get copies of pages that somebody may have attached (referenced by the caller), or
+ * has just written [off, off + len) through its cache. Waits for clients, but a bounded time.
+ * Returns 0, -EIO (then it must get none), -ENOMEM. */
+int lend_pages(struct front *front, struct inode *inode, struct page **pages, size_t nr);
+int lend_range(struct front *front, struct inode *inode, uint64_t off, size_t len);
 
 /* ---- operations ------------------------------------------------------------------------------ */
 

@@ -1,0 +1,191 @@
+/* fuse_lend.c: giving the kernel copies of pages that somebody has attached (DOORS.md).
+ *
+ * Before the kernel gets a copy, the page is write-protected in every attached mapping. That needs the
+ * clients' address spaces, and a client may hold its own locked while it waits for the very reply we are
+ * about to give (mmap(2) of a file waits for reads of its pages). So what may have to wait for a client is
+ * done by a thread of its own, and waited for a bounded time. Normally it is done by then. If not, the
+ * kernel gets its copy now, and is told to forget it when the page is protected at last. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/memory.h"
+#include "fs/fuse_ops.h"
+
+#define LEND_WAIT_MS 50u
+#define LEND_IDLE_MS 60000u /* it is woken for work; this only bounds a sleep */
+
+enum lend_state { LEND_PENDING, LEND_DONE, LEND_ABANDONED };
+
+struct lend {
+    struct lend *next;
+    struct inode *inode; /* a reference */
+    _Atomic uint32_t state;
+    bool certain;
+    size_t nr;
+    struct page *pages[]; /* references */
+};
+
+struct lender { /* (l) lock  (c) constant */
+    pthread_mutex_t lock;
+    struct lend *first; /* oldest                                                      (l) */
+    struct lend **end;  /* where the next one goes                                     (l) */
+    struct worker *worker;
+};
+
+/* Mark a page as lent if that needs nobody's address space.   Returns false: it does, or may. */
+static bool lend_quickly(struct address_space *m, struct page *page)
+{
+    if (!trylock_page(page))
+        return false;
+    bool quick = atomic_load(&page->mapping) != m || !page_test(page, PG_mkwrite);
+    if (quick && atomic_load(&page->mapping) == m)
+        quick = page_hold_copy(m, page);
+    unlock_page(page);
+    return quick;
+}
+
+/* ---- the thread ------------------------------------------------------------------------------ */
+
+static void lend_free(struct lend *l)
+{
+    struct page_cache *cache = l->inode->fs->cache;
+    for (size_t i = 0; i < l->nr; i++)
+        put_page(cache, l->pages[i]);
+    inode_put(l->inode, 1);
+    free(l);
+}
+
+static void lend_all(struct lend *l)
+{
+    struct address_space *m = &l->inode->mapping;
+    l->certain = true;
+    for (size_t i = 0; i < l->nr; i++) {
+        lock_page(l->pages[i]);
+        if (atomic_load(&l->pages[i]->mapping) == m)
+            l->certain = page_hold_copy(m, l->pages[i]) && l->certain;
+        unlock_page(l->pages[i]);
+    }
+}
+
+static void take_back_all(struct front *front, const struct lend *l)
+{
+    for (size_t i = 0; i < l->nr; i++)
+        front_forget_range(front, l->inode->ino,
+                           (uint64_t)atomic_load(&l->pages[i]->index) << PAGE_SHIFT, PAGE_SIZE);
+}
+
+static unsigned lender_step(void *arg)
+{
+    struct front *front = arg;
+    struct lender *t = front->lender;
+    pthread_mutex_lock(&t->lock);
+    struct lend *l = t->first;
+    if (l != NULL) {
+        t->first = l->next;
+        if (t->first == NULL)
+            t->end = &t->first;
+    }
+    pthread_mutex_unlock(&t->lock);
+    if (l == NULL)
+        return LEND_IDLE_MS;
+    lend_all(l);
+    if (atomic_exchange(&l->state, LEND_DONE) == LEND_ABANDONED) {
+        take_back_all(front, l);
+        lend_free(l);
+    } else {
+        wake_word(&l->state); /* its owner may have freed it: that needs the address only */
+    }
+    return 0;
+}
+
+int lender_start(struct front *front)
+{
+    struct lender *t = calloc(1, sizeof *t);
+    if (t == NULL)
+        return -ENOMEM;
+    pthread_mutex_init(&t->lock, NULL);
+    t->end = &t->first;
+    front->lender = t;
+    int err = worker_start(&t->worker, "folio-lend", lender_step, front);
+    if (err != 0) {
+        front->lender = NULL;
+        pthread_mutex_destroy(&t->lock);
+        free(t);
+    }
+    return err;
+}
+
+void lender_stop(struct front *front)
+{
+    struct lender *t = front->lender;
+    if (t == NULL)
+        return;
+    worker_stop(t->worker);
+    while (lender_step(front) == 0)
+        ;
+    front->lender = NULL;
+    pthread_mutex_destroy(&t->lock);
+    free(t);
+}
+
+/* ---- who answers a request ------------------------------------------------------------------- */
+
+/* Wait for it, but not for ever.   Returns 0 or -EIO; l is freed, or the thread's. */
+static int lend_wait(struct lend *l)
+{
+    uint32_t pending = LEND_PENDING;
+    for (unsigned ms = 0; ms < LEND_WAIT_MS && atomic_load(&l->state) == LEND_PENDING; ms += 10)
+        (void)wait_on_word(&l->state, LEND_PENDING, 10);
+    if (atomic_compare_exchange_strong(&l->state, &pending, LEND_ABANDONED))
+        return 0;
+    int err = l->certain ? 0 : -EIO;
+    lend_free(l);
+    return err;
+}
+
+static void lend_queue(struct lender *t, struct lend *l)
+{
+    pthread_mutex_lock(&t->lock);
+    *t->end = l;
+    t->end = &l->next;
+    pthread_mutex_unlock(&t->lock);
+    worker_wake(t->worker);
+}
+
+int lend_pages(struct front *front, struct inode *inode, struct page **pages, size_t nr)
+{
+    struct lend *l = NULL;
+    for (size_t i = 0; i < nr; i++) {
+        if (lend_quickly(&inode->mapping, pages[i]))
+            continue;
+        if (l == NULL)
+            l = calloc(1, sizeof *l + nr * sizeof(struct page *));
+        if (l == NULL)
+            return -ENOMEM;
+        get_page(pages[i]);
+        l->pages[l->nr++] = pages[i];
+    }
+    if (l == NULL)
+        return 0;
+    inode_ref(inode, 1);
+    l->inode = inode;
+    lend_queue(front->lender, l);
+    return lend_wait(l);
+}
+
+int lend_range(struct front *front, struct inode *inode, uint64_t off, size_t len)
+{
+    struct address_space *m = &inode->mapping;
+    struct page *pages[PAGEVEC];
+    uint32_t last = (uint32_t)((off + len - 1) >> PAGE_SHIFT);
+    int err = 0;
+    for (uint64_t next = off >> PAGE_SHIFT; next <= last && err == 0;) {
+        /* What is not there comes back with the mark, once there are any. */
+        unsigned n = find_get_pages(m, &next, last, pages, PAGEVEC);
+        err = lend_pages(front, inode, pages, n);
+        for (unsigned i = 0; i < n; i++)
+            put_page(m->cache, pages[i]);
+    }
+    return err;
+}
