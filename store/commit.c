@@ -61,7 +61,7 @@ static void commit_succeeded(struct store *s, uint64_t ns)
     s->stats.commit_ns += ns;
     s->stats.records_written += t->nr_records;
     s->stats.blocks_written += t->nr_blocks;
-    space_after_commit(s, t);
+    space_after_commit(s);
 }
 
 static void commit_failed(struct store *s, int err)
@@ -201,8 +201,10 @@ static unsigned commit_due(struct store *s, unsigned age_ms)
         commit_frozen(s);
         return 0;
     }
-    if (txn_empty(s->running))
+    if (txn_empty(s->running)) {
+        space_give_back(s);
         return idle_ms;
+    }
     uint64_t due = s->running->born_ns + age;
     if (due > now)
         return (unsigned)((due - now) / 1000000u) + 1;

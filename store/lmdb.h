@@ -63,6 +63,8 @@ uint32_t block_crc(uint64_t object, uint32_t index, const void *data);
 struct lmdb_usage {
     uint64_t last_page; /* highest page number in use */
     uint64_t used;      /* pages: tree, blocks, free list, metas */
+    uint64_t nodes;     /* of these, the tree's leaves and branches */
+    uint64_t freed;     /* pages that the last commit freed: the next one cannot take them */
     uint64_t map_pages; /* the map's size */
 };
 /* Usage as of the last commit (kept in memory; cheap). */

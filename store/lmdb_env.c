@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -198,28 +199,60 @@ int lmdb_fd(struct lmdb *l)
 
 /* ---- usage ----------------------------------------------------------------------------------- */
 
-static uint64_t tree_pages(MDB_txn *txn, MDB_dbi dbi)
+/* All pages of a tree; *nodes: those that are not values. */
+static uint64_t tree_pages(MDB_txn *txn, MDB_dbi dbi, uint64_t *nodes)
 {
-    MDB_stat stat;
-    if (mdb_stat(txn, dbi, &stat) != 0)
-        return 0;
-    return (uint64_t)stat.ms_branch_pages + stat.ms_leaf_pages + stat.ms_overflow_pages;
+    MDB_stat stat = { 0 };
+    (void)mdb_stat(txn, dbi, &stat);
+    *nodes = (uint64_t)stat.ms_branch_pages + stat.ms_leaf_pages;
+    return *nodes + stat.ms_overflow_pages;
+}
+
+/* What the snapshot's commit freed: LMDB keeps a list of page numbers for each commit, the length
+ * first, under the commit's number.   Returns 0 or LMDB's code. */
+static int pages_freed(MDB_txn *txn, uint64_t *out)
+{
+    MDB_cursor *cursor;
+    MDB_val key, list;
+    size_t id, n;
+    *out = 0;
+    int rc = mdb_cursor_open(txn, FREE_DBI, &cursor);
+    if (rc != 0)
+        return rc;
+    rc = mdb_cursor_get(cursor, &key, &list, MDB_LAST);
+    if (rc == 0 && key.mv_size == sizeof id && list.mv_size >= sizeof n) {
+        memcpy(&id, key.mv_data, sizeof id);
+        memcpy(&n, list.mv_data, sizeof n);
+        if (id == mdb_txn_id(txn))
+            *out = n;
+    }
+    mdb_cursor_close(cursor);
+    return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
 int lmdb_usage_refresh(struct lmdb *l)
 {
     MDB_envinfo info;
     struct snapshot *s;
+    uint64_t nodes, free_nodes, freed;
+    (void)mdb_env_info(l->env, &info);
+    (void)pthread_mutex_lock(&l->lock);
+    l->usage.last_page = info.me_last_pgno; /* first: what lies behind it may be cut off */
+    l->usage.map_pages = l->map_size / LMDB_PAGE_SIZE;
+    (void)pthread_mutex_unlock(&l->lock);
     int rc = lmdb_snapshot_begin(l, &s);
     if (rc != 0)
         return rc;
-    uint64_t used = tree_pages(s->txn, l->dbi) + tree_pages(s->txn, FREE_DBI) + NR_METAS;
+    uint64_t used = tree_pages(s->txn, l->dbi, &nodes) + NR_METAS;
+    used += tree_pages(s->txn, FREE_DBI, &free_nodes);
+    rc = pages_freed(s->txn, &freed);
     lmdb_snapshot_end(l, s);
-    (void)mdb_env_info(l->env, &info);
+    if (rc != 0)
+        return lmdb_errno(l, rc);
     (void)pthread_mutex_lock(&l->lock);
-    l->usage.last_page = info.me_last_pgno;
     l->usage.used = used;
-    l->usage.map_pages = l->map_size / LMDB_PAGE_SIZE;
+    l->usage.nodes = nodes;
+    l->usage.freed = freed;
     (void)pthread_mutex_unlock(&l->lock);
     return 0;
 }

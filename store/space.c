@@ -4,7 +4,8 @@
  * capacity, less a spare that only deleting may use. The disk: the file is allocated ahead of the
  * most that the transactions under way and the pages dirty in the cache can make it grow. LMDB
  * copies on write, so an overwrite needs a new page too before the old one is free, two commits
- * later: that is why promises count overwritten blocks for the disk, and not for the cap.
+ * later: that is why promises count overwritten blocks for the disk, and not for the cap. What was
+ * allocated and is no longer needed is given back when nothing is left to commit.
  *
  * An estimate may be too high by what a commit would free; the caller then commits and asks again.
  */
@@ -16,20 +17,77 @@
 
 #include "store/txn.h"
 
-#define PAGE_BYTES  4096u
-#define SPARE_PAGES 256u  /* of the cap: for deleting and the books, on a full volume */
-#define AHEAD_PAGES 1024u /* allocate at least so many at a time, while the disk has them */
-#define TREE_PAGES  64u   /* branch pages and the free list of one commit */
+#define PAGE_BYTES       4096u
+#define SPARE_PAGES      256u  /* of the cap: for deleting and the books, on a full volume */
+#define AHEAD_PAGES      1024u /* allocate at least so many at a time, while the disk has them */
+#define TREE_PAGES       64u   /* branch pages and the free list of one commit */
+#define KEEP_PAGES       4096u /* so many allocated in vain are kept for the next writes */
+#define BLOCK_NODE_BYTES 64u   /* a block's key and what LMDB puts around it */
 
-/* The most pages that one transaction of so many entries makes LMDB write. */
-static uint64_t pages_for(uint64_t blocks, uint64_t records, uint64_t record_bytes)
+/* What LMDB is to write. */
+struct load {
+    uint64_t blocks;  /* entries, deletions included */
+    uint64_t data;    /* of these, blocks with data */
+    uint64_t fresh;   /* of these, blocks that did not exist */
+    uint64_t records; /* entries, deletions included */
+    uint64_t bytes;   /* of records */
+};
+
+static struct load load_of_txn(const struct txn *t)
 {
-    return blocks * 5 / 2 + records * 2 + record_bytes / 2048 + TREE_PAGES;
+    return t == NULL ? (struct load){ 0 }
+                     : (struct load){ .blocks = t->nr_blocks,
+                                      .data = t->nr_data,
+                                      .fresh = t->nr_new,
+                                      .records = t->nr_records,
+                                      .bytes = t->record_bytes };
 }
 
-static uint64_t pages_of_txn(const struct txn *t)
+/* The most leaves and branches that a load adds to a tree of so many. Each may be full and split at
+ * its first new entry; to split once more, it must take in a quarter of a page. */
+static uint64_t new_nodes(uint64_t nodes, const struct load *w)
 {
-    return t == NULL ? 0 : pages_for(t->nr_blocks, t->nr_records, t->record_bytes);
+    uint64_t entries = w->fresh + w->records;
+    return (entries < nodes ? entries : nodes) + (w->fresh * BLOCK_NODE_BYTES + w->bytes) / 1024;
+}
+
+/* The most pages that LMDB writes for a load in one transaction, while its tree has at most so many
+ * leaves and branches: each of them once. */
+static uint64_t pages_for(uint64_t nodes, const struct load *w)
+{
+    uint64_t entries = w->blocks + w->records, touched = w->blocks * 3 / 2 + w->records * 2;
+    return w->data + (touched < nodes ? touched : nodes) + w->bytes / 2048 + entries / 256 +
+           TREE_PAGES;
+}
+
+static uint64_t pages_of_txn(uint64_t nodes, const struct txn *t)
+{
+    struct load w = load_of_txn(t);
+    return t == NULL ? 0 : pages_for(nodes, &w);
+}
+
+/* The most leaves and branches that the tree will have when everything in memory is written. */
+static uint64_t nodes_to_come(const struct store *s, const struct load *more)
+{
+    struct load a = load_of_txn(s->running), b = load_of_txn(s->committing);
+    struct load all = { .fresh = a.fresh + b.fresh + s->promised_new,
+                        .records = a.records + b.records + more->records,
+                        .bytes = a.bytes + b.bytes + more->bytes };
+    return s->usage.nodes + new_nodes(s->usage.nodes, &all);
+}
+
+/* The most pages for what is promised. It is written in transactions of bounded size, and what one
+ * of them frees the third after it takes again. So beside what new blocks keep, three are enough,
+ * however many follow. */
+static uint64_t pages_promised(const struct store *s, uint64_t nodes)
+{
+    struct load all = { .blocks = s->promised, .data = s->promised, .fresh = s->promised_new };
+    struct load one = { .blocks = TXN_DATA_BLOCKS + BIO_MAX_VECS,
+                        .data = TXN_DATA_BLOCKS + BIO_MAX_VECS };
+    uint64_t at_once = pages_for(nodes, &all);
+    uint64_t in_turn =
+        s->promised_new + new_nodes(s->usage.nodes, &all) + 3 * pages_for(nodes, &one);
+    return at_once < in_turn ? at_once : in_turn;
 }
 
 static uint64_t cap_pages(const struct store *s)
@@ -79,29 +137,48 @@ static int allocate_to(struct store *s, uint64_t end)
     return -ENOSPC;
 }
 
-/* Is there room on the disk for what is under way and so much more? */
-static int disk_check(struct store *s, uint64_t more)
+/* Where the file may end at most once all that is under way, and more, is written. */
+static uint64_t end_to_come(const struct store *s, const struct load *more)
 {
-    uint64_t growth = pages_of_txn(s->running) + pages_of_txn(s->committing) +
-                      pages_for(s->promised, 0, 0) + more,
-             free = reusable(s);
-    growth = growth > free ? growth - free : 0;
-    return allocate_to(s, s->usage.last_page + 1 + growth);
+    uint64_t nodes = nodes_to_come(s, more), free = reusable(s);
+    uint64_t growth = pages_of_txn(nodes, s->running) + pages_of_txn(nodes, s->committing) +
+                      pages_promised(s, nodes) + pages_for(nodes, more);
+    return s->usage.last_page + 1 + (growth > free ? growth - free : 0);
+}
+
+/* Is there room on the disk for what is under way, so much more, and some pages? */
+static int disk_check(struct store *s, const struct load *more, uint64_t pages)
+{
+    return allocate_to(s, end_to_come(s, more) + pages);
+}
+
+void space_give_back(struct store *s)
+{
+    static const struct load none;
+    if (s->busy || lmdb_dead(s->lmdb) || atomic_load(&s->read_only))
+        return; /* a commit may be writing there */
+    uint64_t end = end_to_come(s, &none) + AHEAD_PAGES;
+    if (s->allocated == UINT64_MAX || s->allocated < end + KEEP_PAGES)
+        return;
+    if (ftruncate(lmdb_fd(s->lmdb), (off_t)(end * PAGE_BYTES)) == 0)
+        s->allocated = end;
 }
 
 int store_reserve(struct store *s, uint64_t nr_pages, uint64_t nr_new)
 {
+    static const struct load none;
     int err = 0;
     pthread_mutex_lock(&s->lock);
+    bool over = nr_new > 0 && cap_used(s) + nr_new + SPARE_PAGES > cap_pages(s);
+    s->promised += nr_pages;
+    s->promised_new += nr_new;
     if (atomic_load(&s->read_only))
         err = lmdb_dead(s->lmdb) ? -EIO : -EROFS;
-    else if (nr_new > 0 && cap_used(s) + nr_new + SPARE_PAGES > cap_pages(s))
-        err = -ENOSPC;
     else
-        err = disk_check(s, pages_for(nr_pages, 0, 0) + SPARE_PAGES);
-    if (err == 0) {
-        s->promised += nr_pages;
-        s->promised_new += nr_new;
+        err = over ? -ENOSPC : disk_check(s, &none, SPARE_PAGES);
+    if (err != 0) {
+        s->promised -= nr_pages;
+        s->promised_new -= nr_new;
     }
     pthread_mutex_unlock(&s->lock);
     return err;
@@ -124,18 +201,19 @@ void store_unreserve(struct store *s, uint64_t nr_pages, uint64_t nr_new)
 
 int space_check_update(struct store *s, uint32_t records, uint64_t bytes, bool frees)
 {
+    struct load w = { .records = records, .bytes = bytes };
     if (frees) /* the spare is for it; yet a commit that outgrows the disk could never succeed */
-        return disk_check(s, pages_for(0, records, bytes));
+        return disk_check(s, &w, 0);
     if (cap_used(s) + bytes / 2048 + 1 + SPARE_PAGES / 2 > cap_pages(s))
         return -ENOSPC;
-    return disk_check(s, pages_for(0, records, bytes) + SPARE_PAGES / 2);
+    return disk_check(s, &w, SPARE_PAGES / 2);
 }
 
-void space_after_commit(struct store *s, const struct txn *t)
+void space_after_commit(struct store *s)
 {
-    s->recent[1] = s->recent[0];
-    s->recent[0] = pages_of_txn(t);
     lmdb_usage(s->lmdb, &s->usage);
+    s->recent[1] = s->recent[0];
+    s->recent[0] = s->usage.freed;
     if (s->allocated < s->usage.last_page + 1)
         s->allocated = s->usage.last_page + 1;
 }

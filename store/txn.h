@@ -100,7 +100,7 @@ struct store {                 /* (c) constant  (s) lock  (m) trim_lock  (a) ato
     uint64_t promised_new;    /* of those, without a block */
     struct lmdb_usage usage;  /* of the last commit */
     uint64_t allocated;       /* pages the file has on disk; UINT64_MAX: the disk cannot promise */
-    uint64_t recent[2];       /* pages the last two commits may have freed: not reusable yet */
+    uint64_t recent[2];       /* pages the last two commits freed: not reusable yet */
     struct store_stats stats; /* (s) counters only */
 };
 
@@ -162,7 +162,9 @@ void txn_started(struct store *s);
  * may then go on all the same. */
 int space_check_update(struct store *s, uint32_t records, uint64_t bytes, bool frees);
 /* A commit ended well. Context: lock. */
-void space_after_commit(struct store *s, const struct txn *t);
+void space_after_commit(struct store *s);
+/* Give back what was allocated ahead and nothing under way can need. Context: lock. */
+void space_give_back(struct store *s);
 void space_open(struct store *s);
 void space_close(struct store *s); /* give back what was allocated ahead */
 

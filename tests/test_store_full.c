@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "store/store.h"
@@ -136,5 +137,81 @@ Test(store_full, deleting_is_not_refused_while_a_commit_fails, .timeout = 60)
     cr_expect_eq(del(0), 0);
     cr_expect_not(is_read_only());
     limit_disk(RLIM_INFINITY);
+    tear_down();
+}
+
+/* ---- promises -------------------------------------------------------------------------------- */
+
+#define OBJECT 7u
+#define BLOCKS 16384u /* 64 MiB: several transactions */
+#define STRIDE (BLOCKS / BIO_MAX_VECS)
+
+static void no_end(struct bio *bio)
+{
+    (void)bio;
+}
+
+/* Write 256 blocks, step apart: with a step every leaf of the tree is touched. */
+static int write_blocks(uint32_t from, uint32_t step, uint16_t flags)
+{
+    static uint8_t data[BLOCK_SIZE];
+    struct bio *bio = bio_alloc(BIO_WRITE, OBJECT, BIO_MAX_VECS);
+    for (uint32_t i = 0; i < BIO_MAX_VECS; i++)
+        bio_add(bio, from + i * step, data, NULL)->flags = flags;
+    bio->end_io = no_end;
+    submit_bio(store_device(s), bio);
+    int err = bio->error;
+    bio_free(bio);
+    return err;
+}
+
+static void fill_blocks(void)
+{
+    for (uint32_t i = 0; i < BLOCKS; i += BIO_MAX_VECS) {
+        cr_assert_eq(store_reserve(s, BIO_MAX_VECS, BIO_MAX_VECS), 0);
+        cr_assert_eq(write_blocks(i, 1, BV_NEW), 0);
+    }
+    cr_assert_eq(store_commit(s, store_tid(s)), 0);
+}
+
+static off_t volume_bytes(void)
+{
+    struct stat st;
+    cr_assert_eq(stat(volume, &st), 0);
+    return st.st_size;
+}
+
+Test(store_full, what_is_promised_is_written_though_the_disk_is_full, .timeout = 120)
+{
+    struct store_stats stats;
+    set_up(0);
+    fill_blocks();
+    cr_assert_eq(store_reserve(s, BLOCKS + 8 * BIO_MAX_VECS, 8 * BIO_MAX_VECS), 0);
+    store_step(s, 0); /* gives back nothing of it */
+    limit_disk((rlim_t)volume_bytes());
+    for (uint32_t i = 0; i < STRIDE; i++)
+        cr_assert_eq(write_blocks(i, STRIDE, 0), 0, "overwriting, bio %u", i);
+    for (uint32_t i = 0; i < 8; i++)
+        cr_assert_eq(write_blocks((1u << 20) + i, 4096, BV_NEW), 0, "new blocks, bio %u", i);
+    cr_assert_eq(store_commit(s, store_tid(s)), 0);
+    store_stats(s, &stats);
+    cr_expect_eq(stats.commit_errors, 0);
+    limit_disk(RLIM_INFINITY);
+    tear_down();
+}
+
+Test(store_full, what_was_promised_in_vain_is_given_back_when_nothing_is_left_to_do, .timeout = 60)
+{
+    set_up(0);
+    fill_blocks();
+    store_step(s, 0);
+    off_t before = volume_bytes();
+    cr_assert_eq(store_reserve(s, BLOCKS, BLOCKS), 0);
+    cr_expect_geq(volume_bytes(), before + (off_t)(BLOCKS - 2048) * BLOCK_SIZE);
+    store_unreserve(s, BLOCKS, BLOCKS);
+    store_step(s, 0);
+    struct store_stats stats;
+    store_stats(s, &stats);
+    cr_expect_leq(volume_bytes(), (off_t)stats.file_bytes + ((off_t)21 << 20));
     tear_down();
 }
