@@ -6,13 +6,13 @@
 #   FOLIO_SECONDS  of each part (6)
 #   FOLIO_SEED     repeats a run (as far as an interleaving can be repeated)
 #   FOLIO_PARTS    which of them: tmpfs ext4 xfs kernel kernel_1M direct direct_1M attached
-#                  attached_kernel full crash_kernel crash_direct crash_attached
+#                  attached_kernel mixed mixed_kernel full crash_kernel crash_direct crash_attached
 . "$(dirname -- "$0")/lib.sh"
 stress=$FOLIO_BIN/folio-stress
 [ -x "$stress" ] || fail "FOLIO_BIN=$FOLIO_BIN has no folio-stress"
 seconds=${FOLIO_SECONDS:-6}
-parts=${FOLIO_PARTS:-'tmpfs ext4 xfs kernel kernel_1M direct direct_1M attached attached_kernel full
-crash_kernel crash_direct crash_attached'}
+parts=${FOLIO_PARTS:-'tmpfs ext4 xfs kernel kernel_1M direct direct_1M attached attached_kernel mixed
+mixed_kernel full crash_kernel crash_direct crash_attached'}
 start_random
 
 # One part that cannot be done here; the others go on. (run.sh lists lines with this mark.)
@@ -132,6 +132,8 @@ for part in $parts; do
     direct_1M) on_foliofs direct_1M cache=direct,cache_size=1M fuse-direct ;;
     attached) on_foliofs attached cache=direct,cache_size=1M full --attach ;;
     attached_kernel) on_foliofs attached_kernel attach,cache=kernel full --attach ;;
+    mixed) on_foliofs mixed cache=direct,cache_size=1M fuse-direct --attach=mixed ;;
+    mixed_kernel) on_foliofs mixed_kernel attach,cache=kernel fuse --attach=mixed ;;
     full) on_full_disk ;;
     crash_kernel) with_crashes crash_kernel cache=kernel,cache_size=1M fuse ;;
     crash_direct) with_crashes crash_direct cache=direct,cache_size=1M fuse-direct --stable ;;
