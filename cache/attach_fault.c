@@ -1,8 +1,10 @@
 /* attach_fault.c: a client's faults: what its userfaultfd says, and the pool for those that wait. */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "cache/attach_impl.h"
@@ -10,6 +12,8 @@
 
 #define EVENT_BATCH   16u
 #define SPIN_NS       50000u    /* an awake thread answers 10 times faster than one to be woken */
+#define EOF_NS        1000000u  /* how long a fault beyond the end of file waits for it to settle */
+#define EOF_TRIES     200u      /* so often; then pages stay there that were set aside */
 #define MEMORY_NS     10000000u /* how long a fault waits that found no memory */
 #define HEAL_FIRST_NS 20000000u /* when a poisoned page is looked at again: doubles */
 #define HEAL_MOST_NS  2000000000u
@@ -38,22 +42,38 @@ static void pool_wake_locked(struct attach *a)
         a->nr_workers++;
 }
 
-void pool_add(struct attach *a, struct attach_job *job)
+/* Context: lock. */
+static void pool_add_locked(struct attach *a, struct attach_job *job)
 {
-    pthread_mutex_lock(&a->lock);
     struct attach_job **at = &a->jobs;
     while (*at != NULL && (*at)->due_ns <= job->due_ns)
         at = &(*at)->next;
     job->next = *at;
     *at = job;
     pool_wake_locked(a);
+}
+
+void pool_add(struct attach *a, struct attach_job *job)
+{
+    pthread_mutex_lock(&a->lock);
+    pool_add_locked(a, job);
     pthread_mutex_unlock(&a->lock);
+}
+
+/* What was left of a job whose range is forgotten. */
+static void job_drop(struct attach_job *job)
+{
+    if (job->kind == JOB_FAULT) /* its client finds another range there, or none */
+        uffd_wake(&job->range->u, job->index);
+    range_put(job->range);
+    free(job);
 }
 
 void pool_forget(struct attach *a, struct attach_range *r)
 {
     struct attach_job *out = NULL;
     pthread_mutex_lock(&a->lock);
+    r->forgotten = true;
     for (struct attach_job **at = &a->jobs; *at != NULL;) {
         struct attach_job *job = *at;
         if (job->range != r || job->kind == JOB_RELEASE || job->due_ns == 0) {
@@ -68,10 +88,7 @@ void pool_forget(struct attach *a, struct attach_range *r)
     while (out != NULL) {
         struct attach_job *job = out;
         out = job->next;
-        if (job->kind == JOB_FAULT) /* its client finds another range there, or none */
-            uffd_wake(&r->u, job->index);
-        range_put(job->range);
-        free(job);
+        job_drop(job);
     }
 }
 
@@ -87,7 +104,13 @@ static void job_again(struct attach *a, struct attach_job *job, enum job_kind ki
 {
     job->kind = kind;
     job->due_ns = clock_now(&clock_monotonic) + ns;
-    pool_add(a, job);
+    pthread_mutex_lock(&a->lock);
+    bool forgotten = job->range->forgotten; /* meanwhile: pool_forget() has not seen this one */
+    if (!forgotten)
+        pool_add_locked(a, job);
+    pthread_mutex_unlock(&a->lock);
+    if (forgotten)
+        job_drop(job);
 }
 
 static void job_done(struct attach_job *job)
@@ -121,6 +144,9 @@ static void fault_beyond_eof(struct attach *a, struct attach_job *job)
     if (memfd_trim(r->u.vma.mapping, job->index)) {
         uffd_wake(&r->u, job->index);
         job_done(job);
+    } else if (job->tries++ <
+               EOF_TRIES) { /* pages beyond the end are about to go, or to be in the file */
+        job_again(a, job, JOB_FAULT, EOF_NS);
     } else {
         fault_poison(a, job);
     }
@@ -264,7 +290,11 @@ static void on_remap(struct attach_client *c, const struct uffd_msg *msg)
 static unsigned read_events(struct attach_client *c)
 {
     struct uffd_msg msgs[EVENT_BATCH];
-    ssize_t n = read(c->uffd, msgs, sizeof msgs);
+    struct iovec iov = { .iov_base = msgs, .iov_len = sizeof msgs };
+    /* O_NONBLOCK is the client's to clear. (Before Linux 6.10 that must do.) */
+    ssize_t n = preadv2(c->uffd, &iov, 1, -1, RWF_NOWAIT);
+    if (n < 0 && errno == EOPNOTSUPP)
+        n = read(c->uffd, msgs, sizeof msgs);
     unsigned nr = n > 0 ? (unsigned)((size_t)n / sizeof msgs[0]) : 0;
     for (unsigned i = 0; i < nr; i++) {
         if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
@@ -283,9 +313,12 @@ unsigned events_step(void *arg)
     if (poll(fds, 2, -1) < 0)
         return 0;
     if (fds[1].revents != 0)
-        return IDLE_MS; /* no more: worker_stop() is waiting */
-    if (fds[0].revents & (POLLERR | POLLHUP))
-        return 10;
+        return IDLE_MS;                         /* no more: worker_stop() is waiting */
+    if (fds[0].revents & (POLLERR | POLLHUP)) { /* it is blocking: poll(2) is of no use */
+        (void)fcntl(c->uffd, F_SETFL, O_NONBLOCK);
+        (void)read_events(c);
+        return 1;
+    }
     uint64_t now = clock_now(&clock_monotonic), until = now + SPIN_NS;
     while (now < until) {
         unsigned nr = read_events(c);

@@ -38,6 +38,7 @@ struct attach_range {
     struct attach_client *client;
     struct attach_open *open;
     _Atomic uint32_t refs; /* one of the client's list, one of each job */
+    bool forgotten;        /* (attach->lock) */
     struct attach_job release;
 };
 
@@ -97,7 +98,7 @@ void open_put(struct attach *a, struct attach_open *open);
 unsigned events_step(void *client);
 /* Give a job to the pool. */
 void pool_add(struct attach *a, struct attach_job *job);
-/* Drop the jobs of a range that are not due yet. */
+/* Drop the jobs of a range that are not due yet, and let none of it be put off any more. */
 void pool_forget(struct attach *a, struct attach_range *r);
 void pool_stop(struct attach *a);
 

@@ -77,10 +77,10 @@ static struct attach_range *range_new(struct attach_client *c, struct attach_ope
     return r;
 }
 
-/* Room for n more. Context: lock. */
-static int make_room(struct attach_client *c, size_t n)
+/* Room for n more; a move is never refused. Context: lock. */
+static int make_room(struct attach_client *c, size_t n, bool moved)
 {
-    if (c->nr_ranges + n > ATTACH_RANGES_MOST)
+    if (!moved && c->nr_ranges + n > ATTACH_RANGES_MOST)
         return -ENOMEM;
     if (c->nr_ranges + n <= c->room)
         return 0;
@@ -130,7 +130,7 @@ int range_add(struct attach_client *c, struct attach_open *open, uint64_t addr, 
     if (r == NULL)
         return -ENOMEM;
     pthread_mutex_lock(&c->lock);
-    int err = make_room(c, 1);
+    int err = make_room(c, 1, false);
     pthread_mutex_unlock(&c->lock);
     if (err != 0) {
         free(r);
@@ -192,10 +192,10 @@ static bool unlist_range(struct attach_client *c, const struct attach_range *r)
 }
 
 /* Put the parts in the place of the old one.   Returns false: it is not there any more. -ENOMEM. */
-static int cut_swap(struct attach_client *c, struct cut *cut, bool *done)
+static int cut_swap(struct attach_client *c, struct cut *cut, bool moved, bool *done)
 {
     pthread_mutex_lock(&c->lock);
-    int err = make_room(c, cut->nr);
+    int err = make_room(c, cut->nr, moved);
     *done = err == 0 && unlist_range(c, cut->old);
     for (unsigned i = 0; *done && i < cut->nr; i++)
         list_range(c, cut->parts[i]);
@@ -235,7 +235,7 @@ static int cut_one(struct attach_client *c, uint64_t addr, uint64_t length, bool
     if (err == 0) {
         for (unsigned i = 0; i < cut.nr; i++)
             range_begin(cut.parts[i]);
-        err = cut_swap(c, &cut, &done);
+        err = cut_swap(c, &cut, moved, &done);
         if (done)
             range_discard(cut.old);
         for (unsigned i = 0; !done && i < cut.nr; i++)

@@ -52,7 +52,7 @@ static int receive(int sock, struct attach_request *rq, int *fd)
                 close(one);
         }
     }
-    if (n == (ssize_t)sizeof *rq && rq->version == ATTACH_VERSION)
+    if (n == (ssize_t)sizeof *rq && !(msg.msg_flags & MSG_TRUNC) && rq->version == ATTACH_VERSION)
         return 0;
     if (*fd >= 0)
         close(*fd);
@@ -94,10 +94,27 @@ static bool is_userfaultfd(int fd)
     return strcmp(target, "anon_inode:[userfaultfd]") == 0;
 }
 
+/* Exactly the features agreed: what else it can be asked for makes it wait for us to read, or its events
+ * descriptors of ours. The kernel shows them as "API: api:features:known". */
+static bool features_agreed(int fd)
+{
+    char path[64], line[160];
+    unsigned long long api, features = 0;
+    (void)snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
+    FILE *f = fopen(path, "re");
+    if (f == NULL)
+        return false;
+    bool found = false;
+    while (!found && fgets(line, sizeof line, f) != NULL)
+        found = sscanf(line, "API: %llx:%llx:", &api, &features) == 2; // NOLINT(cert-err34-c)
+    (void)fclose(f);
+    return found && (features & INT32_MAX) == ATTACH_UFFD_FEATURES; /* above: the kernel's own */
+}
+
 /* Keeps the descriptor when it returns 0. */
 static int do_hello(struct attach_client *c, int fd)
 {
-    if (c->uffd >= 0 || fd < 0 || !is_userfaultfd(fd))
+    if (c->uffd >= 0 || fd < 0 || !is_userfaultfd(fd) || !features_agreed(fd))
         return -EINVAL;
     c->uffd = fd;
     int err = worker_start(&c->events, "folio-uffd", events_step, c);
@@ -209,8 +226,10 @@ static int do_map(struct attach_client *c, const struct attach_request *rq)
     if (err == 0 && !(rq->flags & (int)ATTACH_POPULATE) &&
         atomic_load(&open->file.mapping->cache->fault_around) > 1) {
         struct attach_range *r = range_find(c, rq->addr);
-        vma_map_resident(&r->u.vma, r->u.vma.first, r->u.vma.count);
-        range_put(r);
+        if (r != NULL) { /* it has not been moved at once */
+            vma_map_resident(&r->u.vma, r->u.vma.first, r->u.vma.count);
+            range_put(r);
+        }
     }
     if (err == 0 && (rq->flags & (int)ATTACH_POPULATE))
         bring_in(c, rq);

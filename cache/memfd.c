@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cache/page_cache.h"
@@ -26,11 +27,16 @@ static _Atomic unsigned nr_memfds; /* segments are only looked for where there a
 static struct {
     _Atomic uintptr_t start;
     _Atomic uint64_t bytes;
+    _Atomic int fd; /* the memfd, and what lies at start */
+    _Atomic uint64_t offset;
     _Atomic bool patched; /* a page of it is no page of the memfd any more */
 } known[KNOWN_MAX];
 static _Atomic unsigned nr_known;
 
-static bool note_patch(uintptr_t at)
+/* Give the page that was touched back to the memfd; where that fails, something must stand in for it.
+ * (fallocate never shortens; whatever makes the memfd too long by it, memfd_trim() sees to it.)
+ * Returns false: not ours. *back: it is there again. */
+static bool restore_page(uintptr_t at, bool *back)
 {
     unsigned n = atomic_load(&nr_known);
     for (unsigned i = 0; i < n; i++) {
@@ -38,21 +44,29 @@ static bool note_patch(uintptr_t at)
         uintptr_t start = atomic_load(&known[i].start);
         if (bytes == 0 || at < start || at - start >= bytes)
             continue;
-        atomic_store(&known[i].patched, true);
+        *back = fallocate(atomic_load(&known[i].fd), 0,
+                          (off_t)(atomic_load(&known[i].offset) + (at - start)), PAGE_SIZE) == 0;
+        if (!*back)
+            atomic_store(&known[i].patched, true);
         return true;
     }
     return false;
 }
 
 /* The memfd got shorter, by truncation or by a client's hand, while we read one of its pages: zeros for
- * us, where its bytes were, until it grows again. Others' faults are others'. */
+ * us, where its bytes were. Others' faults are others'. */
 static void on_sigbus(int sig, siginfo_t *info, void *context)
 {
     uintptr_t at = (uintptr_t)info->si_addr & ~(uintptr_t)(PAGE_SIZE - 1);
-    if (info->si_code > 0 && atomic_load(&nr_memfds) > 0 && note_patch(at) &&
-        mmap((void *)at, PAGE_SIZE, PROT_READ | PROT_WRITE, // NOLINT(performance-no-int-to-ptr)
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED)
+    int error = errno;
+    bool back = false;
+    if (info->si_code > 0 && atomic_load(&nr_memfds) > 0 && restore_page(at, &back) &&
+        (back ||
+         mmap((void *)at, PAGE_SIZE, PROT_READ | PROT_WRITE, // NOLINT(performance-no-int-to-ptr)
+              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED)) {
+        errno = error;
         return;
+    }
     if ((previous.sa_flags & SA_SIGINFO) != 0) {
         previous.sa_sigaction(sig, info, context);
     } else if (previous.sa_handler != SIG_DFL && previous.sa_handler != SIG_IGN) {
@@ -76,7 +90,7 @@ static void install(void)
 
 static pthread_mutex_t known_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static int know(void *start, uint64_t bytes)
+static int know(void *start, uint64_t bytes, int fd, uint64_t offset)
 {
     unsigned i = 0;
     pthread_mutex_lock(&known_lock);
@@ -85,6 +99,8 @@ static int know(void *start, uint64_t bytes)
     bool room = i < KNOWN_MAX;
     if (room) {
         atomic_store(&known[i].start, (uintptr_t)start);
+        atomic_store(&known[i].fd, fd);
+        atomic_store(&known[i].offset, offset);
         atomic_store(&known[i].patched, false);
         atomic_store(&known[i].bytes, bytes);
         if (i == atomic_load(&nr_known))
@@ -141,11 +157,12 @@ static uint64_t segment_pages(unsigned segment)
 static char *map_segment(struct memfd *f, unsigned segment)
 {
     uint64_t bytes = segment_pages(segment) << PAGE_SHIFT;
-    char *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, f->fd,
-                    (off_t)(segment_first(segment) << PAGE_SHIFT));
+    uint64_t offset = segment_first(segment) << PAGE_SHIFT;
+    char *at =
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, f->fd, (off_t)offset);
     if (at == MAP_FAILED)
         return NULL;
-    if (know(at, bytes) != 0) {
+    if (know(at, bytes, f->fd, offset) != 0) {
         munmap(at, bytes);
         return NULL;
     }
@@ -250,7 +267,13 @@ static int open_memfd(struct memfd *f, uint64_t pages)
         return -errno;
     (void)snprintf(path, sizeof path, "/proc/self/fd/%d", f->fd);
     f->read_fd = open(path, O_RDONLY | O_CLOEXEC);
-    return f->read_fd < 0 ? -errno : resize_locked(f, pages);
+    if (f->read_fd < 0)
+        return -errno;
+    /* Who was given read_fd must not open it again for writing; and nobody shall seal what is ours to
+     * shorten and to punch. (Without MFD_NOEXEC_SEAL it is sealed against seals: EPERM.) */
+    if (fchmod(f->fd, 0) != 0 || (fcntl(f->fd, F_ADD_SEALS, F_SEAL_SEAL) != 0 && errno != EPERM))
+        return -errno;
+    return resize_locked(f, pages);
 }
 
 static void memfd_free(struct memfd *f)

@@ -1,0 +1,571 @@
+/* attach_hostile: a client of the attach socket that keeps to no rule (attach_proto.h), on a mount of
+ * ours, which is the working directory. After each attack an honest client (libfolio) must find
+ * everything right, and the daemon must hold nothing of the attacker.
+ */
+#define _GNU_SOURCE
+#include "attach_ops.h"
+
+#include <pthread.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/un.h>
+
+#include "cache/attach_proto.h"
+#include "cache/folio.h"
+
+#ifndef MREMAP_MAYMOVE
+#define MREMAP_MAYMOVE 1
+#endif
+#define PAGES 64
+
+static struct sockaddr_un place = { .sun_family = AF_UNIX };
+
+static void find_socket(void)
+{
+    struct stat st;
+    unsigned uid = geteuid();
+    if (stat(".", &st) != 0)
+        give_up("stat");
+    unsigned major = major(st.st_dev), minor = minor(st.st_dev);
+    (void)snprintf(place.sun_path, sizeof place.sun_path, ATTACH_ROOT_DIRECTORY "/%u:%u", major,
+                   minor);
+    if (access(place.sun_path, F_OK) != 0)
+        (void)snprintf(place.sun_path, sizeof place.sun_path, "/run/user/%u/foliofs/%u:%u.attach",
+                       uid, major, minor);
+    if (access(place.sun_path, F_OK) != 0)
+        (void)snprintf(place.sun_path, sizeof place.sun_path, "/tmp/foliofs-%u/%u:%u.attach", uid,
+                       major, minor);
+}
+
+static int dial(void)
+{
+    int s = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (s < 0 || connect(s, (struct sockaddr *)&place, sizeof place) != 0)
+        give_up("connect");
+    return s;
+}
+
+static int send_bytes(int s, const void *bytes, size_t n, const int *fds, unsigned nr)
+{
+    char control[CMSG_SPACE(200 * sizeof(int))] = { 0 };
+    struct iovec iov = { (void *)(uintptr_t)bytes, n };
+    struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+    if (nr > 0) {
+        msg.msg_control = control;
+        msg.msg_controllen = CMSG_SPACE(nr * sizeof(int));
+        struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(nr * sizeof(int));
+        memcpy(CMSG_DATA(c), fds, nr * sizeof(int));
+    }
+    return sendmsg(s, &msg, MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+/* Returns what the daemon says, or -ECONNRESET; *fd: what it sent along, or -1. */
+static int receive_answer(int s, struct attach_reply *reply, int *fd)
+{
+    char control[CMSG_SPACE(sizeof(int))] = { 0 };
+    struct iovec iov = { reply, sizeof *reply };
+    struct msghdr msg = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control
+    };
+    int got = -1;
+    ssize_t n = recvmsg(s, &msg, MSG_CMSG_CLOEXEC);
+    struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&msg) : NULL;
+    if (c != NULL)
+        memcpy(&got, CMSG_DATA(c), sizeof got);
+    if (fd != NULL)
+        *fd = got;
+    else if (got >= 0)
+        close(got);
+    return n < (ssize_t)sizeof *reply ? -ECONNRESET : reply->error;
+}
+
+static int ask(int s, struct attach_request rq, int send, struct attach_reply *reply, int *fd)
+{
+    struct attach_reply mine;
+    rq.version = ATTACH_VERSION;
+    int err = send_bytes(s, &rq, sizeof rq, &send, send >= 0);
+    return err != 0 ? -ECONNRESET : receive_answer(s, reply != NULL ? reply : &mine, fd);
+}
+
+static int new_uffd(uint64_t features)
+{
+    struct uffdio_api api = { .api = UFFD_API, .features = features };
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0 || ioctl(fd, UFFDIO_API, &api) != 0)
+        give_up("userfaultfd");
+    return fd;
+}
+
+static int greet(int *uffd)
+{
+    int s = dial();
+    *uffd = new_uffd(ATTACH_UFFD_FEATURES);
+    CHECK_EQ(ask(s, (struct attach_request){ .op = ATTACH_HELLO }, *uffd, NULL, NULL), 0);
+    return s;
+}
+
+static int open_pages(int s, int file, uint64_t *id)
+{
+    struct attach_reply reply;
+    int memfd;
+    int err = ask(s,
+                  (struct attach_request){ .op = ATTACH_OPEN,
+                                           .prot = PROT_READ | PROT_WRITE,
+                                           .flags = MAP_SHARED,
+                                           .length = PAGES * PAGE },
+                  file, &reply, &memfd);
+    if (err != 0) {
+        complain("OPEN: %s", strerrorname_np(-err));
+        return -1;
+    }
+    *id = reply.id;
+    return memfd;
+}
+
+/* As libfolio does it.   Returns the address. */
+static char *map_pages(int s, int uffd, int memfd, uint64_t id)
+{
+    char *p = mmap(NULL, PAGES * PAGE, PROT_NONE, MAP_SHARED | MAP_NORESERVE, memfd, 0);
+    struct uffdio_register area = { .range = { (uintptr_t)p, PAGES * PAGE },
+                                    .mode = UFFDIO_REGISTER_MODE_MISSING |
+                                            UFFDIO_REGISTER_MODE_MINOR | UFFDIO_REGISTER_MODE_WP };
+    if (p == MAP_FAILED || ioctl(uffd, UFFDIO_REGISTER, &area) != 0)
+        give_up("register");
+    CHECK_EQ(ask(s,
+                 (struct attach_request){
+                     .op = ATTACH_MAP, .id = id, .addr = (uintptr_t)p, .length = PAGES * PAGE },
+                 -1, NULL, NULL),
+             0);
+    (void)mprotect(p, PAGES * PAGE, PROT_READ | PROT_WRITE);
+    return p;
+}
+
+/* An honest client, and the mount, beside it: is all well? */
+static void all_is_well(const char *after)
+{
+    static unsigned round;
+    int fd = open("honest", O_RDWR);
+    double begun = seconds();
+    char *p = folio_mmap(NULL, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED) {
+        complain("after %s: folio_mmap: %s", after, strerrorname_np(errno));
+        close(fd);
+        return;
+    }
+    round++;
+    for (size_t i = 0; i < 8; i++) {
+        CHECK_EQ(store(p + i * PAGE, (char)round), 0);
+        CHECK_EQ(byte_at(fd, (off_t)(i * PAGE)), (unsigned char)round);
+    }
+    CHECK_EQ(fsync(fd), 0);
+    CHECK_EQ(folio_munmap(p, 8 * PAGE), 0);
+    close(fd);
+    if (seconds() - begun > 20)
+        complain("after %s: an honest client takes %.1f s", after, seconds() - begun);
+}
+
+/* ---- packets -------------------------------------------------------------------------------------------- */
+
+static void attack_garbage(void)
+{
+    unsigned char bytes[4000];
+    unsigned x = 12345;
+    for (int round = 0; round < 200; round++) {
+        int s = dial();
+        for (size_t i = 0; i < sizeof bytes; i++)
+            bytes[i] = (unsigned char)((x = x * 1103515245 + 12345) >> 16);
+        (void)send_bytes(
+            s, bytes, round % 3 == 0 ? sizeof(struct attach_request) : x % sizeof bytes, NULL, 0);
+        close(s);
+    }
+    int uffd, s = greet(&uffd);
+    for (int round = 0; round < 3000; round++) { /* the right form, any content */
+        struct attach_request rq;
+        for (size_t i = 0; i < sizeof rq; i++)
+            ((unsigned char *)&rq)[i] = (unsigned char)((x = x * 1103515245 + 12345) >> 16);
+        rq.op = 1 + x / 7 % 9;
+        if (round % 2) {
+            rq.addr &= ~(PAGE - 1) & ((1ull << 47) - 1);
+            rq.length = (rq.length & ~(PAGE - 1)) >> (x / 3 % 64);
+            rq.length &= ~(PAGE - 1);
+            rq.offset &= ~(PAGE - 1);
+        }
+        if (ask(s, rq, -1, NULL, NULL) == -ECONNRESET) {
+            complain("round %d, op %u: it hung up", round, rq.op);
+            break;
+        }
+    }
+    close(s);
+    close(uffd);
+}
+
+static void attack_descriptors(int file)
+{
+    int uffd, s = greet(&uffd), null = open("/dev/null", O_RDWR), pair[2];
+    struct attach_request hello = { .op = ATTACH_HELLO, .version = ATTACH_VERSION };
+    struct attach_request rq = { .op = ATTACH_OPEN,
+                                 .version = ATTACH_VERSION,
+                                 .flags = MAP_SHARED,
+                                 .prot = PROT_READ,
+                                 .length = PAGE };
+    (void)!pipe2(pair, O_CLOEXEC);
+    int wrong[] = { null, pair[0], pair[1], s, uffd };
+    for (unsigned i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        int other = dial();
+        CHECK(ask(s, rq, wrong[i], NULL, NULL) < 0);
+        if (wrong[i] != uffd)
+            CHECK_EQ(ask(other, hello, wrong[i], NULL, NULL), -EINVAL);
+        CHECK(ask(other, rq, file, NULL, NULL) == 0); /* before HELLO it may ask, */
+        CHECK(ask(other, (struct attach_request){ .op = ATTACH_MAP, .id = 1, .length = PAGE }, -1,
+                  NULL, NULL) < 0); /* but not map */
+        close(other);
+    }
+    CHECK_EQ(ask(s, hello, uffd, NULL, NULL), -EINVAL); /* twice */
+    int crowd[100];
+    for (int i = 0; i < 100; i++)
+        crowd[i] = null;
+    for (int i = 0; i < 50; i++) {
+        (void)send_bytes(s, &rq, sizeof rq, crowd, 100);
+        struct attach_reply reply;
+        (void)receive_answer(s, &reply, NULL);
+    }
+    int old = new_uffd(UFFD_FEATURE_EVENT_FORK | ATTACH_UFFD_FEATURES), other = dial();
+    CHECK_EQ(ask(other, hello, old, NULL, NULL), -EINVAL); /* its events would be descriptors */
+    close(other);
+    close(old);
+    for (int i = 0; i < 2; i++)
+        close(pair[i]);
+    close(null);
+    close(s);
+    close(uffd);
+}
+
+static void attack_flood(int file)
+{
+    int uffd, s = greet(&uffd);
+    struct attach_request rq = { .op = ATTACH_OPEN,
+                                 .version = ATTACH_VERSION,
+                                 .flags = MAP_SHARED,
+                                 .prot = PROT_READ,
+                                 .length = PAGE };
+    int errors = 0;
+    for (int i = 0; i < 300; i++)
+        errors += ask(s, rq, file, NULL, NULL) < 0;
+    CHECK(errors >= 200);
+    close(s);
+    close(uffd);
+    for (int i = 0; i < 100; i++) { /* and never reads an answer */
+        s = dial();
+        for (int j = 0; j < 5; j++)
+            (void)send_bytes(s, &rq, sizeof rq, &file, 1);
+        close(s);
+    }
+}
+
+/* ---- the memfd ------------------------------------------------------------------------------------------- */
+
+static void *read_file(void *arg)
+{
+    _Atomic bool *stop = arg;
+    static char buf[PAGES * 4096];
+    int fd = open("target", O_RDWR);
+    while (!*stop) {
+        /* While pages vanish the kernel may find none to copy: an error, and never less than all. */
+        ssize_t n = pread(fd, buf, sizeof buf, 0);
+        if (n != (ssize_t)sizeof buf && (n >= 0 || errno != EIO))
+            complain("a read gave %zd, %s", n, strerrorname_np(errno));
+        if (pwrite(fd, "w", 1, 5 * PAGE) != 1 || fsync(fd) != 0)
+            complain("write, fsync: %s", strerrorname_np(errno));
+    }
+    close(fd);
+    return NULL;
+}
+
+static void attack_memfd(int file)
+{
+    _Atomic bool stop = false;
+    uint64_t id;
+    int uffd, s = greet(&uffd), memfd = open_pages(s, file, &id);
+    char *p = map_pages(s, uffd, memfd, id);
+    pthread_t t;
+    CHECK(fcntl(memfd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE) == -1);
+    CHECK(fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) == -1);
+    if (pthread_create(&t, NULL, read_file, &stop) != 0)
+        give_up("pthread_create");
+    for (int i = 0; i < 300; i++) {
+        (void)store(p + (size_t)i % PAGES * PAGE, (char)i);
+        (void)ftruncate(memfd, (off_t)((size_t)i % 5 * PAGE));
+        (void)load(p + (size_t)i % PAGES * PAGE);
+        (void)ftruncate(memfd, i % 2 ? PAGES * (off_t)PAGE : 0);
+        (void)fallocate(memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 8 * PAGE);
+        (void)!pwrite(memfd, "x", 1, 1000 * PAGE);
+    }
+    stop = true;
+    pthread_join(t, NULL);
+    (void)munmap(p, PAGES * PAGE);
+    close(memfd);
+    close(s);
+    close(uffd);
+    /* The daemon's own view is whole again: what is written is read. */
+    static char want[PAGES * 4096], got[PAGES * 4096];
+    memset(want, 'q', sizeof want);
+    CHECK_EQ(pwrite(file, want, sizeof want, 0), sizeof want);
+    CHECK_EQ(pread(file, got, sizeof got, 0), sizeof got);
+    CHECK(memcmp(want, got, sizeof want) == 0);
+    CHECK_EQ(fsync(file), 0);
+    control("drop");
+    CHECK_EQ(pread(file, got, sizeof got, 0), sizeof got);
+    CHECK(memcmp(want, got, sizeof want) == 0);
+}
+
+/* Every other page of a large file, of a memfd that was cut to nothing. */
+static void attack_patches(void)
+{
+    enum { HUGE_PAGES = 70000 };
+    uint64_t id;
+    int file = open("large", O_RDWR | O_CREAT, 0644);
+    CHECK_EQ(ftruncate(file, (off_t)HUGE_PAGES * 2 * (off_t)PAGE), 0);
+    int uffd, s = greet(&uffd), memfd = open_pages(s, file, &id);
+    int ok = 0;
+    for (off_t i = 0; i < HUGE_PAGES; i++) {
+        if (i % 512 == 0)
+            (void)ftruncate(memfd, 0);
+        ok += byte_at(file, i * 2 * (off_t)PAGE) == 0;
+    }
+    CHECK_EQ(ok, HUGE_PAGES);
+    close(memfd);
+    close(s);
+    close(uffd);
+    close(file);
+    CHECK_EQ(unlink("large"), 0);
+}
+
+/* Who may only read must not write, whatever he does with the descriptor. */
+static void reader(int in, int out)
+{
+    struct attach_reply reply;
+    char path[64];
+    int memfd;
+    (void)in;
+    (void)out;
+    if (geteuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0))
+        give_up("setuid");
+    int file = open("readable", O_RDONLY);
+    if (file < 0)
+        give_up("open");
+    int s = dial();
+    struct attach_request rq = {
+        .op = ATTACH_OPEN, .flags = MAP_SHARED, .prot = PROT_READ, .length = PAGE
+    };
+    CHECK_EQ(ask(s, rq, file, &reply, &memfd), 0);
+    CHECK_EQ(reply.flags, ATTACH_PRIVATE);
+    CHECK(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0) == MAP_FAILED);
+    CHECK(ftruncate(memfd, 0) != 0);
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", memfd);
+    CHECK(open(path, O_RDWR) == -1);
+    CHECK(open(path, O_RDONLY | O_TRUNC) == -1);
+    CHECK(fchmod(memfd, 0666) == -1);
+    rq.prot = PROT_READ | PROT_WRITE;
+    CHECK_EQ(ask(s, rq, file, NULL, NULL), -EACCES);
+}
+
+static void attack_read_only(void)
+{
+    int fd = make_file("readable", 2);
+    (void)fchmod(fd, 0644);
+    if (geteuid() == 0) { /* else it is the daemon's own user, who may do all this anyway */
+        struct child c = start_child(reader);
+        end_child(&c);
+    }
+    CHECK_EQ(byte_at(fd, 0), 1);
+    close(fd);
+}
+
+/* ---- address spaces that do not stand still --------------------------------------------------------------- */
+
+static struct {
+    char *p;
+    _Atomic bool stop;
+} moving;
+
+static void *mover(void *arg)
+{
+    char *at = moving.p, *other = arg;
+    while (!moving.stop) {
+        if (mremap(at, PAGES * PAGE, PAGES * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, other) ==
+            MAP_FAILED)
+            give_up("mremap");
+        char *t = at;
+        at = other;
+        other = t;
+    }
+    return NULL;
+}
+
+/* Moved without end, while it is mapped anew, unmapped, advised, stored to and written back. */
+static void attack_moves(int file)
+{
+    uint64_t id;
+    int uffd, s = greet(&uffd), memfd = open_pages(s, file, &id);
+    char *other = mmap(NULL, PAGES * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    moving.p = map_pages(s, uffd, memfd, id);
+    moving.stop = false;
+    pthread_t t;
+    if (pthread_create(&t, NULL, mover, other) != 0)
+        give_up("pthread_create");
+    for (int i = 0; i < 400; i++) {
+        struct attach_request map = {
+            .op = ATTACH_MAP, .addr = (uintptr_t)moving.p, .length = PAGES * PAGE, .flags = i % 2
+        };
+        int fd = open_pages(s, file, &map.id);
+        CHECK_EQ(ask(s, map, -1, NULL, NULL), 0);
+        if (i % 8 == 0)
+            (void)ask(s,
+                      (struct attach_request){ .op = ATTACH_UNMAP,
+                                               .addr = (uintptr_t)other,
+                                               .length = PAGES * PAGE / 2 },
+                      -1, NULL, NULL);
+        close(fd);
+        if (pwrite(file, "m", 1, i % PAGES * (off_t)PAGE) != 1 || fsync(file) != 0)
+            complain("write: %s", strerrorname_np(errno));
+    }
+    moving.stop = true;
+    pthread_join(t, NULL);
+    close(memfd);
+    close(s);
+    close(uffd);
+    (void)munmap(moving.p, PAGES * PAGE);
+    (void)munmap(other, PAGES * PAGE);
+}
+
+/* The events' descriptor, shared with the daemon, made blocking: a read of it must not stop anybody. */
+static void blocking_client(int in, int out)
+{
+    uint64_t id;
+    int file = open("target", O_RDWR), uffd, s = greet(&uffd), memfd = open_pages(s, file, &id);
+    char *p = map_pages(s, uffd, memfd, id);
+    for (int i = 0; i < 50; i++) {
+        (void)fcntl(uffd, F_SETFL, O_NONBLOCK);
+        (void)store(p + (size_t)i * PAGE, 'n');
+        (void)fcntl(uffd, F_SETFL, 0);
+    }
+    say(out);
+    (void)hear(in);
+}
+static void attack_blocking(int file)
+{
+    struct child c = start_child(blocking_client);
+    if (!WITHIN(0.1, false))
+        CHECK(hear(c.from));
+    CHECK_EQ(pwrite(file, "b", 1, 0), 1);
+    CHECK_EQ(fsync(file), 0);
+    kill_child(&c);
+}
+
+/* More than can be tracked, and no end of moves. */
+static void attack_ranges(int file)
+{
+    uint64_t id;
+    int uffd, s = greet(&uffd), memfd = open_pages(s, file, &id);
+    char *p =
+        mmap(NULL, 65600 * 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    struct attach_request drop = { .op = ATTACH_DROP, .id = id };
+    CHECK_EQ(ask(s, drop, -1, NULL, NULL), 0);
+    CHECK_EQ(ask(s, drop, -1, NULL, NULL), -EINVAL);
+    struct attach_request huge = { .op = ATTACH_MAP, .addr = (uintptr_t)p, .length = 1ull << 40 };
+    close(open_pages(s, file, &huge.id));
+    (void)ask(s, huge, -1, NULL, NULL);
+    int refused = 0;
+    for (uint64_t i = 0; i < 65600 && refused < 3;
+         i++) { /* every other page of the huge one cut out */
+        struct attach_request cut = { .op = ATTACH_UNMAP,
+                                      .addr = (uintptr_t)p + 2 * i * PAGE,
+                                      .length = PAGE };
+        refused += ask(s, cut, -1, NULL, NULL) != 0;
+    }
+    CHECK(refused > 0);
+    close(memfd);
+    close(s);
+    close(uffd);
+    (void)munmap(p, 65600 * 2 * PAGE);
+}
+
+static void attack_endings(void)
+{
+    for (int round = 0; round < 60; round++) {
+        int file = open("target", O_RDWR), uffd, s = greet(&uffd);
+        uint64_t id;
+        int memfd = open_pages(s, file, &id);
+        struct attach_request map = { .op = ATTACH_MAP,
+                                      .version = ATTACH_VERSION,
+                                      .id = id,
+                                      .addr = 1ull << 40,
+                                      .length = PAGES * PAGE,
+                                      .flags = (int)ATTACH_POPULATE };
+        for (int i = 0; i < 4; i++)
+            (void)send_bytes(s, &map, sizeof map, NULL, 0);
+        if (round % 2)
+            close(uffd);
+        close(s); /* in the middle of it */
+        if (round % 2 == 0)
+            close(uffd);
+        close(memfd);
+        close(file);
+    }
+}
+
+/* ---- all ---------------------------------------------------------------------------------------------------- */
+
+/* Each attack in a process of its own: what it leaves behind dies with it. */
+#define ATTACK(name, call)                                                     \
+    do {                                                                       \
+        if (argc > 1 && strcmp(argv[1], name) != 0)                            \
+            break;                                                             \
+        test_now = name;                                                       \
+        pid_t pid = fork();                                                    \
+        if (pid == 0) {                                                        \
+            failures = 0;                                                      \
+            alarm(100);                                                        \
+            call;                                                              \
+            _exit(failures > 0);                                               \
+        }                                                                      \
+        int status;                                                            \
+        if (waitpid(pid, &status, 0) != pid || status != 0)                    \
+            complain("the attacker ended with status 0x%x", (unsigned)status); \
+        all_is_well(name);                                                     \
+    } while (0)
+
+int main(int argc, char **argv)
+{
+    (void)signal(SIGPIPE, SIG_IGN);
+    catch_bus();
+    find_socket();
+    close(make_file("honest", 8));
+    int file = make_file("target", PAGES);
+    all_is_well("nothing");
+    unsigned fds = daemon_has("fd");
+    ATTACK("garbage", attack_garbage());
+    ATTACK("descriptors", attack_descriptors(file));
+    ATTACK("flood", attack_flood(file));
+    ATTACK("memfd", attack_memfd(file));
+    ATTACK("patches", attack_patches());
+    ATTACK("read_only", attack_read_only());
+    ATTACK("moves", attack_moves(file));
+    ATTACK("blocking", attack_blocking(file));
+    ATTACK("ranges", attack_ranges(file));
+    ATTACK("endings", attack_endings());
+    test_now = "the end";
+    close(file);
+    /* Our own connection is one. */
+    CHECK(WITHIN(20, stat_of("attach", "ranges") == 0 && stat_of("attach", "clients") == 1));
+    control("drop");
+    CHECK(WITHIN(20, daemon_has("fd") <= fds + 8));
+    return failures > 0;
+}

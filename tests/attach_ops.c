@@ -1,0 +1,977 @@
+/* attach_ops: mappings attached by libfolio, on a mount of ours, which is the working directory.
+ *
+ *     attach_ops [NAME...]     these tests, or all of the first table; exit 1 when one fails
+ *     attach_ops lose FILE     map FILE, store, say "ready" and await the daemon's end; see mount_attach.sh
+ *     attach_ops durable FILE  store to FILE, MS_SYNC, say "ready", wait
+ *     attach_ops verify FILE   what durable stored is there
+ *     attach_ops exec          succeeds if it inherited nothing
+ *
+ * Each failure is a line of its own.
+ */
+#define _GNU_SOURCE
+#include "attach_ops.h"
+
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include "cache/folio.h"
+
+static const char *self; /* this program's path */
+
+static char *attach(int fd, size_t pages)
+{
+    char *p = folio_mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED)
+        give_up("folio_mmap");
+    return p;
+}
+
+/* ---- bytes ----------------------------------------------------------------------------------------- */
+
+static void test_coherent(void)
+{
+    int before = make_file("coherent", 8);
+    CHECK_EQ(byte_at(before, 0), 1); /* the kernel may cache that */
+    int fd = open("coherent", O_RDWR);
+    char *p = attach(fd, 8);
+    int after = open("coherent", O_RDWR);
+    int fds[] = { before, fd, after };
+    for (int round = 0; round < 50; round++) {
+        for (int i = 0; i < 3; i++) {
+            char byte = (char)(round * 3 + i);
+            off_t at = (off_t)(round * 617 % (8 * (int)PAGE));
+            CHECK_EQ(pwrite(fds[i], &byte, 1, at), 1);
+            CHECK_EQ(load(p + at), (unsigned char)byte);
+            CHECK_EQ(store(p + at, (char)~byte), 0);
+            for (int j = 0; j < 3; j++)
+                CHECK_EQ(byte_at(fds[j], at), (unsigned char)~byte);
+        }
+        if (round % 10 == 9)
+            CHECK_EQ(fsync(before), 0);
+    }
+    folio_munmap(p, 8 * PAGE);
+    CHECK_EQ(byte_at(before, 0), byte_at(after, 0));
+    close(before);
+    close(fd);
+    close(after);
+}
+
+/* Two processes take turns, each adding one to each page's word. */
+static void turns(int in, int out)
+{
+    int fd = open("two", O_RDWR);
+    char *p = attach(fd, 16);
+    say(out);
+    for (uint64_t round = 1; round <= 40 && hear(in); round++) {
+        for (size_t i = 0; i < 16; i++) {
+            uint64_t *word = (uint64_t *)(p + i * PAGE);
+            CHECK_EQ(*word, 2 * round - 1);
+            *word = 2 * round;
+        }
+        say(out);
+    }
+}
+static void test_two(void)
+{
+    int fd = make_file("two", 16);
+    char *p = attach(fd, 16);
+    memset(p, 0, 16 * PAGE);
+    struct child c = start_child(turns);
+    CHECK(hear(c.from));
+    for (uint64_t round = 1; round <= 40; round++) {
+        for (size_t i = 0; i < 16; i++) {
+            uint64_t *word = (uint64_t *)(p + i * PAGE);
+            CHECK_EQ(*word, 2 * round - 2);
+            *word = 2 * round - 1;
+        }
+        say(c.to);
+        if (!hear(c.from))
+            break;
+        if (round % 8 == 0)
+            CHECK_EQ(fsync(fd), 0);
+    }
+    end_child(&c);
+    folio_munmap(p, 16 * PAGE);
+    close(fd);
+}
+
+/* ---- faults, counted ------------------------------------------------------------------------------- */
+
+static struct {
+    long long minor, major, mkwrite, read;
+} counted;
+
+static void count_start(void)
+{
+    counted.minor = stat_of("faults", "attached_minor");
+    counted.major = stat_of("faults", "attached_major");
+    counted.mkwrite = stat_of("faults", "attached_mkwrite");
+    counted.read = stat_of("cache", "read_pages");
+}
+static void count_end(const char *when, long long minor, long long major, long long mkwrite)
+{
+    long long got[] = { stat_of("faults", "attached_minor") - counted.minor,
+                        stat_of("faults", "attached_major") - counted.major,
+                        stat_of("faults", "attached_mkwrite") - counted.mkwrite,
+                        stat_of("cache", "read_pages") - counted.read };
+    if (got[0] != minor || got[1] != major || got[2] != mkwrite || got[3] != major)
+        complain("%s: %lld minor, %lld major, %lld mkwrites, %lld pages read; "
+                 "not %lld, %lld, %lld, %lld",
+                 when, got[0], got[1], got[2], got[3], minor, major, mkwrite, major);
+}
+
+enum {
+    N = 96,
+    STORED = 24,
+    THEN_STORED = 30
+}; /* touched; by stores at once, by stores after a load */
+
+/* A store to a page that was loaded before is a second fault, as the kernel counts too. */
+static void touch_all(char *p)
+{
+    for (size_t i = 0; i < N; i++)
+        if (i % 4 == 3)
+            store(p + i * PAGE, 'a');
+        else
+            load(p + i * PAGE);
+    for (size_t i = 0, n = 0; n < THEN_STORED; i++)
+        if (i % 4 != 3) {
+            store(p + i * PAGE + 1, 'b');
+            n++;
+        }
+}
+static void store_again(char *p)
+{
+    for (size_t i = 0, n = 0; i < N; i++) {
+        bool loaded = i % 4 != 3;
+        if (!loaded || n++ < THEN_STORED)
+            store(p + i * PAGE + 2, 'c');
+    }
+}
+
+static void test_counts(void)
+{
+    int fd = make_file("counts", N);
+    control("set fault_around=1");
+    control("set readahead=none");
+    control("drop");
+    char *p = attach(fd, N);
+    for (int round = 0; round < 2; round++) {
+        count_start();
+        touch_all(p);
+        count_end(round ? "after an eviction" : "at first", THEN_STORED, N, STORED + THEN_STORED);
+        count_start();
+        touch_all(p);
+        count_end("what is mapped", 0, 0, 0);
+        CHECK_EQ(fsync(fd), 0);
+        count_start();
+        store_again(p);
+        count_end("after a writeback", STORED + THEN_STORED, 0, STORED + THEN_STORED);
+        CHECK_EQ(folio_msync(p, N * PAGE, MS_SYNC), 0);
+        control("drop");
+    }
+    folio_munmap(p, N * PAGE);
+    control("set fault_around=16");
+    p = attach(fd, N);
+    count_start();
+    touch_all(p);
+    count_end("around, not cached", THEN_STORED, N, STORED + THEN_STORED);
+    CHECK_EQ(fsync(fd), 0);
+    folio_munmap(p, N * PAGE);
+    p = attach(fd, N);
+    count_start();
+    touch_all(p);
+    count_end("around, cached", STORED + THEN_STORED, 0, STORED + THEN_STORED);
+    folio_munmap(p, N * PAGE);
+    control("set readahead=linux");
+    close(fd);
+}
+
+/* ---- msync ------------------------------------------------------------------------------------------- */
+
+static void test_msync(void)
+{
+    int fd = make_file("msync", 64);
+    char *p = attach(fd, 64);
+    control("sync");
+    long long before = stat_of("cache", "written_pages");
+    memset(p, 'm', 64 * PAGE);
+    CHECK_EQ(stat_of("cache", "written_pages"), before);
+    CHECK_EQ(folio_msync(p, 64 * PAGE, MS_ASYNC), 0);
+    CHECK(WITHIN(10, stat_of("cache", "written_pages") >= before + 64));
+    CHECK(WITHIN(10, stat_of("cache", "dirty") == 0));
+    errno = 0;
+    CHECK(folio_msync(p + 1, PAGE, MS_SYNC) == -1 && errno == EINVAL);
+    CHECK(folio_msync(p, PAGE, MS_SYNC | MS_ASYNC) == -1 && errno == EINVAL);
+    folio_munmap(p, 64 * PAGE);
+    CHECK(folio_msync(p, PAGE, MS_SYNC) == -1 && errno == ENOMEM);
+    close(fd);
+}
+
+/* ---- sizes -------------------------------------------------------------------------------------------- */
+
+static void test_size(void)
+{
+    int fd = make_file("size", 2);
+    char *p = attach(fd, 8);
+    CHECK_EQ(load(p + PAGE), 2);
+    CHECK_EQ(load(p + 2 * PAGE), -1);
+    CHECK_EQ(store(p + 5 * PAGE, 'x'), -1);
+    CHECK_EQ(ftruncate(fd, 3 * PAGE), 0);
+    CHECK_EQ(load(p + 2 * PAGE), 0);
+    CHECK_EQ(store(p + 2 * PAGE, 'x'), 0);
+    CHECK_EQ(byte_at(fd, 2 * PAGE), 'x');
+    CHECK_EQ(load(p + 3 * PAGE), -1);
+    CHECK_EQ(ftruncate(fd, 2 * PAGE), 0);
+    CHECK_EQ(load(p + 2 * PAGE), -1);
+    CHECK_EQ(store(p + 2 * PAGE, 'y'), -1);
+    CHECK_EQ(load(p + PAGE), 2);
+    CHECK_EQ(pwrite(fd, "w", 1, 6 * PAGE), 1);
+    CHECK_EQ(load(p + 6 * PAGE), 'w');
+    CHECK_EQ(load(p + 2 * PAGE), 0);
+    CHECK_EQ(load(p + 7 * PAGE), -1);
+    CHECK_EQ(fallocate(fd, FALLOC_FL_KEEP_SIZE, 7 * PAGE, PAGE), 0);
+    CHECK_EQ(load(p + 7 * PAGE), -1);
+    CHECK_EQ(ftruncate(fd, 0), 0);
+    CHECK_EQ(load(p), -1);
+    CHECK_EQ(ftruncate(fd, 8 * PAGE), 0);
+    for (size_t i = 0; i < 8; i++)
+        CHECK(
+            WITHIN(5, load(p + i * PAGE) == 0)); /* one was poisoned while it lay beyond the end */
+    folio_munmap(p, 8 * PAGE);
+    close(fd);
+}
+
+/* What lies behind the end of file in its last page never reaches the file. */
+static void test_tail(void)
+{
+    int fd = make_file("tail", 2);
+    char *p = attach(fd, 3);
+    CHECK_EQ(ftruncate(fd, PAGE + 100), 0);
+    CHECK_EQ(load(p + PAGE + 99), 2);
+    CHECK_EQ(load(p + PAGE + 100), 0);
+    CHECK_EQ(store(p + PAGE + 200, 't'), 0);
+    CHECK_EQ(fsync(fd), 0);
+    CHECK_EQ(ftruncate(fd, 2 * PAGE + 1), 0);
+    CHECK_EQ(byte_at(fd, PAGE + 200), 0);
+    CHECK_EQ(load(p + PAGE + 200), 0);
+    CHECK_EQ(store(p + 2 * PAGE + 50, 't'), 0);
+    CHECK_EQ(pwrite(fd, "w", 1, 2 * PAGE + 100), 1);
+    CHECK_EQ(byte_at(fd, 2 * PAGE + 50), 0);
+    CHECK_EQ(load(p + 2 * PAGE + 50), 0);
+    folio_munmap(p, 3 * PAGE);
+    close(fd);
+}
+
+/* ---- races ---------------------------------------------------------------------------------------------- */
+
+static struct {
+    int fd;
+    char *p;
+    size_t pages;
+    _Atomic bool stop;
+    _Atomic uint64_t round, done;
+    _Atomic long long bus;
+} race;
+
+/* Flush and evict beside whatever else goes on. */
+static void *race_flusher(void *arg)
+{
+    (void)arg;
+    for (unsigned i = 0; !race.stop; i++) {
+        if (fsync(race.fd) != 0)
+            complain("fsync: %s", strerrorname_np(errno));
+        if (i % 4 == 0)
+            (void)folio_madvise(race.p, race.pages * PAGE, 21 /* MADV_PAGEOUT */);
+    }
+    return NULL;
+}
+
+static pthread_t start(void *(*f)(void *arg), void *arg)
+{
+    pthread_t t;
+    if (pthread_create(&t, NULL, f, arg) != 0)
+        give_up("pthread_create");
+    return t;
+}
+
+static void race_begin(const char *name, size_t pages)
+{
+    race.fd = make_file(name, pages);
+    race.p = attach(race.fd, pages);
+    race.pages = pages;
+    race.stop = false;
+    race.round = race.done = 0;
+    race.bus = 0;
+}
+static void race_end(void)
+{
+    folio_munmap(race.p, race.pages * PAGE);
+    close(race.fd);
+}
+static uint64_t *word_of(size_t page, size_t at)
+{
+    return (uint64_t *)(race.p + page * PAGE + at);
+}
+static uint64_t file_word(size_t page, size_t at)
+{
+    uint64_t word = 0;
+    if (pread(race.fd, &word, sizeof word, (off_t)(page * PAGE + at)) != sizeof word)
+        complain("page %zu cannot be read", page);
+    return word;
+}
+
+static void *race_writer(void *arg)
+{
+    (void)arg;
+    for (uint64_t n = 1; n <= 400; n++) {
+        size_t page = n * 7 % race.pages;
+        if (pwrite(race.fd, &n, sizeof n, (off_t)(page * PAGE + 2048)) != sizeof n)
+            complain("write: %s", strerrorname_np(errno));
+        if (*(volatile uint64_t *)word_of(page, 2048) != n)
+            complain("a write to page %zu is not seen", page);
+    }
+    return NULL;
+}
+
+/* Stores, and writes to other bytes of the same pages, with writeback and eviction. */
+static void test_race_write(void)
+{
+    race_begin("race_write", 8);
+    pthread_t flusher = start(race_flusher, NULL), writer = start(race_writer, NULL);
+    uint64_t last[8] = { 0 };
+    for (uint64_t n = 1; n <= 1500; n++) {
+        size_t page = n * 5 % race.pages;
+        *(volatile uint64_t *)word_of(page, 64) = n;
+        last[page] = n;
+        if (file_word(page, 64) != n)
+            complain("store %llu to page %zu is lost", (unsigned long long)n, page);
+    }
+    pthread_join(writer, NULL);
+    race.stop = true;
+    pthread_join(flusher, NULL);
+    for (uint64_t i = 0; i < race.pages; i++)
+        CHECK_EQ(file_word(i, 64), last[i]);
+    for (uint64_t n = 400; n > 400 - race.pages; n--)
+        CHECK_EQ(file_word(n * 7 % race.pages, 2048), n);
+    race_end();
+}
+
+/* Pages of the second half are taken away, by hole or truncation, while all are stored to. */
+static void *race_puncher(void *arg)
+{
+    bool cut = arg != NULL;
+    off_t half = (off_t)(race.pages / 2 * PAGE), all = (off_t)(race.pages * PAGE);
+    for (uint64_t n = 1; !race.stop; n++) {
+        while (race.round < n && !race.stop)
+            ;
+        int err = cut ? ftruncate(race.fd, half) || ftruncate(race.fd, all)
+                      : fallocate(race.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, half, half);
+        if (err != 0)
+            complain("%s: %s", cut ? "truncate" : "punch", strerrorname_np(errno));
+        race.done = n;
+    }
+    return NULL;
+}
+
+static void race_rounds(bool cut)
+{
+    pthread_t flusher = start(race_flusher, NULL),
+              puncher = start(race_puncher, cut ? &race : NULL);
+    for (uint64_t n = 1; n <= 120; n++) {
+        bool bus[64] = { false };
+        race.round = n;
+        for (size_t i = 0; i < race.pages; i++)
+            bus[i] = store_word(word_of(i, 8 * (n % 100)), n) != 0;
+        while (race.done < n)
+            ;
+        for (size_t i = 0; i < race.pages; i++) {
+            bool may_go = i >= race.pages / 2;
+            uint64_t seen = file_word(i, 8 * (n % 100)), here = *word_of(i, 8 * (n % 100));
+            if (bus[i] && !(cut && may_go))
+                complain("page %zu: SIGBUS inside the file", i);
+            if (seen != here || (seen != n && !may_go) || (seen != n && seen != 0))
+                complain("page %zu, round %llu: read %llu, mapped %llu", i, (unsigned long long)n,
+                         (unsigned long long)seen, (unsigned long long)here);
+        }
+        if (cut) /* what was stored for good */
+            for (size_t i = 0; i < race.pages; i++) {
+                CHECK_EQ(store_word(word_of(i, 4000), n), 0);
+                CHECK_EQ(file_word(i, 4000), n);
+            }
+    }
+    race.stop = true;
+    pthread_join(puncher, NULL);
+    pthread_join(flusher, NULL);
+}
+static void test_race_punch(void)
+{
+    race_begin("race_punch", 16);
+    race_rounds(false);
+    race_end();
+}
+static void test_race_truncate(void)
+{
+    race_begin("race_truncate", 16);
+    race_rounds(true);
+    race_end();
+}
+
+/* More pages than the cache holds, each stored to twice by two threads: none is lost. */
+static void *pressure_part(void *arg)
+{
+    size_t part = (size_t)(uintptr_t)arg;
+    for (uint64_t n = 1; n <= 2; n++)
+        for (size_t i = 0; i < race.pages; i++)
+            *(volatile uint64_t *)word_of(i, 8 * part) = n << 32 | i;
+    return NULL;
+}
+static void test_pressure(void)
+{
+    race_begin("pressure", 1024);
+    pthread_t other = start(pressure_part, (void *)1);
+    pressure_part(NULL);
+    pthread_join(other, NULL);
+    for (size_t i = 0; i < race.pages; i++)
+        for (size_t part = 0; part < 2; part++) {
+            CHECK_EQ(*word_of(i, 8 * part), 2ull << 32 | i);
+            CHECK_EQ(file_word(i, 8 * part), 2ull << 32 | i);
+        }
+    race_end();
+}
+
+/* ---- errors ------------------------------------------------------------------------------------------------ */
+
+static void refuses(int line, int want, size_t length, int prot, int flags, int fd, off_t offset)
+{
+    errno = 0;
+    void *p = folio_mmap(NULL, length, prot, flags, fd, offset);
+    if (p != MAP_FAILED)
+        complain("line %d: mapped, not %s", line, strerrorname_np(want));
+    else if (errno != want)
+        complain("line %d: %s, not %s", line, strerrorname_np(errno), strerrorname_np(want));
+    if (p != MAP_FAILED)
+        folio_munmap(p, length);
+}
+#define REFUSES(want, ...) refuses(__LINE__, want, __VA_ARGS__)
+
+static void test_errors(void)
+{
+    int fd = make_file("errors", 4), rw = PROT_READ | PROT_WRITE;
+    int ro = open("errors", O_RDONLY), wo = open("errors", O_WRONLY), path = open("errors", O_PATH);
+    int append = open("errors", O_RDWR | O_APPEND), dir = open(".", O_RDONLY | O_DIRECTORY);
+    int foreign = memfd_create("foreign", MFD_CLOEXEC), null = open("/dev/null", O_RDWR);
+    (void)mkfifo("fifo", 0600);
+    int fifo = open("fifo", O_RDWR | O_NONBLOCK);
+    REFUSES(EACCES, PAGE, rw, MAP_SHARED, ro, 0);
+    REFUSES(EACCES, PAGE, PROT_READ, MAP_SHARED, wo, 0);
+    REFUSES(EACCES, PAGE, rw, MAP_SHARED, wo, 0);
+    /* An O_APPEND descriptor is no obstacle: only an append-only file is. */
+    char *p = folio_mmap(NULL, PAGE, rw, MAP_SHARED, append, 0);
+    CHECK(p != MAP_FAILED);
+    folio_munmap(p, PAGE);
+    REFUSES(EBADF, PAGE, PROT_READ, MAP_SHARED, path, 0);
+    REFUSES(EBADF, PAGE, PROT_READ, MAP_SHARED, -1, 0);
+    REFUSES(EINVAL, 0, rw, MAP_SHARED, fd, 0);
+    REFUSES(EINVAL, PAGE, rw, MAP_SHARED, fd, 1);
+    REFUSES(EINVAL, PAGE, rw, 0, fd, 0);
+    REFUSES(EOVERFLOW, PAGE, rw, MAP_SHARED, fd, (off_t)((uint64_t)INT64_MAX & ~(PAGE - 1)));
+    REFUSES(ENOMEM, SIZE_MAX - PAGE, rw, MAP_SHARED, fd, 0);
+    REFUSES(ENODEV, PAGE, PROT_READ, MAP_SHARED, dir, 0);
+    REFUSES(EOPNOTSUPP, PAGE, rw, MAP_SHARED, foreign, 0);
+    REFUSES(EOPNOTSUPP, PAGE, rw, MAP_SHARED, null, 0);
+    REFUSES(ENODEV, PAGE, PROT_READ, MAP_SHARED, fifo, 0);
+    REFUSES(EOPNOTSUPP, PAGE, rw, MAP_PRIVATE, fd, 0);
+    int all[] = { fd, ro, wo, path, append, dir, foreign, null, fifo };
+    for (unsigned i = 0; i < sizeof all / sizeof *all; i++)
+        close(all[i]);
+}
+
+/* Pages from a descriptor that is not for writing: whatever is done to the mapping, the file stays. */
+static void test_read_only(void)
+{
+    close(make_file("read_only", 2));
+    int fd = open("read_only", O_RDONLY);
+    char *p = folio_mmap(NULL, 2 * PAGE, PROT_READ, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED)
+        give_up("folio_mmap");
+    CHECK_EQ(load(p), 1);
+    CHECK(folio_mprotect(p, PAGE, PROT_READ | PROT_WRITE) == -1 && errno == EACCES);
+    if (mprotect(p, 2 * PAGE, PROT_READ | PROT_WRITE) == 0) {
+        (void)store(p, 'x');
+        (void)store(p + PAGE, 'x');
+    }
+    CHECK_EQ(byte_at(fd, 0), 1);
+    CHECK_EQ(byte_at(fd, PAGE), 2);
+    folio_munmap(p, 2 * PAGE);
+    close(fd);
+}
+
+static void test_parts(void)
+{
+    int fd = make_file("parts", 8);
+    char *p = attach(fd, 8);
+    CHECK_EQ(folio_munmap(p + 3 * PAGE, 2 * PAGE), 0);
+    CHECK_EQ(folio_attached(p + 3 * PAGE, 2 * PAGE), 0);
+    CHECK_EQ(store(p + 2 * PAGE, 'a'), 0);
+    CHECK_EQ(store(p + 5 * PAGE, 'b'), 0);
+    char *q =
+        folio_mmap(p + 3 * PAGE, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+    CHECK(q == p + 3 * PAGE);
+    CHECK_EQ(load(q), 1);
+    CHECK_EQ(store(q, 'c'), 0);
+    CHECK_EQ(load(p), 'c');
+    CHECK_EQ(mprotect(p, PAGE, PROT_READ), 0);
+    CHECK_EQ(load(p), 'c');
+    CHECK_EQ(mprotect(p, PAGE, PROT_READ | PROT_WRITE), 0);
+    CHECK_EQ(store(p + 1, 'd'), 0);
+    CHECK_EQ(byte_at(fd, 1), 'd');
+    CHECK_EQ(byte_at(fd, 2 * PAGE), 'a');
+    CHECK_EQ(byte_at(fd, 5 * PAGE), 'b');
+    q = folio_mremap(p, PAGE, 4 * PAGE, MREMAP_MAYMOVE, NULL);
+    CHECK(q != MAP_FAILED);
+    CHECK_EQ(load(q), 'c');
+    CHECK_EQ(store(q + 3 * PAGE, 'e'), 0);
+    CHECK_EQ(byte_at(fd, 3 * PAGE), 'e');
+    CHECK_EQ(folio_munmap(q, 4 * PAGE), 0);
+    CHECK_EQ(folio_munmap(p, 8 * PAGE), 0);
+    close(fd);
+}
+
+static void test_advice(void)
+{
+    int fd = make_file("advice", 64);
+    unsigned char vec[64];
+    char *p = attach(fd, 64);
+    control("drop");
+    CHECK_EQ(folio_mincore(p, 64 * PAGE, vec), 0);
+    unsigned in = 0;
+    for (unsigned i = 0; i < 64; i++)
+        in += vec[i] & 1;
+    CHECK_EQ(in, 0);
+    CHECK_EQ(folio_madvise(p, 64 * PAGE, MADV_WILLNEED), 0);
+    CHECK(WITHIN(10, folio_mincore(p, 64 * PAGE, vec) == 0 && memchr(vec, 0, 64) == NULL));
+    CHECK_EQ(store(p + 5 * PAGE, 'x'), 0);
+    CHECK_EQ(folio_madvise(p, 64 * PAGE, MADV_DONTNEED), 0);
+    CHECK_EQ(load(p + 5 * PAGE), 'x');
+    CHECK_EQ(folio_madvise(p, 64 * PAGE, MADV_SEQUENTIAL), 0);
+    CHECK_EQ(folio_madvise(p, 64 * PAGE, MADV_RANDOM), 0);
+    CHECK(folio_madvise(p, 64 * PAGE, 12345) == -1 && errno == EINVAL);
+    CHECK_EQ(folio_munmap(p, 64 * PAGE), 0);
+    close(fd);
+}
+
+/* ---- other processes -------------------------------------------------------------------------------------- */
+
+static char *inherited;
+
+static void child_stores(int in, int out)
+{
+    CHECK(folio_attached(inherited, 4 * PAGE));
+    CHECK_EQ(load(inherited), 'p');
+    for (size_t i = 0; i < 4; i++)
+        CHECK_EQ(store(inherited + i * PAGE, 'c'), 0);
+    say(out);
+    (void)hear(in);
+    for (size_t i = 0; i < 4; i++) /* after a writeback: its stores are tracked anew */
+        CHECK_EQ(store(inherited + i * PAGE + 1, 'd'), 0);
+    say(out);
+    (void)hear(in);
+}
+
+static void test_fork(void)
+{
+    int fd = make_file("fork", 4);
+    inherited = attach(fd, 4);
+    CHECK_EQ(store(inherited, 'p'), 0);
+    struct child c = start_child(child_stores);
+    CHECK(hear(c.from));
+    for (size_t i = 0; i < 4; i++) {
+        CHECK_EQ(load(inherited + i * PAGE), 'c');
+        CHECK_EQ(byte_at(fd, (off_t)(i * PAGE)), 'c');
+    }
+    CHECK_EQ(fsync(fd), 0);
+    long long before = stat_of("faults", "attached_mkwrite");
+    say(c.to);
+    CHECK(hear(c.from));
+    CHECK_EQ(stat_of("faults", "attached_mkwrite") - before, 4);
+    for (size_t i = 0; i < 4; i++)
+        CHECK_EQ(byte_at(fd, (off_t)(i * PAGE + 1)), 'd');
+    end_child(&c);
+    CHECK_EQ(store(inherited, 'p'), 0);
+    CHECK_EQ(byte_at(fd, 0), 'p');
+    folio_munmap(inherited, 4 * PAGE);
+    close(fd);
+}
+
+static void child_execs(int in, int out)
+{
+    (void)in;
+    (void)out;
+    (void)execl(self, self, "exec", (char *)NULL);
+    give_up("exec");
+}
+static void test_exec(void)
+{
+    int fd = make_file("exec", 4);
+    inherited = attach(fd, 4);
+    struct child c = start_child(child_execs);
+    end_child(&c);
+    CHECK_EQ(store(inherited + PAGE, 'e'), 0);
+    CHECK_EQ(byte_at(fd, PAGE), 'e');
+    folio_munmap(inherited, 4 * PAGE);
+    close(fd);
+}
+
+static void child_out_of_descriptors(int in, int out)
+{
+    (void)in;
+    (void)out;
+    int fd = open("descriptors", O_RDWR);
+    struct rlimit limit = { 64, 64 };
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+    while (open("/dev/null", O_RDONLY) >= 0)
+        ;
+    char *p = folio_mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED) {
+        CHECK(errno == EMFILE || errno == ENFILE);
+    } else {
+        CHECK_EQ(store(p, 'o'), 0);
+        CHECK_EQ(byte_at(fd, 0), 'o');
+    }
+}
+static void test_descriptors(void)
+{
+    int fd = make_file("descriptors", 1);
+    struct child c = start_child(child_out_of_descriptors);
+    end_child(&c);
+    char *p = attach(fd, 1);
+    CHECK_EQ(store(p, 'x'), 0);
+    folio_munmap(p, PAGE);
+    close(fd);
+}
+
+static void child_stores_for_ever(int in, int out)
+{
+    (void)in;
+    int fd = open("victim", O_RDWR);
+    char *p = attach(fd, 16);
+    say(out);
+    for (uint64_t n = 1;; n++)
+        for (size_t i = 0; i < 16; i++)
+            *(volatile uint64_t *)(p + i * PAGE) = n;
+}
+
+/* A client stopped, and one killed, in mid-store: the others go on, and so do fsync and eviction. */
+static void test_stopped(void)
+{
+    int fd = make_file("victim", 16);
+    char *p = attach(fd, 16);
+    for (int round = 0; round < 12; round++) {
+        struct child c = start_child(child_stores_for_ever);
+        CHECK(hear(c.from));
+        pause_ms(10);
+        (void)kill(c.pid, SIGSTOP);
+        double begun = seconds();
+        for (int i = 0; i < 8; i++) {
+            CHECK_EQ(store(p + (size_t)i * PAGE + 100, (char)i), 0);
+            CHECK_EQ(pwrite(fd, "w", 1, i * (off_t)PAGE + 200), 1);
+            CHECK_EQ(fsync(fd), 0);
+            CHECK_EQ(byte_at(fd, i * (off_t)PAGE + 100), i);
+        }
+        control("drop");
+        if (seconds() - begun > 20)
+            complain("a stopped client makes the others slow: %.1f s", seconds() - begun);
+        if (round == 0) {
+            pause_ms(3000);
+            CHECK_EQ(fsync(fd), 0);
+        }
+        if (round % 2 == 0) {
+            (void)kill(c.pid, SIGCONT);
+            pause_ms(5);
+        }
+        kill_child(&c);
+        uint64_t first = *(uint64_t *)p, file;
+        CHECK(pread(fd, &file, sizeof file, 0) == sizeof file && file == first && file > 0);
+    }
+    folio_munmap(p, 16 * PAGE);
+    close(fd);
+}
+
+static void child_waits(int in, int out)
+{
+    int fd = open("crowd", O_RDWR);
+    char *p = attach(fd, 4);
+    CHECK_EQ(store(p + (size_t)getpid() % 4 * PAGE, 'h'), 0);
+    say(out);
+    (void)hear(in);
+}
+
+/* No client but, perhaps, ourselves, whose connection stays. */
+static long long clients_before;
+static bool nobody_left(void)
+{
+    long long clients = stat_of("attach", "clients");
+    if (stat_of("attach", "ranges") != 0 || stat_of("attach", "pages") != 0 || clients > 1)
+        return false;
+    clients_before = clients;
+    return true;
+}
+
+enum { CROWD = 100, MANY = 4096 };
+
+static void test_crowd(void)
+{
+    static struct child crowd[CROWD];
+    int fd = make_file("crowd", 4);
+    CHECK(WITHIN(10, nobody_left()));
+    struct child one = start_child(child_waits); /* what is made at first stays */
+    CHECK(hear(one.from));
+    end_child(&one);
+    CHECK(WITHIN(10, nobody_left()));
+    unsigned fds = daemon_has("fd");
+    for (int i = 0; i < CROWD; i++)
+        crowd[i] = start_child(child_waits);
+    for (int i = 0; i < CROWD; i++)
+        CHECK(hear(crowd[i].from));
+    CHECK_EQ(stat_of("attach", "clients"), clients_before + CROWD);
+    CHECK_EQ(stat_of("attach", "ranges"), CROWD);
+    CHECK_EQ(fsync(fd), 0);
+    for (int i = 0; i < CROWD; i++)
+        if (i % 2)
+            kill_child(&crowd[i]);
+        else
+            end_child(&crowd[i]);
+    CHECK(WITHIN(20, nobody_left()));
+    CHECK(WITHIN(10, daemon_has("fd") <= fds));
+    CHECK(WITHIN(10, daemon_has("task") < CROWD));
+    close(fd);
+}
+
+static void child_maps_many(int in, int out)
+{
+    static char *maps[MANY];
+    int fd = open("many", O_RDWR);
+    for (size_t i = 0; i < MANY; i++) {
+        maps[i] =
+            folio_mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)(i % 64 * PAGE));
+        if (maps[i] == MAP_FAILED)
+            give_up("folio_mmap %zu", i);
+        CHECK_EQ(store(maps[i], (char)i), 0);
+    }
+    say(out);
+    (void)hear(in);
+    for (size_t i = 0; i < MANY; i++)
+        CHECK_EQ(load(maps[i]), (unsigned char)(MANY - 64 + i % 64));
+    for (size_t i = 0; i < MANY; i += 2)
+        CHECK_EQ(folio_munmap(maps[i], PAGE), 0);
+    say(out);
+    (void)hear(in);
+}
+static void test_many(void)
+{
+    int fd = make_file("many", 64);
+    CHECK(WITHIN(10, nobody_left()));
+    struct child c = start_child(child_maps_many);
+    CHECK(hear(c.from));
+    CHECK_EQ(stat_of("attach", "ranges"), MANY);
+    CHECK_EQ(fsync(fd), 0);
+    control("drop");
+    say(c.to);
+    CHECK(hear(c.from));
+    CHECK_EQ(stat_of("attach", "ranges"), MANY / 2);
+    end_child(&c);
+    CHECK(WITHIN(20, nobody_left()));
+    close(fd);
+}
+
+/* ---- for mount_attach.sh ------------------------------------------------------------------------------------ */
+
+/* No room: the store is a SIGBUS, before it has happened. The volume is full, and the file named. */
+static void test_full(void)
+{
+    int fd = open("holes", O_RDWR);
+    char *p = attach(fd, 512);
+    size_t refused = 0;
+    for (size_t i = 0; i < 512 && refused < 3; i++)
+        if (store(p + i * PAGE, 'f') != 0) {
+            refused++;
+            CHECK(WITHIN(10, load(p + i * PAGE) == 0));
+            CHECK_EQ(byte_at(fd, (off_t)(i * PAGE)), 0);
+        }
+    CHECK_EQ(refused, 3);
+    CHECK_EQ(fsync(fd), 0);
+    CHECK_EQ(unlink("filler"), 0);
+    for (size_t i = 0; i < 512; i++)
+        if (!WITHIN(20, store(p + i * PAGE, 'g') == 0)) {
+            complain("page %zu: no room though there is", i);
+            break;
+        }
+    CHECK_EQ(fsync(fd), 0);
+    folio_munmap(p, 512 * PAGE);
+    close(fd);
+}
+
+/* A page that cannot be read is a SIGBUS; when it can, it is not. Speaks with the script. */
+static void test_damaged(void)
+{
+    int fd = open("damaged", O_RDWR);
+    char *p = attach(fd, 4);
+    CHECK_EQ(load(p + 2 * PAGE), -1);
+    CHECK_EQ(store(p + 2 * PAGE, 'x'), -1);
+    CHECK(load(p) >= 0);
+    CHECK_EQ(store(p + PAGE, 'x'), 0);
+    printf("ready\n");
+    (void)fflush(stdout);
+    (void)hear(STDIN_FILENO);
+    CHECK(WITHIN(20, load(p + 2 * PAGE) == 'D'));
+    CHECK(WITHIN(20, store(p + 2 * PAGE + 1, 'x') == 0));
+    CHECK_EQ(byte_at(fd, 2 * PAGE + 1), 'x');
+    folio_munmap(p, 4 * PAGE);
+    close(fd);
+}
+
+static void *lose_toucher(void *arg)
+{
+    char *p = arg;
+    uint64_t n = 0;
+    for (size_t i = 0;; i = (i + 1) % 1024) {
+        int got = i % 2 ? store(p + i * PAGE, (char)(n + 1)) : load(p + i * PAGE);
+        if (got < 0)
+            return NULL;
+        if (i % 2 == 0 && got == 0)
+            complain("page %zu reads zero", i);
+        n++;
+    }
+}
+
+/* The daemon ends while four threads touch pages. Each ends with SIGBUS, and so does each later touch. */
+static void test_lose(void)
+{
+    int fd = open("lose", O_RDWR);
+    char *p = attach(fd, 1024);
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++)
+        threads[i] = start(lose_toucher, p);
+    printf("ready\n");
+    (void)fflush(stdout);
+    for (int i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+    for (size_t i = 0; i < 1024; i++) {
+        CHECK_EQ(load(p + i * PAGE), -1);
+        CHECK_EQ(store(p + i * PAGE, 'z'), -1);
+    }
+    CHECK_EQ(folio_munmap(p, 1024 * PAGE), 0);
+    CHECK(folio_msync(p, PAGE, MS_SYNC) == -1 && errno == ENOMEM);
+    close(fd);
+}
+
+static void test_durable(void)
+{
+    int fd = open("durable", O_RDWR);
+    char *p = attach(fd, 256);
+    for (size_t i = 0; i < 256; i++)
+        memset(p + i * PAGE, (int)(i % 251) + 1, PAGE);
+    CHECK_EQ(folio_msync(p, 256 * PAGE, MS_SYNC), 0);
+    for (size_t i = 0; i < 256; i += 3) /* again, after the pages have been clean */
+        p[i * PAGE + 7] = 'D';
+    CHECK_EQ(folio_msync(p, 256 * PAGE, MS_SYNC), 0);
+    printf("ready\n");
+    (void)fflush(stdout);
+    (void)hear(STDIN_FILENO);
+}
+static void test_verify(void)
+{
+    int fd = open("durable", O_RDONLY);
+    for (size_t i = 0; i < 256; i++) {
+        CHECK_EQ(byte_at(fd, (off_t)(i * PAGE)), i % 251 + 1);
+        CHECK_EQ(byte_at(fd, (off_t)(i * PAGE + 7)), i % 3 == 0 ? 'D' : (int)(i % 251) + 1);
+    }
+    close(fd);
+}
+
+/* A mapping without a descriptor: it keeps the mount busy. */
+static void test_busy(void)
+{
+    int fd = open("busy", O_RDWR);
+    char *p = attach(fd, 2);
+    close(fd);
+    if (chdir("/") != 0)
+        give_up("chdir");
+    printf("ready\n");
+    (void)fflush(stdout);
+    (void)hear(STDIN_FILENO);
+    CHECK_EQ(store(p, 'b'), 0);
+    printf("stored\n");
+    (void)fflush(stdout);
+    (void)hear(STDIN_FILENO);
+    CHECK(WITHIN(10, load(p) == -1));
+    CHECK_EQ(store(p + PAGE, 'b'), -1);
+    CHECK_EQ(folio_munmap(p, 2 * PAGE), 0);
+}
+
+static void test_unoffered(void)
+{
+    int fd = make_file("unoffered", 2);
+    REFUSES(EOPNOTSUPP, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+}
+
+/* ---- all ------------------------------------------------------------------------------------------------------ */
+
+static const struct test {
+    const char *name;
+    void (*run)(void);
+    bool alone; /* only when it is named */
+} tests[] = {
+    { "coherent", test_coherent, false },
+    { "two", test_two, false },
+    { "counts", test_counts, false },
+    { "msync", test_msync, false },
+    { "size", test_size, false },
+    { "tail", test_tail, true },
+    { "race_write", test_race_write, false },
+    { "race_punch", test_race_punch, false },
+    { "race_truncate", test_race_truncate, false },
+    { "pressure", test_pressure, false },
+    { "errors", test_errors, false },
+    { "read_only", test_read_only, false },
+    { "parts", test_parts, false },
+    { "advice", test_advice, false },
+    { "fork", test_fork, false },
+    { "exec", test_exec, false },
+    { "descriptors", test_descriptors, false },
+    { "stopped", test_stopped, false },
+    { "crowd", test_crowd, false },
+    { "many", test_many, false },
+    { "full", test_full, true },
+    { "damaged", test_damaged, true },
+    { "lose", test_lose, true },
+    { "durable", test_durable, true },
+    { "verify", test_verify, true },
+    { "busy", test_busy, true },
+    { "unoffered", test_unoffered, true },
+};
+
+int main(int argc, char **argv)
+{
+    static char path[4096];
+    if (argc == 2 && strcmp(argv[1], "exec") == 0)
+        return folio_attached(path, sizeof path) ? 1 : 0;
+    self = readlink("/proc/self/exe", path, sizeof path - 1) > 0 ? path : argv[0];
+    (void)signal(SIGPIPE, SIG_IGN);
+    catch_bus();
+    for (unsigned i = 0; i < sizeof tests / sizeof *tests; i++) {
+        bool named = false;
+        for (int j = 1; j < argc; j++)
+            named = named || strcmp(argv[j], tests[i].name) == 0;
+        if (argc > 1 ? !named : tests[i].alone)
+            continue;
+        test_now = tests[i].name;
+        tests[i].run();
+    }
+    return failures > 0;
+}

@@ -1,0 +1,206 @@
+#!/bin/sh
+# Attached mappings, on mounts of every kind that offer them: what is stored is what is read, counted
+# exactly, durable after msync, and SIGBUS where it cannot be; other programs' ends are survived.
+#
+#   FOLIO_ROUNDS    how often (1)
+. "$(dirname -- "$0")/lib.sh"
+need python3
+build_client attach_ops
+build_client attach_hostile
+FOLIO_CTL=$(cd "$FOLIO_BIN" && pwd -P)/foliofsctl
+export FOLIO_CTL
+mkfifo "$T/answers"
+
+# Can anything be attached here?
+offered()
+{
+    export FOLIO_DAEMON="$daemon"
+    wait_for_control
+    (cd "$M" && FOLIO_VERBOSE=1 timeout 60 "$T/attach_ops" parts) >"$T/offered" 2>&1
+    grep -qi userfaultfd "$T/offered" && skip "$(head -n 1 "$T/offered")"
+}
+mount_attached() # OPTIONS
+{
+    mount_volume -o "$1"
+    offered
+}
+
+ops() # TEST...
+{
+    (cd "$M" && timeout -s KILL 280 "$T/attach_ops" "$@") >"$T/ops.out" 2>&1 ||
+        fail "$what: attach_ops $*: status $?: $(head -n 20 "$T/ops.out")"
+}
+
+# One in the background, to speak with: $client. say_on lets it go on.
+start_ops() # TEST
+{
+    : >"$T/ops.out"
+    (cd "$M" && exec "$T/attach_ops" "$1") <"$T/answers" >"$T/ops.out" 2>&1 &
+    client=$!
+    note_process "$client"
+    exec 9>"$T/answers"
+    until_true 60 grep -q ready "$T/ops.out" || fail "$what: attach_ops $1: $(cat "$T/ops.out")"
+}
+say_on()
+{
+    echo >&9
+}
+end_ops()
+{
+    until_true 60 has_ended "$client" || fail "$what: the client hangs"
+    wait "$client"
+    status=$?
+    rm -f "$T/pids/$client"
+    exec 9>&-
+    [ "$status" -eq 0 ] || fail "$what: status $status: $(head -n 20 "$T/ops.out")"
+}
+
+file_of() # NAME MIB
+{
+    dd if=/dev/urandom of="$M/$1" bs=1M count="$2" conv=fsync 2>"$T/dd.out" ||
+        fail "$what: $(cat "$T/dd.out")"
+}
+
+everything()
+{
+    for options in cache=direct cache=kernel,attach cache=direct,cache_size=1M; do
+        what=$options
+        make_volume -s 256M
+        mount_attached "$options"
+        case $options in
+        *cache_size*) # is written back at any time, and so counts what it likes
+            ops coherent two size race_write race_punch race_truncate pressure errors read_only \
+                parts fork exec descriptors stopped crowd many
+            ;;
+        *) ops ;;
+        esac
+        unmount_volume
+        check_volume "$what"
+    done
+
+    what='a hostile client'
+    make_volume -s 256M
+    options=cache=direct
+    is_root && options=$options,allow_other
+    mount_attached "$options"
+    (cd "$M" && timeout -s KILL 280 "$T/attach_hostile") >"$T/ops.out" 2>&1 ||
+        fail "$what: status $?: $(head -n 20 "$T/ops.out")"
+    ops coherent two many
+    unmount_volume
+    check_volume "$what"
+}
+
+# The daemon is killed: threads that wait in a fault, and all that touch a page later, get SIGBUS.
+losing_the_daemon()
+{
+    what='the daemon is killed'
+    make_volume -s 256M
+    mount_attached "cache=direct,$1"
+    python3 -c 'import sys; sys.stdout.buffer.write(b"\1" * 4194304)' >"$M/lose"
+    start_ops lose
+    kill_daemon
+    end_ops
+    detach "$M"
+
+    what='MS_SYNC, and the daemon is killed'
+    mount_attached cache=direct
+    file_of durable 1
+    start_ops durable
+    kill_daemon
+    say_on
+    end_ops
+    detach "$M"
+    mount_attached cache=direct
+    ops verify
+    unmount_volume
+    check_volume "$what"
+}
+
+a_full_volume()
+{
+    what='a full volume'
+    make_volume -s 48M
+    mount_attached cache=direct
+    truncate -s 2M "$M/holes"
+    dd if=/dev/zero of="$M/filler" bs=64K conv=fsync 2>/dev/null
+    dd if=/dev/zero of="$M/filler" bs=4K conv=fsync,notrunc oflag=append 2>/dev/null
+    ops full
+    unmount_volume
+    check_volume "$what"
+}
+
+flip() # OFFSET: one bit of the volume's byte there
+{
+    python3 - "$V" "$1" <<'END'
+import sys
+with open(sys.argv[1], "r+b") as f:
+    f.seek(int(sys.argv[2]))
+    byte = f.read(1)
+    f.seek(int(sys.argv[2]))
+    f.write(bytes([byte[0] ^ 1]))
+END
+}
+
+a_damaged_page()
+{
+    what='a damaged page'
+    make_volume -s 64M
+    mount_volume
+    python3 -c 'import sys
+for c in b"ABDE":
+    sys.stdout.buffer.write((b"%c" % c) * 2000 + b"marked-%c" % c + (b"%c" % c) * 2088)' >"$M/damaged"
+    unmount_volume
+    at=$(LC_ALL=C grep -obUaF marked-D "$V" | head -n 1 | cut -d : -f 1)
+    [ -n "$at" ] || fail "$what: not found in the volume"
+    flip "$at"
+    mount_attached cache=direct,readahead=none
+    start_ops damaged
+    has_ended "$daemon" && fail "$what: the daemon has ended"
+    flip "$at"
+    say_on
+    end_ops
+    unmount_volume
+    check_volume "$what"
+}
+
+unmounting()
+{
+    what='unmounting what is attached'
+    make_volume -s 64M
+    mount_attached cache=direct
+    file_of busy 1
+    start_ops busy
+    unmount_now 2>/dev/null && fail "$what: it is not busy"
+    say_on
+    until_true 60 grep -q stored "$T/ops.out" || fail "$what: $(cat "$T/ops.out")"
+    detach "$M"
+    kill -s TERM "$daemon"
+    until_true 60 has_ended "$daemon" || fail "$what: the daemon does not end"
+    reap_daemon
+    say_on
+    end_ops
+    mount_volume
+    [ "$(head -c 1 "$M/busy")" = b ] || fail "$what: a store is lost"
+    unmount_volume
+    check_volume "$what"
+}
+
+not_offered()
+{
+    what='a mount that does not offer it'
+    make_volume
+    mount_volume -o cache=kernel
+    ops unoffered
+    unmount_volume
+}
+
+for round in $(seq "${FOLIO_ROUNDS:-1}"); do
+    everything
+    losing_the_daemon readahead=linux
+    losing_the_daemon cache_size=1M
+    a_full_volume
+    a_damaged_page
+    unmounting
+    not_offered
+    say "round $round passed"
+done
