@@ -893,7 +893,7 @@ static void test_verify(void)
     close(fd);
 }
 
-/* A mapping without a descriptor: it keeps the mount busy. */
+/* A mapping without a descriptor: it keeps the mount busy, and the daemon of one that is detached. */
 static void test_busy(void)
 {
     int fd = open("busy", O_RDWR);
@@ -908,8 +908,8 @@ static void test_busy(void)
     printf("stored\n");
     (void)fflush(stdout);
     (void)hear(STDIN_FILENO);
-    CHECK(WITHIN(10, load(p) == -1));
-    CHECK_EQ(store(p + PAGE, 'b'), -1);
+    CHECK_EQ(load(p), 'b');
+    CHECK_EQ(store(p + PAGE, 'b'), 0);
     CHECK_EQ(folio_munmap(p, 2 * PAGE), 0);
 }
 

@@ -175,12 +175,14 @@ unmounting()
     until_true 60 grep -q stored "$T/ops.out" || fail "$what: $(cat "$T/ops.out")"
     detach "$M"
     kill -s TERM "$daemon"
+    say_on # it stores once more, and ends
+    end_ops
     until_true 60 has_ended "$daemon" || fail "$what: the daemon does not end"
     reap_daemon
-    say_on
-    end_ops
+    [ "$daemon_status" -eq 0 ] || fail "$what: the daemon ended with $daemon_status"
     mount_volume
-    [ "$(head -c 1 "$M/busy")" = b ] || fail "$what: a store is lost"
+    [ "$(head -c 1 "$M/busy")$(tail -c +4097 "$M/busy" | head -c 1)" = bb ] ||
+        fail "$what: a store is lost"
     unmount_volume
     check_volume "$what"
 }
