@@ -60,6 +60,7 @@ static void client_bury(struct attach_client *c)
     list_del(&c->node);
     a->nr_clients--;
     pthread_mutex_unlock(&a->lock);
+    atomic_store(&c->hung_up, true);
     (void)shutdown(c->sock, SHUT_RDWR); /* ends what its requests' thread waits for */
     worker_stop(c->requests);
     ranges_end(c);
@@ -137,8 +138,11 @@ int attach_start(struct attach **out, int listener, const struct attach_ops *ops
     a->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pthread_mutex_init(&a->lock, NULL);
     list_init(&a->clients);
-    int err = a->wake < 0 ? -errno : worker_start(&a->accept, "folio-accept", accept_step, a);
+    int err = a->wake < 0 ? -errno : pool_start(a);
+    if (err == 0)
+        err = worker_start(&a->accept, "folio-accept", accept_step, a);
     if (err != 0) {
+        pool_stop(a);
         if (a->wake >= 0)
             close(a->wake);
         pthread_mutex_destroy(&a->lock);

@@ -92,6 +92,15 @@ void pool_forget(struct attach *a, struct attach_range *r)
     }
 }
 
+int pool_start(struct attach *a)
+{
+    a->workers[0].attach = a;
+    a->workers[0].idle = true;
+    int err = worker_start(&a->workers[0].worker, "folio-fault", pool_step, &a->workers[0]);
+    a->nr_workers = err == 0;
+    return err;
+}
+
 void pool_stop(struct attach *a)
 {
     for (unsigned i = 0; i < a->nr_workers; i++)
@@ -205,21 +214,42 @@ static void run_release(struct attach *a, struct attach_range *r)
         wake_word(&c->dying); /* the client may be gone: that needs its address only */
 }
 
+static bool is_store(const struct attach_job *job)
+{
+    return job->kind == JOB_FAULT && (job->flags & FAULT_WRITE);
+}
+
+/* The first job that is due and may be done now, out of the queue.   NULL: none; *wait_ms until the next is
+ * due. Context: lock. */
+static struct attach_job *pool_take(struct attach *a, unsigned *wait_ms)
+{
+    uint64_t now = clock_now(&clock_monotonic);
+    *wait_ms = IDLE_MS;
+    for (struct attach_job **at = &a->jobs; *at != NULL; at = &(*at)->next) {
+        struct attach_job *job = *at;
+        if (job->due_ns > now) {
+            uint64_t ms = (job->due_ns - now) / 1000000 + 1;
+            *wait_ms = ms < IDLE_MS ? (unsigned)ms : IDLE_MS;
+            break;
+        }
+        if (is_store(job) && a->nr_storing == FAULT_STORING_MOST)
+            continue; /* taken by who does one now */
+        *at = job->next;
+        a->nr_storing += is_store(job);
+        return job;
+    }
+    return NULL;
+}
+
 static unsigned pool_step(void *arg)
 {
     struct fault_worker *w = arg;
     struct attach *a = w->attach;
-    uint64_t now = clock_now(&clock_monotonic);
+    unsigned wait_ms;
     pthread_mutex_lock(&a->lock);
-    struct attach_job *job = a->jobs;
-    unsigned wait_ms = IDLE_MS;
-    if (job != NULL && job->due_ns > now) {
-        uint64_t ms = (job->due_ns - now) / 1000000 + 1;
-        wait_ms = ms < IDLE_MS ? (unsigned)ms : IDLE_MS;
-        job = NULL;
-    } else if (job != NULL) {
-        a->jobs = job->next;
-    }
+    a->nr_storing -= w->storing;
+    struct attach_job *job = pool_take(a, &wait_ms);
+    w->storing = job != NULL && is_store(job);
     w->idle = job == NULL;
     pthread_mutex_unlock(&a->lock);
     if (job == NULL)
@@ -282,8 +312,12 @@ static void on_fault(struct attach_client *c, const struct uffd_msg *msg)
 /* Its mapping has moved: from the moment we have read this, its faults come from there. */
 static void on_remap(struct attach_client *c, const struct uffd_msg *msg)
 {
-    while (ranges_cut(c, msg->arg.remap.from, msg->arg.remap.len, true, msg->arg.remap.to) != 0)
-        (void)poll(NULL, 0, 10); /* never an untracked store */
+    uint64_t from = msg->arg.remap.from, to = msg->arg.remap.to, len = msg->arg.remap.len;
+    /* Never an untracked store: whatever it takes. First what was there before, unmapped by the move. */
+    while (from != to && ranges_cut(c, to, len, false, 0) != 0)
+        (void)poll(NULL, 0, 10);
+    while (ranges_cut(c, from, len, true, to) != 0)
+        (void)poll(NULL, 0, 10);
 }
 
 /* Returns how many there were. */
@@ -292,6 +326,7 @@ static unsigned read_events(struct attach_client *c)
     struct uffd_msg msgs[EVENT_BATCH];
     struct iovec iov = { .iov_base = msgs, .iov_len = sizeof msgs };
     /* O_NONBLOCK is the client's to clear. (Before Linux 6.10 that must do.) */
+    atomic_store(&c->reading, true); /* before a move's event is gone: see uffd_write_protect */
     ssize_t n = preadv2(c->uffd, &iov, 1, -1, RWF_NOWAIT);
     if (n < 0 && errno == EOPNOTSUPP)
         n = read(c->uffd, msgs, sizeof msgs);
@@ -301,7 +336,10 @@ static unsigned read_events(struct attach_client *c)
             on_fault(c, &msgs[i]);
         else if (msgs[i].event == UFFD_EVENT_REMAP)
             on_remap(c, &msgs[i]);
+        else if (msgs[i].event == UFFD_EVENT_FORK)
+            close((int)msgs[i].arg.fork.ufd); /* nobody asked for it */
     }
+    atomic_store(&c->reading, false);
     return nr;
 }
 

@@ -15,6 +15,7 @@
 #define ATTACH_RANGES_MOST  65536u /* per client, as vm.max_map_count */
 #define ATTACH_OPENS_MOST   64u    /* per client, not mapped yet */
 #define FAULT_WORKERS_MOST  32u
+#define FAULT_STORING_MOST  24u /* of them, so that loads do not wait for throttled stores */
 
 struct attach_open { /* counted by its ranges, and until it is mapped */
     struct attach_file file;
@@ -49,6 +50,7 @@ struct attach_client {       /* (c) constant  (l) lock  (a) atomic  (q) its requ
     int uffd;                /* (q) -1 before HELLO */
     struct worker *requests; /* (c) */
     struct worker *events;   /* (q) NULL before HELLO */
+    _Atomic bool reading;    /* its events' thread reads and deals with events               (a) */
     uint64_t stray;          /* its events' thread's: see on_stray() */
     struct attach_open *opens[ATTACH_OPENS_MOST]; /* (q) */
     uint64_t next_id;                             /* (q) */
@@ -71,9 +73,10 @@ struct attach {                   /* (c) constant  (l) lock  (a) atomic */
     struct fault_worker {
         struct attach *attach;
         struct worker *worker;
-        bool idle; /* (l) */
+        bool idle, storing; /* (l) */
     } workers[FAULT_WORKERS_MOST];
-    unsigned nr_workers;                                             /* (l) */
+    unsigned nr_workers; /* (l) */
+    unsigned nr_storing; /* workers with a store's fault, which may be throttled              (l) */
     _Atomic uint64_t nr_ranges, nr_pages, refused, queued, poisoned; /* (a) */
 };
 
@@ -100,6 +103,8 @@ unsigned events_step(void *client);
 void pool_add(struct attach *a, struct attach_job *job);
 /* Drop the jobs of a range that are not due yet, and let none of it be put off any more. */
 void pool_forget(struct attach *a, struct attach_range *r);
+/* Start the first worker. 0 or -errno. */
+int pool_start(struct attach *a);
 void pool_stop(struct attach *a);
 
 /* ---- attach_request.c ------------------------------------------------------------------------ */

@@ -197,7 +197,8 @@ static void bring_in(struct attach_client *c, const struct attach_request *rq)
         uint32_t n = pages < vma->count - skip ? (uint32_t)pages : vma->count - skip;
         for (uint32_t i = 0; i < n; i++) {
             struct page *page;
-            if (filemap_get_page(vma->mapping, NULL, vma->first + skip + i, n - i, &page) != 0)
+            if (atomic_load(&c->hung_up) ||
+                filemap_get_page(vma->mapping, NULL, vma->first + skip + i, n - i, &page) != 0)
                 break;
             put_page(vma->mapping->cache, page);
             if (i % FAULT_AROUND_MOST == FAULT_AROUND_MOST - 1 || i == n - 1)

@@ -55,8 +55,9 @@ struct address_space_operations {
     /* Take back the copies of a page that who is in front may hold (page_hold_copy). Sleeps until it is
      * done, perhaps for reads of the page to be answered. No page is locked. */
     void (*forget_copy)(struct address_space *m, uint32_t index);
-    /* A locked page becomes writable in somebody's memory: times are due. Never sleeps. */
-    void (*page_mkwrite)(struct address_space *m);
+    /* A page becomes writable in somebody's memory: times are due. No page is locked.
+     * Returns false: it would have to sleep, and nowait says not to. */
+    bool (*page_mkwrite)(struct address_space *m, bool nowait);
     /* The mapping enters or leaves the list of dirty mappings: keep its owner alive. */
     void (*get)(struct address_space *m);
     void (*put)(struct address_space *m);

@@ -232,8 +232,10 @@ bool memfd_trim(struct address_space *m, uint32_t index)
     /* A page beyond the end enters the tree under this lock, in which memfd_frame() made room. */
     uint64_t next = pages;
     struct page *page;
-    bool empty = pages > UINT32_MAX || find_get_pages(m, &next, UINT32_MAX, &page, 1) == 0;
-    if (!empty)
+    unsigned n = 0;
+    while (n == 0 && next <= UINT32_MAX)
+        n = find_get_pages(m, &next, UINT32_MAX, &page, 1); /* 0: a shadow, too */
+    if (n > 0)
         put_page(m->cache, page);
     else
         (void)resize_locked(f, pages);

@@ -265,8 +265,6 @@ static int page_mkwrite(struct vm_area *vma, uint32_t index, struct page *page, 
         return err;
     set_page_dirty(m, page);
     page_set(page, PG_mkwrite);
-    if (m->a_ops != NULL && m->a_ops->page_mkwrite != NULL)
-        m->a_ops->page_mkwrite(m);
     return vma->ops->map(vma, index, &page, 1, VMA_MAP_WRITE | flags);
 }
 
@@ -282,8 +280,12 @@ static int call_while_gone(struct address_space *m, struct page *page, int (*wor
         return -EAGAIN;
     }
     int err = work(arg);
-    page_ref_unfreeze(page, 2);
-    remove_from_page_cache(page, m); /* its bytes went with page_unmap() */
+    pthread_mutex_lock(
+        &m->tree_lock); /* its bytes went with page_unmap(): nobody may find it again */
+    page_delete_locked(m, page);
+    pthread_mutex_unlock(&m->tree_lock);
+    lru_remove(m->cache, page);
+    page_ref_unfreeze(page, 1); /* the caller's */
     return err;
 }
 
@@ -335,6 +337,15 @@ static int fault_once(struct vm_area *vma, uint32_t index, unsigned flags, bool 
     return err;
 }
 
+/* Before the page is locked, and before whoever faulted can go on, and ask.   Returns false: it would
+ * sleep, and must not. */
+static bool times_are_due(struct address_space *m, unsigned flags)
+{
+    if (m->a_ops == NULL || m->a_ops->page_mkwrite == NULL)
+        return true;
+    return m->a_ops->page_mkwrite(m, flags & FAULT_NOWAIT);
+}
+
 int handle_mm_fault(struct vm_area *vma, uint32_t index, unsigned flags)
 {
     struct page_cache *cache = vma->mapping->cache;
@@ -349,6 +360,8 @@ int handle_mm_fault(struct vm_area *vma, uint32_t index, unsigned flags)
          * store fault again, and again. */
         balance_dirty_pages(cache);
     }
+    if ((flags & FAULT_WRITE) && !times_are_due(vma->mapping, flags))
+        return -EAGAIN;
     while ((err = fault_once(vma, index, flags, &major)) == -EAGAIN && !(flags & FAULT_NOWAIT))
         sched_yield();
     return err;

@@ -70,7 +70,7 @@ void vma_remove(struct vm_area *vma);
 enum fault_flags {
     FAULT_WRITE = 1,
     FAULT_PRESENT = 2, /* by a store to a page that was there */
-    FAULT_NOWAIT = 4,  /* -EAGAIN instead of sleeping, and nothing has happened */
+    FAULT_NOWAIT = 4,  /* -EAGAIN instead of sleeping, and nothing is mapped then */
 };
 
 /* Resolve a fault at index (of the file), flags: enum fault_flags. When it returns 0 the page was mapped

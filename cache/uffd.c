@@ -5,6 +5,8 @@
 
 #include "cache/attach_proto.h"
 
+#define PROBE_ADDRESS ((uint64_t)1 << 20) /* above vm.mmap_min_addr */
+
 static uint64_t address_of(const struct uffd_vma *u, uint32_t index)
 {
     return u->addr + ((uint64_t)(index - u->vma.first) << PAGE_SHIFT);
@@ -22,26 +24,26 @@ static void wake_range(int uffd, uint64_t addr, uint64_t bytes)
     (void)ioctl(uffd, UFFDIO_WAKE, &range); /* fails only where nobody can wait */
 }
 
-/* Let in what is not in yet, and wake who waits for the first page.   0; -EAGAIN, -errno. */
+/* Let in what is not in yet, and wake who waits for the first page; what is behind that is a favour.
+ * Returns 0; -EAGAIN, -errno: of the first page. */
 static int map_readable(const struct uffd_vma *u, uint64_t addr, uint64_t bytes)
 {
     uint64_t end = addr + bytes, mode = u->writable ? UFFDIO_CONTINUE_MODE_WP : 0;
     for (uint64_t at = addr; at < end;) {
         struct uffdio_continue c = { .range = { .start = at, .len = end - at }, .mode = mode };
         int err = ioctl(u->uffd, UFFDIO_CONTINUE, &c) == 0 ? 0 : -errno;
-        if (err == 0)
-            return 0;
-        if (nobody_there(err)) {
-            wake_range(u->uffd, addr, PAGE_SIZE); /* whoever waits looks at what is there now */
-            return 0;
-        }
         uint64_t done = c.mapped > 0 ? (uint64_t)c.mapped : 0;
         if (err == -EEXIST) {
             if (at + done == addr)
                 wake_range(u->uffd, addr, PAGE_SIZE);
             done += PAGE_SIZE; /* this one was there: go on behind it */
-        } else if (done == 0) {
-            return err;
+        } else if (at == addr && done == 0 && err == -ENOENT && end - at > PAGE_SIZE) {
+            end = at + PAGE_SIZE; /* mprotect and the like split a mapping: not across the border */
+        } else if (at == addr && done == 0 && nobody_there(err)) {
+            wake_range(u->uffd, addr, PAGE_SIZE); /* whoever waits looks at what is there now */
+            return 0;
+        } else if (done == 0 || err == 0) {
+            return at == addr && done == 0 ? err : 0;
         }
         at += done;
     }
@@ -91,14 +93,18 @@ static int uffd_write_protect(struct vm_area *vma, uint32_t first, uint32_t last
     if (!u->writable)
         return 0;
     int err = protect_range(u->uffd, addr, end - addr, UFFDIO_WRITEPROTECT_MODE_WP);
-    if (err == -ESRCH || (err == -ENOENT && end - addr == PAGE_SIZE))
+    if (err == -ESRCH)
         return 0;
-    for (uint64_t at = addr; err == -ENOENT && at < end; at += PAGE_SIZE) {
+    for (uint64_t at = addr; err == -ENOENT && end - addr > PAGE_SIZE && at < end;
+         at += PAGE_SIZE) {
         int one = protect_range(u->uffd, at, PAGE_SIZE, UFFDIO_WRITEPROTECT_MODE_WP);
         if (one != 0 && !nobody_there(one))
             return one;
     }
-    return err == -ENOENT ? 0 : err;
+    /* Moved, and where to is being noted just now? */
+    return err == -ENOENT && u->moving != NULL && atomic_load(u->moving) ? -EAGAIN
+           : err == -ENOENT                                              ? 0
+                                                                         : err;
 }
 
 /* The memfd's punching takes the page out everywhere. */
@@ -134,8 +140,8 @@ int uffd_poison(struct uffd_vma *u, uint32_t index, bool gone)
 
 bool uffd_dead(int uffd)
 {
-    /* Some address: whether anything is there is not the question. */
-    return protect_range(uffd, PAGE_SIZE, PAGE_SIZE, 0) == -ESRCH;
+    /* Some address that is never refused: whether anything is there is not the question. */
+    return protect_range(uffd, PROBE_ADDRESS, PAGE_SIZE, UFFDIO_WRITEPROTECT_MODE_WP) == -ESRCH;
 }
 
 const struct vma_ops uffd_vma_ops = { .map = uffd_map,

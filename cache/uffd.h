@@ -21,7 +21,9 @@ struct uffd_vma {
     struct vm_area vma; /* first */
     int uffd;           /* (c) */
     uint64_t addr;      /* (c) of vma.first, in the client */
-    bool writable;      /* (c) shared, and stores are allowed: write-protection counts */
+    /* Events are being read and dealt with: what is not at its address may have moved. NULL: none are. */
+    const _Atomic bool *moving;
+    bool writable; /* (c) shared, and stores are allowed: write-protection counts */
 };
 
 extern const struct vma_ops uffd_vma_ops;

@@ -173,17 +173,23 @@ static void data_shutdown(struct address_space *m)
     store_shutdown(inode_of(m)->fs->store);
 }
 
-static void data_page_mkwrite(struct address_space *m)
+/* The kernel learns of new times when it asks again, once after each time it was told. Having it forget them
+ * may wait for an inode that it is evicting. */
+static bool data_page_mkwrite(struct address_space *m, bool nowait)
 {
     struct inode *inode = inode_of(m);
+    const struct fs_options *o = &inode->fs->options;
     struct timespec now = fs_now();
     pthread_mutex_lock(&inode->i_lock);
     inode->mtime = inode->ctime = now;
     pthread_mutex_unlock(&inode->i_lock);
-    /* The kernel learns of it when it asks again, once after each time it was told. */
-    const struct fs_options *o = &inode->fs->options;
-    if (o->forget_attributes != NULL && atomic_exchange(&inode->attributes_shown, false))
+    if (o->forget_attributes == NULL || !atomic_load(&inode->attributes_shown))
+        return true; /* looked at after the times changed: who is shown them now is shown these */
+    if (nowait)
+        return false;
+    if (atomic_exchange(&inode->attributes_shown, false))
         o->forget_attributes(o->front, inode->ino);
+    return true;
 }
 
 static void data_forget_copy(struct address_space *m, uint32_t index)

@@ -305,12 +305,21 @@ print(json.load(open(sys.argv[1]))["stats"][part][name])' "$T/stats.json" "$1" |
         fail "there is no $1 in stats"
 }
 
-# Compile tests/NAME.c to $T/NAME.
+# Compile tests/NAME.c to $T/NAME.   build_helper NAME [LIBRARIES]
 build_helper()
 {
     need "${CC:-cc}"
-    "${CC:-cc}" -std=gnu17 -O1 -g -Wall -Wextra -D_FILE_OFFSET_BITS=64 -o "$T/$1" \
-        "$source_dir/tests/$1.c" || fail "tests/$1.c does not compile"
+    helper=$1
+    shift
+    "${CC:-cc}" -std=gnu17 -O1 -g -Wall -Wextra -D_FILE_OFFSET_BITS=64 -I "$source_dir" \
+        -o "$T/$helper" "$source_dir/tests/$helper.c" "$@" ||
+        fail "tests/$helper.c does not compile"
+}
+# Likewise, with libfolio. FOLIO_LIB is where it lies; one for a program without a sanitizer.
+build_client()
+{
+    : "${FOLIO_LIB:=$(cd "$FOLIO_BIN/../lib" && pwd -P)}"
+    build_helper "$1" "$FOLIO_LIB/libfolio.so" "-Wl,-rpath,$FOLIO_LIB" -pthread
 }
 
 # A number below $1 from the seed, which is printed so that a run can be repeated.
