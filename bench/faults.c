@@ -347,7 +347,7 @@ static struct result measure(enum door_kind door, enum test_kind test, bool shuf
                              unsigned clients)
 {
     struct client each[CLIENTS_MAX];
-    pthread_t threads[CLIENTS_MAX];
+    pthread_t threads[CLIENTS_MAX] = { 0 };
     pid_t pids[CLIENTS_MAX];
     struct shared *s =
         mmap(NULL, sizeof *s, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -421,7 +421,7 @@ static const char *join(const char *dir, const char *name)
 
 static void run_row(enum test_kind test, bool shuffle, unsigned clients, unsigned rounds)
 {
-    struct result best[DOORS];
+    struct result best[DOORS] = { 0 };
     for (unsigned round = 0; round < rounds; round++)
         for (unsigned d = 0; d < DOORS; d++) {
             enum door_kind door = (enum door_kind)((d + round) % DOORS);

@@ -5,6 +5,7 @@
  * lru2q and s3fifo are the cache library itself, without threads and readahead, on a device in memory;
  * lru, sieve, arc and Belady's optimum (which knows the future) are computed here. A trace is lines
  * of "FILE PAGE COUNT", FILE below MAX_FILES; - is standard input. See HITRATIO.md. */
+#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -67,9 +68,9 @@ struct zipf {
 
 static void zipf_shuffle(struct zipf *z)
 {
-    for (uint32_t i = z->n - 1; i > 0; i--) {
-        uint32_t j = (uint32_t)(draw(&z->state) % (i + 1)), page = z->page[i];
-        z->page[i] = z->page[j];
+    for (uint32_t left = z->n; left > 1; left--) {
+        uint32_t j = (uint32_t)(draw(&z->state) % left), page = z->page[left - 1];
+        z->page[left - 1] = z->page[j];
         z->page[j] = page;
     }
 }
@@ -422,6 +423,7 @@ static uint32_t arc_ghost_hit(struct sim *s, uint32_t id, uint32_t target, uint3
 {
     bool in_b2 = s->on[id] == B2 + 1;
     uint32_t mine = s->length[in_b2 ? B2 : B1], other = s->length[in_b2 ? B1 : B2];
+    assert(mine > 0); /* id is there */
     uint32_t by = other > mine ? other / mine : 1;
     if (in_b2)
         target = target > by ? target - by : 0;

@@ -30,6 +30,7 @@
 #define _GNU_SOURCE
 #endif
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -421,6 +422,7 @@ static void extent_delete(struct walk *w)
 static void extent_load(const struct walk *w, unsigned blocks, uint8_t *data, uint32_t *crcs)
 {
     struct piece pieces[EXTENT_MAX];
+    assert(blocks > 0);
     if (!extent_cut(w, blocks, 0, blocks, pieces))
         die("extent", "damaged");
     for (unsigned i = 0; i < blocks; i++)
@@ -640,7 +642,7 @@ static size_t resident_pages(int fd, size_t bytes)
 /* The mapping has to go first: a mapped page is not dropped. */
 static void store_chill(struct store *s)
 {
-    struct stat st;
+    struct stat st = { 0 };
     store_close(s);
     int fd = open(s->path, O_RDONLY | O_CLOEXEC);
     check_sys(fd >= 0, s->path);

@@ -1022,7 +1022,7 @@ static const struct contestant churns[] = {
     { "liburcu rculfhash", churn_lfht, ONE, 0, grace },
 };
 
-#define WHO(list) .who = list, .count = sizeof list / sizeof *list
+#define WHO(list) .who = (list), .count = sizeof(list) / sizeof(list)[0]
 
 static const struct bench_case cases[] = {
     { "hit-order", "Hits over 256 MiB, in order", HIT_PAGES, IN_ORDER, PAGE_SIZE, 200000, WHO(hits),

@@ -79,17 +79,17 @@ struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_loc
     struct list_head i_mmap;  /* the vm_areas that map it                      (i_mmap_lock) */
     _Atomic uint32_t nr_vmas; /*                                     (i_mmap_lock to change, a) */
     _Atomic bool copies; /* page_hold_copy() was called: pages may come back with PG_copied (a) */
+    bool on_dirty;       /* (d) */
     _Atomic uint64_t i_size;  /* bytes; changed under the owner's i_rwsem             (a) */
     _Atomic uint32_t nrpages; /* (t to change, a) */
     _Atomic uint32_t nrdirty; /* (t to change, a) */
     uint32_t nrshadows;       /* values in the tree: see workingset.c              (t) */
     _Atomic uint32_t wb_err;  /* counts failed writes; see filemap_check_errors       (a) */
     _Atomic int32_t wb_errno; /* the latest of them: -errno                           (a) */
+    unsigned wb_failures;     /* passes failed in a row                               (d) */
     struct list_head dirty;   /* cache->dirty_mappings                                (d) */
-    bool on_dirty;            /* (d) */
     uint64_t dirtied_ns;      /* when it entered that list                            (d) */
     uint64_t synced;          /* the last page_cache_sync that took it                (d) */
-    unsigned wb_failures;     /* passes failed in a row                               (d) */
     uint64_t wb_retry_ns;     /* not before                                           (d) */
 };
 

@@ -1,4 +1,5 @@
 /* ra_load.c: from "NAME:ARGS" or "./FILE.so:ARGS" to a policy. */
+#include <assert.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
@@ -28,6 +29,7 @@ __attribute__((format(printf, 3, 4))) static int fail(char *error, size_t n, con
 {
     va_list args;
     va_start(args, format);
+    /* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized): clang 14 errs */
     vsnprintf(error, n, format, args);
     va_end(args);
     return -EINVAL;
@@ -125,6 +127,7 @@ static int open_spec(const char *spec, struct opened **out, char *error, size_t 
     int err = find_policy(spec, len, &policy, error, n);
     if (err != 0)
         return err;
+    assert(policy != NULL);
     struct opened *o = calloc(1, sizeof *o + strlen(spec) + 1);
     if (o == NULL)
         return -ENOMEM;

@@ -97,7 +97,7 @@ static void zero_in_page(struct address_space *m, struct page *page, size_t in, 
 int truncate_partial_page(struct address_space *m, uint64_t from, uint64_t to)
 {
     assert(from < to && (from >> PAGE_SHIFT) == ((to - 1) >> PAGE_SHIFT));
-    struct page *page;
+    struct page *page = NULL;
     int err = lock_uptodate_page(m, (uint32_t)(from >> PAGE_SHIFT), &page);
     if (err != 0)
         return err;

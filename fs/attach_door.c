@@ -76,7 +76,7 @@ static int door_open(void *arg, int fd, const struct attach_request *rq, struct 
     struct attach_door *door = arg;
     struct inode *inode;
     struct open_file *file;
-    uint64_t ino;
+    uint64_t ino = 0;
     int flags = fcntl(fd, F_GETFL);
     int err = flags < 0 ? -errno : check_request(rq, flags);
     if (err == 0)

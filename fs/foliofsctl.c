@@ -169,7 +169,7 @@ static int look_at(const char *path, enum look_for what, int timeout_ms, struct 
 
 static void find_mount(struct client *client, const char *path)
 {
-    struct look look;
+    struct look look = { 0 };
     int err = look_at(path, LOOK_DEV, ANSWER_MS, &look);
     client->mountpoint = path;
     if (err == -ETIMEDOUT)
@@ -578,7 +578,7 @@ static void check_argument(const struct command *command, const char *arg)
 {
     if (arg == NULL && command->arg != NULL)
         die_usage("%s wants %s", command->name, command->arg);
-    if (command->run == do_set && (arg[0] == '=' || strchr(arg, '=') == NULL))
+    if (command->run == do_set && arg != NULL && (arg[0] == '=' || strchr(arg, '=') == NULL))
         die_usage("set wants NAME=VALUE, not \"%s\"", arg);
 }
 

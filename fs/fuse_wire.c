@@ -1,5 +1,6 @@
 #include "fs/fuse_wire.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fuse_lowlevel.h>
 #include <linux/fuse.h>
@@ -167,7 +168,8 @@ static ssize_t reply(int fd, struct iovec *iov, int count)
 static ssize_t wire_writev(int fd, struct iovec *iov, int count, void *userdata)
 {
     struct wire *wire = userdata;
-    if (atomic_load_explicit(&wire->init_unique, memory_order_relaxed) == 0 || count == 0 ||
+    assert(count > 0); /* there is always a header */
+    if (atomic_load_explicit(&wire->init_unique, memory_order_relaxed) == 0 ||
         iov[0].iov_len < sizeof(struct fuse_out_header))
         return reply(fd, iov, count);
     bool last = amend_init(wire, iov, count);

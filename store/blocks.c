@@ -53,6 +53,7 @@ static void read_bio(struct store *s, struct bio *bio)
 {
     struct found f;
     memset(f.skip, 0, bio->nr_vecs * sizeof f.skip[0]);
+    /* NOLINTNEXTLINE(bugprone-sizeof-expression): they are pointers */
     memset(f.block, 0, bio->nr_vecs * sizeof f.block[0]);
     pthread_mutex_lock(&s->lock);
     look_in_trims(s, bio, &f);

@@ -140,21 +140,28 @@ void txn_insert_record(struct txn *t, struct txn_record *r)
     t->nr_records++;
 }
 
-void txn_remove_block(struct txn *t, struct txn_block *b)
+/* A block that has left the map. */
+static void drop_block(struct txn *t, struct txn_block *b)
 {
-    RB_REMOVE(block_map, &t->blocks, b);
     t->bytes -= block_bytes(b);
     t->nr_blocks--;
     t->nr_data -= b->data != NULL;
     block_put(b);
 }
 
+void txn_remove_block(struct txn *t, struct txn_block *b)
+{
+    RB_REMOVE(block_map, &t->blocks, b);
+    drop_block(t, b);
+}
+
 void txn_insert_block(struct txn *t, struct txn_block *b)
 {
     struct txn_block *old = RB_INSERT(block_map, &t->blocks, b);
     if (old != NULL) {
-        txn_remove_block(t, old);
+        RB_REMOVE(block_map, &t->blocks, old);
         RB_INSERT(block_map, &t->blocks, b);
+        drop_block(t, old);
     }
     t->bytes += block_bytes(b);
     t->nr_blocks++;

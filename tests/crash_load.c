@@ -231,7 +231,7 @@ static void write_cells(struct worker *w, unsigned n, uint32_t from, uint32_t co
     note(w, &e, 0);
     ssize_t done = pwrite(fd, cells, (size_t)count * CELL, (off_t)from * CELL);
     check(w, "write", done);
-    if (done != (ssize_t)(count * CELL))
+    if (done != (ssize_t)count * (ssize_t)CELL)
         check(w, "a short write", (errno = ENOTCONN, -1));
     if (from + count > w->cells[file])
         w->cells[file] = from + count;
@@ -619,6 +619,10 @@ static void read_history(struct history *h, const char *log, unsigned number)
     h->worker = number;
     while (f != NULL && fread(&e, sizeof e, 1, f) == 1) {
         if (e.done) {
+            if (h->count == 0) {
+                fprintf(stderr, "%s: begins with an acknowledgement\n", name);
+                exit(2);
+            }
             h->events[h->count - 1].done = 1;
             h->events[h->count - 1].ino = e.ino;
             continue;
@@ -1078,8 +1082,7 @@ static uint64_t sum_tree(const char *path)
         exit(2);
     }
     uint64_t sum = sum_bytes(0xcbf29ce484222325u, path, strlen(path));
-    uint64_t numbers[] = { st.st_mode, st.st_ino, (uint64_t)st.st_mtim.tv_nsec };
-    sum = sum_bytes(sum, numbers, sizeof numbers);
+    sum = mix(mix(mix(sum ^ st.st_mode) ^ st.st_ino) ^ (uint64_t)st.st_mtim.tv_nsec);
     if (S_ISREG(st.st_mode)) {
         int fd = open(path, O_RDONLY);
         ssize_t n = read(fd, buf, sizeof buf);

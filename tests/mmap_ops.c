@@ -651,7 +651,7 @@ static void tick(void) /* let the kernel's coarse clock move on */
 
 static void stores_change_times(void)
 {
-    struct stat before, after;
+    struct stat before = { 0 }, after = { 0 };
     int fd = make("f", 'f', 2 * PAGE);
     char *p = map(fd, 2);
     EXPECT(load(p) == 'f' && fsync(fd) == 0);
@@ -672,7 +672,7 @@ static void stores_change_times(void)
 
 static void times_are_kept(void)
 {
-    struct stat before, after;
+    struct stat before = { 0 }, after = { 0 };
     int fd = make("f", 'f', PAGE);
     char *p = map(fd, 1);
     p[0] = 's';

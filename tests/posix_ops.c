@@ -1021,7 +1021,7 @@ static void directories(void)
         unlink(e->d_name);
     rewinddir(d);
     int left = 0;
-    while ((e = readdir(d)) != NULL)
+    while (readdir(d) != NULL)
         left++;
     value("left after unlinking while reading", left - 2);
     closedir(d);

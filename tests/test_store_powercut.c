@@ -53,6 +53,8 @@ static void record_write(int fd, off_t offset, const struct iovec *iov, int n)
     size_t len = 0, at = 0;
     for (int i = 0; i < n; i++)
         len += iov[i].iov_len;
+    if (len == 0)
+        return;
     struct op *o = record(OP_WRITE, offset, len);
     o->through = fcntl(fd, F_GETFL) & O_DSYNC;
     o->data = malloc(len);
