@@ -16,6 +16,7 @@
 #include "cache/reclaim.h"
 #include "store/plug.h"
 
+#define FILL_FRAMES   64u  /* frames given memory at a time, which saves each its page fault */
 #define ALLOC_WAIT_MS 100u /* how long page_alloc sleeps at a time */
 #define ALLOC_TRIES   50u  /* sleeps in which nothing at all moved, before it gives up */
 
@@ -53,22 +54,54 @@ void put_page(struct page_cache *cache, struct page *page)
         page_free(cache, page);
 }
 
+/* How many frames that were never used to take at once: fewer as fewer are left, so that others find
+ * some while these are filled. Context: lru_lock. */
+static uint64_t fill_count(const struct page_cache *cache)
+{
+    uint64_t limit = atomic_load_explicit(&cache->limit, memory_order_relaxed);
+    uint64_t end = limit < cache->max_frames ? limit : cache->max_frames;
+    uint64_t n = end > cache->fresh ? (end - cache->fresh) / 16 : 0;
+    if (n > FILL_FRAMES)
+        return FILL_FRAMES;
+    return n > 0 ? n : 1;
+}
+
+/* Memory for n frames at once, then all but the first are free. They count as used meanwhile. A
+ * kernel that cannot do it (before Linux 5.14) gives memory at the first touch, as ever. */
+static void fill_frames(struct page_cache *cache, struct page *first, uint64_t n)
+{
+    (void)madvise(own_frame(cache, first), n << PAGE_SHIFT, MADV_POPULATE_WRITE);
+    pthread_mutex_lock(&cache->lru_lock);
+    for (uint64_t i = n - 1; i > 0; i--)
+        list_add(&first[i].lru, &cache->free);
+    for (uint64_t i = 0; i < n; i++)
+        first[i].touched = true;
+    cache->used -= n - 1;
+    pthread_mutex_unlock(&cache->lru_lock);
+}
+
 static struct page *frame_take(struct page_cache *cache)
 {
     struct page *page = NULL;
+    uint64_t n = 1;
     pthread_mutex_lock(&cache->lru_lock);
     if (cache->used < atomic_load_explicit(&cache->limit, memory_order_relaxed)) {
         if (!list_empty(&cache->free)) {
             page = list_entry(cache->free.next, struct page, lru);
             list_del(&page->lru);
         } else if (cache->fresh < cache->max_frames) {
-            page = &cache->pages[cache->fresh++];
-            list_init(&page->lru);
+            n = fill_count(cache);
+            page = &cache->pages[cache->fresh];
+            for (uint64_t i = 0; i < n; i++)
+                list_init(&page[i].lru);
+            cache->fresh += n;
         }
         if (page != NULL)
-            cache->used++;
+            cache->used += n;
     }
     pthread_mutex_unlock(&cache->lru_lock);
+    if (page != NULL && n > 1)
+        fill_frames(cache, page, n);
     if (page != NULL) {
         assert(atomic_load(&page->refcount) == 0);
         atomic_store_explicit(&page->flags, 0, memory_order_relaxed);
@@ -280,6 +313,13 @@ int page_cache_set_fault_around(struct page_cache *cache, unsigned pages)
 static void release_free_frames(struct page_cache *cache)
 {
     pthread_mutex_lock(&cache->lru_lock);
+    if (cache->used == 0) { /* all of it, and begin anew */
+        madvise(cache->arena, cache->fresh << PAGE_SHIFT, MADV_DONTNEED);
+        for (uint64_t i = 0; i < cache->fresh; i++)
+            cache->pages[i].touched = false;
+        list_init(&cache->free);
+        cache->fresh = 0;
+    }
     for (struct list_head *n = cache->free.next; n != &cache->free; n = n->next) {
         struct page *page = list_entry(n, struct page, lru);
         if (page->touched)
