@@ -27,8 +27,8 @@ static _Atomic unsigned nr_memfds; /* segments are only looked for where there a
 static struct {
     _Atomic uintptr_t start;
     _Atomic uint64_t bytes;
-    _Atomic int fd; /* the memfd, and what lies at start */
-    _Atomic uint64_t offset;
+    _Atomic uint64_t offset; /* in the memfd, of what lies at start */
+    _Atomic int fd;
     _Atomic bool patched; /* a page of it is no page of the memfd any more */
 } known[KNOWN_MAX];
 static _Atomic unsigned nr_known;

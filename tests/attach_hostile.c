@@ -113,7 +113,7 @@ static int greet(int *uffd)
 
 static int open_pages(int s, int file, uint64_t *id)
 {
-    struct attach_reply reply;
+    struct attach_reply reply = { 0 };
     int memfd;
     int err = ask(s,
                   (struct attach_request){ .op = ATTACH_OPEN,
@@ -233,7 +233,7 @@ static void attack_descriptors(int file)
         crowd[i] = null;
     for (int i = 0; i < 50; i++) {
         (void)send_bytes(s, &rq, sizeof rq, crowd, 100);
-        struct attach_reply reply;
+        struct attach_reply reply = { 0 };
         (void)receive_answer(s, &reply, NULL);
     }
     int old = new_uffd(UFFD_FEATURE_EVENT_FORK | ATTACH_UFFD_FEATURES), other = dial();
@@ -291,7 +291,7 @@ static void *read_file(void *arg)
 static void attack_memfd(int file)
 {
     _Atomic bool stop = false;
-    uint64_t id;
+    uint64_t id = 0;
     int uffd, s = greet(&uffd), memfd = open_pages(s, file, &id);
     char *p = map_pages(s, uffd, memfd, id);
     pthread_t t;
@@ -329,7 +329,7 @@ static void attack_memfd(int file)
 static void attack_patches(void)
 {
     enum { HUGE_PAGES = 70000 };
-    uint64_t id;
+    uint64_t id = 0;
     int file = open("large", O_RDWR | O_CREAT, 0644);
     CHECK_EQ(ftruncate(file, (off_t)HUGE_PAGES * 2 * (off_t)PAGE), 0);
     int uffd, s = greet(&uffd), memfd = open_pages(s, file, &id);
@@ -350,9 +350,9 @@ static void attack_patches(void)
 /* Who may only read must not write, whatever he does with the descriptor. */
 static void reader(int in, int out)
 {
-    struct attach_reply reply;
+    struct attach_reply reply = { 0 };
     char path[64];
-    int memfd;
+    int memfd = -1;
     (void)in;
     (void)out;
     if (geteuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0))
@@ -412,7 +412,7 @@ static void *mover(void *arg)
 /* Moved without end, while it is mapped anew, unmapped, advised, stored to and written back. */
 static void attack_moves(int file)
 {
-    uint64_t id;
+    uint64_t id = 0;
     int uffd, s = greet(&uffd), memfd = open_pages(s, file, &id);
     char *other = mmap(NULL, PAGES * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     moving.p = map_pages(s, uffd, memfd, id);
@@ -448,7 +448,7 @@ static void attack_moves(int file)
 /* The events' descriptor, shared with the daemon, made blocking: a read of it must not stop anybody. */
 static void blocking_client(int in, int out)
 {
-    uint64_t id;
+    uint64_t id = 0;
     int file = open("target", O_RDWR), uffd, s = greet(&uffd), memfd = open_pages(s, file, &id);
     char *p = map_pages(s, uffd, memfd, id);
     for (int i = 0; i < 50; i++) {
@@ -472,7 +472,7 @@ static void attack_blocking(int file)
 /* More than can be tracked, and no end of moves. */
 static void attack_ranges(int file)
 {
-    uint64_t id;
+    uint64_t id = 0;
     int uffd, s = greet(&uffd), memfd = open_pages(s, file, &id);
     char *p =
         mmap(NULL, 65600 * 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -501,7 +501,7 @@ static void attack_endings(void)
 {
     for (int round = 0; round < 60; round++) {
         int file = open("target", O_RDWR), uffd, s = greet(&uffd);
-        uint64_t id;
+        uint64_t id = 0;
         int memfd = open_pages(s, file, &id);
         struct attach_request map = { .op = ATTACH_MAP,
                                       .version = ATTACH_VERSION,
