@@ -1,7 +1,7 @@
 #!/bin/sh
 # A tour of FolioFS on a real mount: build, make a volume, mount it, copy a tree, compile and run a
-# program inside, share memory between two processes, look at the counters, unmount, check, mount
-# again, compare everything.
+# program inside, share memory between two processes, share the cache's own pages with one, look at
+# the cache, unmount, check, mount again, compare everything.
 #
 #   sh fs/demo.sh
 #
@@ -109,7 +109,7 @@ mkdir "$t/mnt" "$t/source" || exit 1
 
 say 'make a volume and mount it'
 "$bin/mkfs.foliofs" -L demo "$t/volume" || fail 'mkfs.foliofs failed'
-mount_it -o suid,dev
+mount_it -o suid,dev,attach
 df -h "$t/mnt"
 
 say 'copy a tree'
@@ -168,6 +168,23 @@ make -C "$t/mnt/src" || fail 'make failed inside the mount'
 say 'share memory'
 "$t/mnt/src/share" w "$t/mnt/shared" || fail 'writing through mmap failed'
 "$t/mnt/src/share" r "$t/mnt/shared" || fail 'reading through mmap failed'
+
+say "share the cache's own pages: libfolio attaches what the program maps"
+if (cd "$t/mnt" && FOLIO_VERBOSE=1 LD_PRELOAD="$root/build/release/lib/libfolio-preload.so" \
+    src/share w attached) >"$t/attached.out" 2>&1; then
+    cat "$t/attached.out"
+else
+    cat "$t/attached.out" >&2
+    fail 'writing through an attached mapping failed'
+fi
+attached=$("$bin/foliofsctl" --json "$t/mnt" stats | jq .stats.faults.attached_mkwrite)
+if [ "$attached" -gt 0 ]; then
+    echo "the cache was asked before the first store to each of $attached pages"
+else
+    echo '(this machine does not allow it, so the kernel mapped the file)'
+fi
+"$t/mnt/src/share" r "$t/mnt/attached" || fail 'what was stored through it is not in the file'
+"$bin/foliofsctl" "$t/mnt" pages "$t/mnt/attached" || fail 'foliofsctl pages failed'
 
 say 'foliofsctl stats'
 "$bin/foliofsctl" "$t/mnt" stats || fail 'foliofsctl failed'
