@@ -92,8 +92,10 @@ static struct page *frame_take(struct page_cache *cache)
         } else if (cache->fresh < cache->max_frames) {
             n = fill_count(cache);
             page = &cache->pages[cache->fresh];
-            for (uint64_t i = 0; i < n; i++)
+            for (uint64_t i = 0; i < n; i++) {
                 list_init(&page[i].lru);
+                page[i].data = own_frame(cache, &page[i]);
+            }
             cache->fresh += n;
         }
         if (page != NULL)

@@ -77,9 +77,9 @@ static void spun_in_vain(struct wire *wire)
 static void spin(struct wire *wire, int fd)
 {
     uint64_t now = now_ns(), last = now, until = now + wire->spin_ns;
-    wire->pollfd.fd = fd;
-    wire->pollfd.events = POLLIN;
-    while (poll(&wire->pollfd, 1, 0) == 0) {
+    wire->pollfd[0].fd = fd;
+    wire->pollfd[0].events = POLLIN;
+    while (poll(wire->pollfd, 1, 0) == 0) {
         now = now_ns();
         if (now > until || now - last > OFF_CORE_NS) {
             spun_in_vain(wire);
