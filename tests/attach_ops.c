@@ -932,7 +932,7 @@ static const struct test {
     { "counts", test_counts, false },
     { "msync", test_msync, false },
     { "size", test_size, false },
-    { "tail", test_tail, true },
+    { "tail", test_tail, false },
     { "race_write", test_race_write, false },
     { "race_punch", test_race_punch, false },
     { "race_truncate", test_race_truncate, false },

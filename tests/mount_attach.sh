@@ -69,7 +69,7 @@ everything()
         mount_attached "$options"
         case $options in
         *cache_size*) # is written back at any time, and so counts what it likes
-            ops coherent two size race_write race_punch race_truncate pressure errors read_only \
+            ops coherent two size tail race_write race_punch race_truncate pressure errors read_only \
                 parts fork exec descriptors stopped crowd many
             ;;
         *) ops ;;
