@@ -5,7 +5,6 @@
 #include <fuse_lowlevel.h>
 #include <linux/fuse.h>
 #include <stddef.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -16,8 +15,6 @@
 /* Of struct fuse_init_in and _out since protocol 7.36; the headers we build with may be older. */
 #define INIT_IN_FLAGS2  16u
 #define INIT_OUT_FLAGS2 32u
-
-#define PAGE_BYTES 4096u
 
 static void see_init(struct wire *wire, const struct fuse_in_header *in, const void *arg,
                      size_t len)
@@ -139,39 +136,13 @@ static bool amend_init(struct wire *wire, const struct iovec *iov, int count)
     return true;
 }
 
-/* Send what can be read of a reply, and zeros for the rest. */
-static ssize_t write_readable(int fd, const struct iovec *iov, int count)
-{
-    size_t total = 0, at = 0;
-    for (int i = 0; i < count; i++)
-        total += iov[i].iov_len;
-    char *copy = calloc(1, total);
-    if (copy == NULL)
-        return -1;
-    for (int i = 0; i < count; at += iov[i++].iov_len)
-        for (size_t in = 0; in < iov[i].iov_len; in += PAGE_BYTES) {
-            size_t n = iov[i].iov_len - in < PAGE_BYTES ? iov[i].iov_len - in : PAGE_BYTES;
-            struct iovec to = { copy + at + in, n }, from = { (char *)iov[i].iov_base + in, n };
-            (void)process_vm_readv(getpid(), &to, 1, &from, 1, 0);
-        }
-    ssize_t n = write(fd, copy, total);
-    free(copy);
-    return n;
-}
-
-static ssize_t reply(int fd, struct iovec *iov, int count)
-{
-    ssize_t n = writev(fd, iov, count);
-    return n < 0 && errno == EFAULT ? write_readable(fd, iov, count) : n;
-}
-
 static ssize_t wire_writev(int fd, struct iovec *iov, int count, void *userdata)
 {
     struct wire *wire = userdata;
     assert(count > 0); /* there is always a header */
     if (atomic_load_explicit(&wire->init_unique, memory_order_relaxed) == 0 ||
         iov[0].iov_len < sizeof(struct fuse_out_header))
-        return reply(fd, iov, count);
+        return writev(fd, iov, count);
     bool last = amend_init(wire, iov, count);
     ssize_t n = writev(fd, iov, count);
     if (last && n > 0 && wire->agreed_upon != NULL)

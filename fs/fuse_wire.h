@@ -7,9 +7,6 @@
  *                    FUSE_DIRECT_IO_ALLOW_MMAP: each only if the kernel's INIT offered it
  *   WRITE, OPEN and CREATE requests   with WIRE_KILL_PRIV in the open flags when the kernel asks to
  *                    clear suid and sgid: it decides by the caller's CAP_FSETID, which we cannot see
-  *
- * A reply whose pages vanish while it is sent (a client cut the file that it has attached) has zeros in
- * their place, or the reader would wait for ever.
  *
  * Newer libfuse sets some of these bits itself; setting them twice is harmless, so there is one way
  * for all versions. With a custom read there is no splice, which we do not want anyway: requests
