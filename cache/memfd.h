@@ -6,9 +6,10 @@
  * the tree's to say: what else lies in the memfd (a hole that somebody touched, what a page that has
  * gone left behind) means nothing.
  *
- * The memfd is as long as the file, in whole pages, so that a touch beyond the end is the kernel's
- * SIGBUS. It is longer only while a writer holds a locked page beyond the end of file, or pages were
- * set aside there (fallocate); then who maps it and faults there learns from handle_mm_fault().
+ * The memfd reaches at least to the end of the file. A touch beyond it is the kernel's SIGBUS where the
+ * memfd ends; it may be longer after a truncation (those who read the pages that went may still do so),
+ * while a writer holds a locked page beyond the end of file, or where pages were set aside (fallocate).
+ * Then who maps it and faults there learns from handle_mm_fault(), and memfd_trim() cuts it.
  *
  * The other processes may hold a descriptor that can punch and truncate. They change what they could
  * change by storing. Should a page vanish under us, we read zeros: a SIGBUS in our mapping gives it

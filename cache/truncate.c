@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "cache/memfd.h"
 #include "cache/memory.h"
 #include "cache/reclaim.h"
 
@@ -51,8 +50,6 @@ unsigned truncate_inode_pages_range(struct address_space *m, uint32_t first, uin
             stayed += !truncate_page(m, pages[i]);
     }
     workingset_truncate(m, first, last);
-    if (last == UINT32_MAX && atomic_load(&m->memfd) != NULL)
-        (void)memfd_trim(m, first);
     /* During a pass no dirty page does not mean that everything is written: its end sees to it. */
     if (down_write_trylock(&m->writeback_sem)) {
         bool removed = dirty_list_del_if_clean(m);

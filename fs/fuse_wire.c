@@ -71,12 +71,16 @@ static void spun_in_vain(struct wire *wire)
     atomic_store(&wire->skip, 1u << n);
 }
 
+static __attribute__((noinline)) bool request_waits(struct pollfd *pollfd)
+{
+    return poll(pollfd, 1, 0) != 0;
+}
+
 static void spin(struct wire *wire, int fd)
 {
     uint64_t now = now_ns(), last = now, until = now + wire->spin_ns;
-    wire->pollfd[0].fd = fd;
-    wire->pollfd[0].events = POLLIN;
-    while (poll(wire->pollfd, 1, 0) == 0) {
+    wire->pollfd = (struct pollfd){ .fd = fd, .events = POLLIN };
+    while (!request_waits(&wire->pollfd)) {
         now = now_ns();
         if (now > until || now - last > OFF_CORE_NS) {
             spun_in_vain(wire);
