@@ -10,10 +10,11 @@
 #include "cache/attach_impl.h"
 #include "cache/memfd.h"
 
-#define EVENT_BATCH   16u
-#define SPIN_NS       50000u    /* an awake thread answers 10 times faster than one to be woken */
-#define EOF_NS        1000000u  /* how long a fault beyond the end of file waits for it to settle */
-#define EOF_TRIES     200u      /* so often; then pages stay there that were set aside */
+#define EVENT_BATCH 16u
+#define SPIN_NS     50000u   /* an awake thread answers 10 times faster than one to be woken */
+#define EOF_NS      1000000u /* how long a fault beyond the end of file waits for it to settle */
+#define EOF_TRIES \
+    30000u /* so often, which is half a minute; then pages stay there that were set aside */
 #define MEMORY_NS     10000000u /* how long a fault waits that found no memory */
 #define HEAL_FIRST_NS 20000000u /* when a poisoned page is looked at again: doubles */
 #define HEAL_MOST_NS  2000000000u
