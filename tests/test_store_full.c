@@ -79,7 +79,7 @@ static bool is_read_only(void)
     return stats.read_only;
 }
 
-Test(store_full, deleting_much_on_a_full_disk_can_be_committed, .timeout = 60)
+Test(store_full, deleting_much_on_a_full_disk_can_be_committed, .timeout = 120)
 {
     uint32_t n = 0;
     int err;
@@ -103,7 +103,7 @@ Test(store_full, deleting_much_on_a_full_disk_can_be_committed, .timeout = 60)
     tear_down();
 }
 
-Test(store_full, many_impatient_commits_in_a_moment_of_failure_do_not_end_writing, .timeout = 60)
+Test(store_full, many_impatient_commits_in_a_moment_of_failure_do_not_end_writing, .timeout = 120)
 {
     set_up(0);
     cr_assert_eq(put(1), 0);
@@ -117,7 +117,7 @@ Test(store_full, many_impatient_commits_in_a_moment_of_failure_do_not_end_writin
     tear_down();
 }
 
-Test(store_full, deleting_is_not_refused_while_a_commit_fails, .timeout = 60)
+Test(store_full, deleting_is_not_refused_while_a_commit_fails, .timeout = 120)
 {
     uint32_t n = 0;
     set_up(2 << 20);
@@ -200,7 +200,7 @@ Test(store_full, what_is_promised_is_written_though_the_disk_is_full, .timeout =
     tear_down();
 }
 
-Test(store_full, what_was_promised_in_vain_is_given_back_when_nothing_is_left_to_do, .timeout = 60)
+Test(store_full, what_was_promised_in_vain_is_given_back_when_nothing_is_left_to_do, .timeout = 120)
 {
     set_up(0);
     fill_blocks();
