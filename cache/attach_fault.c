@@ -10,11 +10,10 @@
 #include "cache/attach_impl.h"
 #include "cache/memfd.h"
 
-#define EVENT_BATCH 16u
-#define SPIN_NS     50000u   /* an awake thread answers 10 times faster than one to be woken */
-#define EOF_NS      1000000u /* how long a fault beyond the end of file waits for it to settle */
-#define EOF_TRIES \
-    30000u /* so often, which is half a minute; then pages stay there that were set aside */
+#define EVENT_BATCH   16u
+#define SPIN_NS       50000u    /* an awake thread answers 10 times faster than one to be woken */
+#define EOF_NS        1000000u  /* how long a fault beyond the end of file waits for it to settle */
+#define EOF_TRIES     30000u    /* so often: half a minute; then pages stay that were set aside */
 #define MEMORY_NS     10000000u /* how long a fault waits that found no memory */
 #define HEAL_FIRST_NS 20000000u /* when a poisoned page is looked at again: doubles */
 #define HEAL_MOST_NS  2000000000u
@@ -154,8 +153,8 @@ static void fault_beyond_eof(struct attach *a, struct attach_job *job)
     if (memfd_trim(r->u.vma.mapping, job->index)) {
         uffd_wake(&r->u, job->index);
         job_done(job);
-    } else if (job->tries++ <
-               EOF_TRIES) { /* pages beyond the end are about to go, or to be in the file */
+    } else if (job->tries++ < EOF_TRIES) {
+        /* Pages beyond the end are about to go, or to be in the file. */
         job_again(a, job, JOB_FAULT, EOF_NS);
     } else {
         fault_poison(a, job);

@@ -50,7 +50,7 @@ void reply_entry(fuse_req_t req, struct inode *inode)
 
 void forget_attributes(fuse_req_t req, struct inode *inode)
 {
-    fuse_lowlevel_notify_inval_inode(front_of(req)->se, inode->ino, -1, 0);
+    front_forget_attributes(front_of(req), inode->ino);
 }
 
 static bool caller_in_group(fuse_req_t req, gid_t gid)
