@@ -31,7 +31,7 @@ what=ext4
 oracle_mount()
 {
     is_root && command -v mkfs.ext4 >/dev/null && truncate -s 256M "$T/ext4" &&
-        mkfs.ext4 -q "$T/ext4" && mkdir "$T/oracle" && mount -o loop "$T/ext4" "$T/oracle"
+        mkfs.ext4 -q -b 4096 "$T/ext4" && mkdir "$T/oracle" && mount -o loop "$T/ext4" "$T/oracle"
 }
 if oracle_mount 2>"$T/out"; then
     properties "$T/oracle/d"

@@ -124,7 +124,7 @@ with_crashes() # PART MOUNT-OPTIONS COHERENCE STRESS-OPTIONS...
 for part in $parts; do
     case $part in
     tmpfs) on_tmpfs ;;
-    ext4) on_loop ext4 -q -F ;;
+    ext4) on_loop ext4 -q -F -b 4096 ;; # left alone, it takes smaller blocks for an image like this
     xfs) on_loop xfs -q ;;
     kernel) on_foliofs kernel cache=kernel fuse ;;
     kernel_1M) on_foliofs kernel_1M cache=kernel,cache_size=1M fuse ;;

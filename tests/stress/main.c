@@ -224,12 +224,27 @@ static void make_files(struct program *p)
     close(above);
 }
 
-/* tmpfs leaves bytes that were stored beyond the end of file there when the file grows (Linux 6.18). */
-static void learn_filesystem(struct program *p)
+/* Who does not keep bytes that were stored beyond the end of file out of it (Linux 6.18): tmpfs never
+ * does. ext4 with blocks smaller than a page zeroes the rest of the block at once, but what follows in
+ * the page only if the page is still dirty when the size has changed: writeback that came in between
+ * took the page for one without an end, and nobody zeroes it. (xfs zeroes before it changes the size.) */
+static bool shows_tails(int dir)
 {
     struct statfs st;
-    if (fstatfs(p->self.dir, &st) == 0 && st.f_type == TMPFS_MAGIC)
-        atomic_fetch_or(&p->sh->unsupported, 1u << OP_TAIL);
+    if (fstatfs(dir, &st) != 0)
+        return false;
+    return st.f_type == TMPFS_MAGIC || (st.f_type == EXT4_SUPER_MAGIC && st.f_bsize < PAGE_BYTES);
+}
+
+static void learn_filesystem(struct program *p)
+{
+    if (!shows_tails(p->self.dir))
+        return;
+    atomic_fetch_or(&p->sh->unsupported, 1u << OP_TAIL);
+    if ((~p->o.disabled & ((1u << OP_TAIL) - 1)) == 0) {
+        rmdir(p->dir);
+        die(EXIT_ABSENT, "tail", "this filesystem does not keep such bytes out of the file");
+    }
 }
 
 /* Is what --attach needs there? In a process of its own, as libfolio in ours would be forked. */
