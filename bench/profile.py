@@ -35,6 +35,7 @@ def requests():
 
 
 def read_stacks():
+    """The thread's name, and (function, is it the kernel's?) from the innermost on."""
     comm, frames = None, []
     for line in sys.stdin:
         if not line.strip():
@@ -44,7 +45,8 @@ def read_stacks():
         elif comm is None:
             comm = line.strip()
         else:
-            frames.append(line.split(None, 1)[-1].strip())
+            address, _, name = line.strip().partition(" ")
+            frames.append((name.strip() or address, int(address, 16) >> 63))  # the kernel's half
     if comm is not None:
         yield comm, frames
 
@@ -54,9 +56,9 @@ def stacks(folded):
     for comm, frames in read_stacks():
         total += 1
         if frames:
-            own[frames[0]] += 1
-        within.update(set(frames))
-        lines[";".join([comm] + frames[::-1])] += 1
+            own[frames[0][0]] += 1
+        within.update({name for name, _ in frames})
+        lines[";".join([comm] + [name + "_[k]" * kernel for name, kernel in reversed(frames)])] += 1
     with open(folded, "w") as f:
         for line, count in sorted(lines.items()):
             f.write("%s %d\n" % (line, count))

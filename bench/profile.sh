@@ -2,8 +2,8 @@
 # profile.sh: what a row asks of the daemon, and what the daemon does then. For run.sh --profile.
 #
 # $wrap, before the row's command, records the daemon of one peer (cpu-clock, call graphs) and the
-# kernel's two FUSE tracepoints of its mount. What is left in $out/profile: ROW.PEER.txt, and
-# ROW.PEER.folded, stacks as the usual flame graph tools take them.
+# kernel's two FUSE tracepoints of its mount. What is left in $out/profile: ROW.PEER.txt,
+# ROW.PEER.folded (stacks as the usual flame graph tools take them) and ROW.PEER.svg, their flame graph.
 
 had_tracefs=1
 
@@ -39,5 +39,6 @@ end_profile() # ROW PEER
         perf script -i "$T/stacks.data" -F comm,ip,sym 2>/dev/null |
             python3 "$bench/profile.py" stacks "$base.folded"
     } >"$base.txt"
+    python3 "$bench/flame.py" "$base.folded" >"$base.svg" || fail 'flame.py failed'
     rm -f "$T/requests.data" "$T/stacks.data"
 }
