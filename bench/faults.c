@@ -1,9 +1,9 @@
 /* What page faults cost, by who resolves them, side by side in one run.
  *
- *   bench_faults EXT4DIR FOLIODIR FOLIOFSCTL [MIB [ROUNDS]]
+ *   bench_faults EXT4DIR FOLIODIR FOLIOFSCTL DAEMON [MIB [ROUNDS]]
  *
  * EXT4DIR: a directory on the filesystem to compare with; FOLIODIR: on a FolioFS mount, cache=direct;
- * FOLIOFSCTL: the program, to empty the cache. Doors:
+ * FOLIOFSCTL: the program, to empty the cache; DAEMON: the mount's process. Doors:
  *
  *   ext4        mmap of a file there
  *   mount       the kernel's mmap of a file on the FolioFS mount
@@ -12,14 +12,17 @@
  *   handler     a userfaultfd and a thread that sleeps, wakes, resolves one page: what most user-space
  *               fault handlers do. Pages come from memory at no cost, and are written nowhere.
  *
- * The figures are microseconds per page: the mean over all pages, and the median of single touches in
- * brackets (which includes some 0.03 for reading the clock). Beside them the share of time in which the
- * processors idled: a handler that sleeps is woken for each fault, and that costs most when its core sleeps.
+ * The figures, as CSV: microseconds per page, the mean over all pages, and the median of single touches
+ * (which includes some 0.03 for reading the clock); the share of time in which the processors idled; and how
+ * often the threads of who resolves the faults went to sleep, per page (nan: nobody does): 0 if they were
+ * awake, 1 if they were woken for each page. A handler that sleeps costs most when its core sleeps too.
  * Each measurement is a process of its own; doors take turns; the least of the rounds counts, for what
  * disturbs makes it only more. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <math.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -39,20 +42,22 @@
 #include "cache/vma_soft.h"
 
 #define CLIENTS_MAX 2
+#define THREADS_MAX 128
 
 enum door_kind { EXT4, MOUNT, ATTACHED, INPROCESS, HANDLER, DOORS };
 static const char *const door_names[] = { "ext4", "mount", "attached", "in-process", "handler" };
 
 enum test_kind { HIT, FIRST_STORE, STORE_AGAIN, MISS, TESTS };
-static const char *const test_names[] = { "read, cached", "first store", "store after writeback",
-                                          "read, not cached" };
+static const char *const test_names[] = { "read cached", "first store", "store after writeback",
+                                          "read not cached" };
 
 static const char *paths[DOORS];
 static const char *folio_dir, *ctl;
+static pid_t daemon_pid;
 static uint32_t nr_pages;
 
 struct result {
-    double mean_us, median_us, idle;
+    double mean_us, median_us, idle, sleeps;
 };
 
 struct mapping { /* one client's */
@@ -98,13 +103,65 @@ static double idle_share(void)
     return share;
 }
 
+struct sleepers { /* how often each thread of a process went to sleep so far */
+    unsigned n;
+    struct {
+        pid_t tid;
+        double times;
+    } of[THREADS_MAX];
+};
+
+static void read_sleepers(pid_t process, struct sleepers *out)
+{
+    char path[64], line[128];
+    snprintf(path, sizeof path, "/proc/%d/task", (int)process);
+    DIR *tasks = opendir(path);
+    if (tasks == NULL)
+        die(path);
+    out->n = 0;
+    for (struct dirent *e; (e = readdir(tasks)) != NULL && out->n < THREADS_MAX;) {
+        pid_t tid = (pid_t)atoi(e->d_name);
+        snprintf(path, sizeof path, "/proc/%d/task/%d/status", (int)process, (int)tid);
+        FILE *f = tid != 0 ? fopen(path, "re") : NULL;
+        if (f == NULL)
+            continue; /* "." and "..", or a thread that has ended */
+        double times = 0;
+        while (fgets(line, sizeof line, f) != NULL &&
+               sscanf(line, "voluntary_ctxt_switches: %lf", &times) != 1)
+            ;
+        fclose(f);
+        out->of[out->n].tid = tid;
+        out->of[out->n++].times = times;
+    }
+    closedir(tasks);
+}
+
+/* Sleeps since then, of all threads or of one. A thread that ended meanwhile does not count. */
+static double sleeps_since(pid_t process, pid_t thread, const struct sleepers *before)
+{
+    struct sleepers now;
+    double sum = 0;
+    read_sleepers(process, &now);
+    for (unsigned i = 0; i < now.n; i++) {
+        if (thread != 0 && now.of[i].tid != thread)
+            continue;
+        sum += now.of[i].times;
+        for (unsigned j = 0; j < before->n; j++)
+            if (before->of[j].tid == now.of[i].tid)
+                sum -= before->of[j].times;
+    }
+    return sum;
+}
+
 /* ---- the sleeping handler -------------------------------------------------------------------- */
 
 static char blank[PAGE_SIZE];
+static _Atomic pid_t handler_thread;
 
 static void *handler(void *arg)
 {
     int uffd = *(int *)arg;
+    atomic_store(&handler_thread, gettid());
     struct pollfd p = { .fd = uffd, .events = POLLIN };
     struct uffd_msg msg;
     for (;;) {
@@ -139,6 +196,8 @@ static char *map_handled(size_t bytes)
         madvise(at, bytes, MADV_NOHUGEPAGE) != 0 || ioctl(handled_fd, UFFDIO_REGISTER, &r) != 0 ||
         pthread_create(&thread, NULL, handler, &handled_fd) != 0)
         die("userfaultfd");
+    while (atomic_load(&handler_thread) == 0)
+        sched_yield();
     return at;
 }
 
@@ -307,7 +366,16 @@ static void *client_main(void *arg)
     atomic_fetch_add(&c->shared->ready, 1);
     while (atomic_load(&c->shared->go) == 0)
         sched_yield();
-    touch_all(&m, stores, c->shuffle, c->number, c->clients, each, &c->shared->results[c->number]);
+    struct result *r = &c->shared->results[c->number];
+    struct sleepers before;
+    pid_t resolver = c->door == HANDLER ? getpid() : daemon_pid;
+    bool by_thread = c->door == HANDLER || c->door == MOUNT || c->door == ATTACHED;
+    read_sleepers(resolver, &before);
+    touch_all(&m, stores, c->shuffle, c->number, c->clients, each, r);
+    /* The daemon resolves all clients' faults, a handler its own client's. */
+    double touched = c->door == HANDLER ? nr_pages / c->clients : nr_pages;
+    r->sleeps =
+        by_thread ? sleeps_since(resolver, atomic_load(&handler_thread), &before) / touched : NAN;
     free(each);
     if (m.vma != NULL)
         vma_soft_destroy(m.vma);
@@ -370,6 +438,7 @@ static struct result measure(enum door_kind door, enum test_kind test, bool shuf
     for (unsigned i = 0; i < clients; i++) {
         r.mean_us += s->results[i].mean_us / clients;
         r.median_us += s->results[i].median_us / clients;
+        r.sleeps += s->results[i].sleeps / clients;
     }
     munmap(s, sizeof *s);
     return r;
@@ -429,37 +498,32 @@ static void run_row(enum test_kind test, bool shuffle, unsigned clients, unsigne
             if (round == 0 || r.mean_us < best[door].mean_us)
                 best[door] = r;
         }
-    printf("| %s, %s, %u client%s |", test_names[test], shuffle ? "random" : "in order", clients,
-           clients > 1 ? "s" : "");
     for (unsigned d = 0; d < DOORS; d++)
-        printf(" %.2f [%.2f] %.0f%% ×%.2f |", best[d].mean_us, best[d].median_us,
-               best[d].idle * 100, best[d].mean_us / best[EXT4].mean_us);
-    printf("\n");
+        printf("%s,%s,%u,%s,%.3f,%.3f,%.2f,%.3f,%.3f,%.3f\n", test_names[test],
+               shuffle ? "random" : "in order", clients, door_names[d], best[d].mean_us,
+               best[d].median_us, best[d].idle, best[d].sleeps,
+               best[d].mean_us / best[EXT4].mean_us, best[d].mean_us / best[HANDLER].mean_us);
     fflush(stdout);
 }
 
 int main(int argc, char **argv)
 {
-    if (argc < 4 || argc > 6) {
-        fprintf(stderr, "usage: %s EXT4DIR FOLIODIR FOLIOFSCTL [MIB [ROUNDS]]\n", argv[0]);
+    if (argc < 5 || argc > 7) {
+        fprintf(stderr, "usage: %s EXT4DIR FOLIODIR FOLIOFSCTL DAEMON [MIB [ROUNDS]]\n", argv[0]);
         return 2;
     }
     folio_dir = argv[2];
     ctl = argv[3];
-    nr_pages = (argc > 4 ? (uint32_t)atoi(argv[4]) : 32) * 256;
-    unsigned rounds = argc > 5 ? (unsigned)atoi(argv[5]) : 3;
+    daemon_pid = (pid_t)atoi(argv[4]);
+    nr_pages = (argc > 5 ? (uint32_t)atoi(argv[5]) : 32) * 256;
+    unsigned rounds = argc > 6 ? (unsigned)atoi(argv[6]) : 3;
     paths[EXT4] = join(argv[1], "faults");
     paths[MOUNT] = join(folio_dir, "faults"); /* a file that was mapped both ways is slower */
     paths[ATTACHED] = join(folio_dir, "faults.attached");
     for (unsigned d = EXT4; d <= ATTACHED; d++)
         make_file(paths[d]);
     make_cache();
-    printf("microseconds per page: mean [median] idle ×ratio to ext4; %u pages, least of %u "
-           "rounds\n\n|  |",
-           nr_pages, rounds);
-    for (unsigned d = 0; d < DOORS; d++)
-        printf(" %s |", door_names[d]);
-    printf("\n|---|--:|--:|--:|--:|--:|\n");
+    printf("test,order,clients,door,mean_us,median_us,idle,sleeps,to_ext4,to_handler\n");
     for (unsigned test = 0; test < TESTS; test++)
         for (unsigned shuffle = 0; shuffle < 2; shuffle++)
             for (unsigned clients = 1; clients <= CLIENTS_MAX; clients++)

@@ -1,33 +1,66 @@
 #!/bin/sh
-# What page faults cost: build bench/faults.c, make an ext4 and a FolioFS mount, run, take both away.
+# What page faults cost, by who resolves them (bench/faults.c), FolioFS beside ext4 and a naive handler.
 #
-#   faults.sh [MIB [ROUNDS]]          root; the results are Markdown
+#   faults.sh [--quick] [--mib N] [--rounds N] [--out DIR]
 #
-# What invalidates a figure: other processes at work (see the load, printed before and after).
-set -eu
-root=$(cd "$(dirname -- "$0")/.." && pwd)
-build=${FOLIO_BENCH_BUILD:-${TMPDIR:-/tmp}/folio-bench}
-[ "$(id -u)" -eq 0 ] || { echo 'faults.sh: needs root: it mounts' >&2; exit 1; }
-sh "$root/tests/install.sh" build bench >/dev/null
-cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFOLIO_BENCH=ON \
-    -DBUILD_TESTING=OFF >/dev/null
-cmake --build "$build" -j "$(nproc)" >/dev/null
+# --quick     4 MiB and one round: does it work here?
+# --mib N     the file's size (32)
+# --rounds N  every door has N turns (3); the least counts
+# --out DIR   where faults.csv, faults.md and faults.svg go (./bench-faults)
+#
+# Needs root, or sudo without a password. FOLIO_BUILD as for run.sh. What invalidates a figure: other
+# processes at work; the load is printed before and after.
+set -u
 
-T=$(mktemp -d "${TMPDIR:-/tmp}/folio-faults.XXXXXX")
-clean_up()
+bench=$(cd "$(dirname -- "$0")" && pwd -P)
+. "$bench/setup.sh"
+
+mib=32 rounds=3 out=bench-faults
+parse()
 {
-    umount "$T/ext4" "$T/folio" 2>/dev/null || true
-    rm -rf --one-file-system "$T"
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --quick) mib=4 rounds=1 ;;
+        --mib | --rounds | --out)
+            [ $# -gt 1 ] || { usage >&2 && exit 2; }
+            case $1 in
+            --mib) mib=$2 ;;
+            --rounds) rounds=$2 ;;
+            --out) out=$2 ;;
+            esac
+            shift
+            ;;
+        -h | --help) usage && exit 0 ;;
+        *) usage >&2 && exit 2 ;;
+        esac
+        shift
+    done
 }
-trap clean_up EXIT
-trap 'exit 130' HUP INT TERM
-mkdir "$T/ext4" "$T/folio"
-truncate -s 1G "$T/ext4.img"
-mkfs.ext4 -q -F "$T/ext4.img"
-mount -o loop "$T/ext4.img" "$T/ext4"
-"$build/bin/mkfs.foliofs" "$T/volume" >/dev/null
-"$build/bin/foliofs" "$T/volume" "$T/folio" \
-    -o cache=direct,memory=1G,dirty_ratio=80,dirty_background_ratio=70
-echo "Linux $(uname -r), $(nproc) processors; load $(cat /proc/loadavg)"
-"$build/bench/bench_faults" "$T/ext4" "$T/folio" "$build/bin/foliofsctl" "$@"
-echo "load $(cat /proc/loadavg)"
+parse "$@"
+be_root "$@"
+build_all
+make_out "$out"
+. "$bench/../tests/lib.sh" # $T, and the trap that leaves nothing behind
+. "$bench/peers.sh"
+need python3
+mkdir "$T/mnt" 2>/dev/null
+IMAGE_SIZE=1G
+FOLIO_OPTIONS=memory=1G,dirty_ratio=80,dirty_background_ratio=70
+for peer in ext4 folio_direct; do
+    up_peer $peer || fail "$peer: $reason"
+done
+
+{
+    echo "machine: $(machine)"
+    echo "versions: Linux $(uname -r); FolioFS $(folio_version)"
+    echo "sizes: $mib MiB, the least of $rounds rounds"
+    echo "load: $(cut -d ' ' -f 1-3 /proc/loadavg)"
+} >"$out/faults.environment"
+"$programs/bench_faults" "$(work_dir ext4)" "$(work_dir folio_direct)" "$FOLIO_BIN/foliofsctl" \
+    "$(cat "$T/server/folio_direct")" "$mib" "$rounds" >"$out/faults.csv" || fail 'bench_faults failed'
+echo "load at the end: $(cut -d ' ' -f 1-3 /proc/loadavg)" >>"$out/faults.environment"
+for peer in folio_direct ext4; do
+    down_peer $peer
+done
+python3 "$bench/faults_table.py" "$out" >"$out/faults.md" || fail 'faults_table.py failed'
+cat "$out/faults.md"

@@ -1,21 +1,20 @@
 #!/bin/sh
-# Build bench/micro.c optimised, wait for a quiet machine, say which machine it is, and run.
+# What a hit, a read, a write and a miss of the cache cost (bench/micro.c), on which machine.
 #
 #   micro.sh DIR [MIB [ROUNDS [CASE]]]
 #
-# DIR: where files of some 2 GiB may lie while it runs, on the filesystem to compare with
-# FOLIO_BENCH_BUILD: build directory; WAIT: seconds to wait for a load below 0.5 (120)
+# DIR: where files of some 2 GiB may lie while it runs, on the filesystem to compare with. Waits for a
+# quiet machine first: WAIT is for how many seconds, at most, for a load below 0.5 (120).
+# FOLIO_BUILD as for run.sh.
 set -eu
+
+bench=$(cd "$(dirname -- "$0")" && pwd -P)
+. "$bench/setup.sh"
 [ $# -ge 1 ] || {
-    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+    usage >&2
     exit 2
 }
-root=$(cd "$(dirname -- "$0")/.." && pwd)
-build=${FOLIO_BENCH_BUILD:-${TMPDIR:-/tmp}/folio-bench}
-
-cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFOLIO_BENCH=ON \
-    -DBUILD_TESTING=OFF >/dev/null
-cmake --build "$build" --target bench_micro -j 2 >/dev/null
+build_all
 
 waited=0
 while [ "$waited" -lt "${WAIT:-120}" ] &&
@@ -24,16 +23,14 @@ while [ "$waited" -lt "${WAIT:-120}" ] &&
     waited=$((waited + 5))
 done
 
-echo "machine: $(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -1)," \
-    "$(nproc) processors, $(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)," \
-    "$(systemd-detect-virt 2>/dev/null || true)"
-echo "versions: Linux $(uname -r), $(cc --version | head -1)," \
+echo "machine: $(machine)"
+echo "versions: Linux $(uname -r), $(version_of cc --version)," \
     "glibc $(getconf GNU_LIBC_VERSION | sed 's/.* //')," \
     "liburcu $(pkg-config --modversion liburcu-cds), lmdb $(pkg-config --modversion lmdb)," \
-    "FolioFS $(git -C "$root" describe --always --dirty 2>/dev/null || echo unknown)"
+    "FolioFS $(folio_version)"
 echo "directory: $1, $(df --output=fstype,source "$1" | tail -1 | tr -s ' ')"
 echo "load: $(cat /proc/loadavg), after waiting $waited s"
 status=0
-timeout "${LIMIT:-900}" "$build/bench/bench_micro" "$@" || status=$?
+timeout "${LIMIT:-900}" "$programs/bench_micro" "$@" || status=$?
 echo "load: $(cat /proc/loadavg)"
 exit $status

@@ -5,7 +5,7 @@
 #
 # --quick     smaller tops, some minutes
 # --only      of: directory size inodes cache clients age
-# --inodes N  the top of "inodes" (1000000; the series takes some minutes per million)
+# --inodes N  the top of "inodes" (5000000; the series takes some minutes per million)
 # --out DIR   where scale.csv, scale.md and the plots go (./bench-scale)
 #
 # directory   files in one directory: create, stat without dentries, list, unlink
@@ -20,37 +20,32 @@
 # Needs root, or sudo without a password. FOLIO_BUILD as for run.sh.
 set -u
 
-usage()
-{
-    sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
-}
+bench=$(cd "$(dirname -- "$0")" && pwd -P)
+. "$bench/setup.sh"
+
 quick= only= inodes= out=bench-scale
-while [ $# -gt 0 ]; do
-    case $1 in
-    --quick) quick=1 ;;
-    --only | --inodes | --out)
-        [ $# -gt 1 ] || { usage >&2 && exit 2; }
+parse()
+{
+    while [ $# -gt 0 ]; do
         case $1 in
-        --only) only=$(echo "$2" | tr , ' ') ;;
-        --inodes) inodes=$2 ;;
-        --out) out=$2 ;;
+        --quick) quick=1 ;;
+        --only | --inodes | --out)
+            [ $# -gt 1 ] || { usage >&2 && exit 2; }
+            case $1 in
+            --only) only=$(echo "$2" | tr , ' ') ;;
+            --inodes) inodes=$2 ;;
+            --out) out=$2 ;;
+            esac
+            shift
+            ;;
+        -h | --help) usage && exit 0 ;;
+        *) usage >&2 && exit 2 ;;
         esac
         shift
-        ;;
-    -h | --help) usage && exit 0 ;;
-    *) usage >&2 && exit 2 ;;
-    esac
-    shift
-done
-bench=$(cd "$(dirname -- "$0")" && pwd -P)
-if [ "$(id -u)" -ne 0 ]; then
-    sudo -n true 2>/dev/null || {
-        echo 'scale.sh: needs root, or sudo without a password' >&2
-        exit 77
-    }
-    exec sudo -n env "TMPDIR=${TMPDIR-}" "FOLIO_BUILD=${FOLIO_BUILD-}" sh "$0" ${quick:+--quick} \
-        ${only:+--only "$(echo "$only" | tr ' ' ,)"} ${inodes:+--inodes "$inodes"} --out "$out"
-fi
+    done
+}
+parse "$@"
+be_root "$@"
 
 if [ -n "$quick" ]; then
     directory_sizes='10 100 1000 10000'
@@ -66,7 +61,7 @@ if [ -n "$quick" ]; then
 else
     directory_sizes='10 100 1000 10000 100000 1000000'
     file_sizes='4k 64k 1m 16m 256m 1g 4g 16g 64g'
-    : "${inodes:=1000000}"
+    : "${inodes:=5000000}"
     inode_step=$((inodes / 5))
     cache_sizes='16 32 64 128 256 512 1024'
     cache_file=$((512 << 20))
@@ -81,17 +76,8 @@ LIMIT=3600
 IMAGE_SIZE=32G
 memory=memory=1536M
 
-sh "$bench/../tests/install.sh" build bench || echo 'scale.sh: going on with what is there'
-if [ -z "${FOLIO_BUILD-}" ]; then
-    FOLIO_BUILD=$bench/../build/release
-    (cd "$bench/.." && cmake --preset release && cmake --build --preset release) >/dev/null || {
-        echo 'scale.sh: the build failed: cmake --build --preset release' >&2
-        exit 1
-    }
-fi
-programs=$FOLIO_BUILD/bench
-export FOLIO_BIN="$FOLIO_BUILD/bin"
-mkdir -p "$out" && out=$(cd "$out" && pwd -P) || exit 1
+build_all
+make_out "$out"
 
 . "$bench/../tests/lib.sh" # $T, and the trap that leaves nothing behind
 . "$bench/peers.sh"

@@ -11,6 +11,8 @@ import sys
 from collections import defaultdict
 
 MARK = 3
+GROWS = {"directory": "files in the directory", "size": "bytes in the file", "inodes": "inodes in the volume",
+         "cache": "MiB of cache", "clients": "clients", "age": "times overwritten"}
 
 
 def read(path):
@@ -44,7 +46,7 @@ def plot(directory, key, lines):
     name = "%s/scale_%s_%s" % (directory, series, metric.replace(" ", "_").replace(",", ""))
     with open(name + ".gp", "w") as f:
         f.write('set terminal svg size 700,420 background "white"\nset output "%s.svg"\n' % name)
-        f.write('set title "%s: %s"\nset ylabel "%s"\nset xlabel "%s"\n' % (series, metric, unit, series))
+        f.write('set title "%s: %s"\nset ylabel "%s"\nset xlabel "%s"\n' % (series, metric, unit, GROWS[series]))
         f.write("set grid\n" if series == "age" else "set logscale xy\nset grid\n")
         for i, line in enumerate(lines.values()):
             f.write("$d%d << end\n%s\nend\n" % (i, "\n".join("%g %g" % p for p in line if p[1] > 0)))
