@@ -1,7 +1,7 @@
 #!/bin/sh
 # Measure FolioFS beside what one would use instead, in turns, and print ratios with their spread.
 #
-#   run.sh [--quick] [--rounds N] [--only ROW,...] [--peers PEER,...] [--out DIR] [--profile]
+#   run.sh [--quick] [--rounds N] [--only ROW,...] [--peers PEER,...] [--out DIR] [--profile] [--all]
 #
 # --quick     small files and one round, some minutes: does it work here at all?
 # --rounds N  every peer has N turns at every row (3); the order rotates
@@ -10,6 +10,8 @@
 # --out DIR   where the results go: table.md, raw.csv, plots (./bench-results)
 # --profile   record FolioFS's daemon meanwhile: out/profile says which requests came, how long they
 #             took, and where the processor time went. The table of such a run is slowed by it
+# --all       afterwards what is not a row as well, below the table: faults.sh, micro.sh, hitratio.sh,
+#             readahead.sh and scale.sh. In earnest this takes some hours
 #
 # ext4 and xfs lie on loop files, fuse2fs has an ext4 image of the same kind, ll and ll_wb are
 # libfuse's passthrough_ll over a directory of the ext4 peer, as it comes and with "writeback,
@@ -20,43 +22,36 @@
 # is, instead of building the preset "release".
 set -u
 
-usage()
+bench=$(cd "$(dirname -- "$0")" && pwd -P)
+. "$bench/setup.sh"
+
+quick= rounds= only= peers= out=bench-results profile= all=
+parse()
 {
-    sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
-}
-quick= rounds= only= peers= out=bench-results profile=
-while [ $# -gt 0 ]; do
-    case $1 in
-    --quick) quick=1 ;;
-    --profile) profile=1 ;;
-    --rounds | --only | --peers | --out)
-        [ $# -gt 1 ] || { usage >&2 && exit 2; }
-        value=$(echo "$2" | tr , ' ')
+    while [ $# -gt 0 ]; do
         case $1 in
-        --rounds) rounds=$value ;;
-        --only) only=$value ;;
-        --peers) peers=$value ;;
-        --out) out=$2 ;;
+        --quick) quick=1 ;;
+        --profile) profile=1 ;;
+        --all) all=1 ;;
+        --rounds | --only | --peers | --out)
+            [ $# -gt 1 ] || { usage >&2 && exit 2; }
+            value=$(echo "$2" | tr , ' ')
+            case $1 in
+            --rounds) rounds=$value ;;
+            --only) only=$value ;;
+            --peers) peers=$value ;;
+            --out) out=$2 ;;
+            esac
+            shift
+            ;;
+        -h | --help) usage && exit 0 ;;
+        *) usage >&2 && exit 2 ;;
         esac
         shift
-        ;;
-    -h | --help) usage && exit 0 ;;
-    *) usage >&2 && exit 2 ;;
-    esac
-    shift
-done
-
-bench=$(cd "$(dirname -- "$0")" && pwd -P)
-if [ "$(id -u)" -ne 0 ]; then
-    sudo -n true 2>/dev/null || {
-        echo 'run.sh: mounting the others needs root, or sudo without a password' >&2
-        exit 77
-    }
-    exec sudo -n env "TMPDIR=${TMPDIR-}" "FOLIO_OPTIONS=${FOLIO_OPTIONS-}" \
-        "FOLIO_BUILD=${FOLIO_BUILD-}" sh "$0" ${quick:+--quick} ${profile:+--profile} ${rounds:+--rounds "$rounds"} \
-        ${only:+--only "$(echo "$only" | tr ' ' ,)"} \
-        ${peers:+--peers "$(echo "$peers" | tr ' ' ,)"} --out "$out"
-fi
+    done
+}
+parse "$@"
+be_root "$@"
 
 # --- what is measured --------------------------------------------------------------------------
 
@@ -75,17 +70,8 @@ NEEDED_KB=$((SIZE / 1024 * 7 + (4 << 20)))
 
 # --- build and set up --------------------------------------------------------------------------
 
-sh "$bench/../tests/install.sh" build bench || echo 'run.sh: going on with what is there'
-if [ -z "${FOLIO_BUILD-}" ]; then
-    FOLIO_BUILD=$bench/../build/release
-    (cd "$bench/.." && cmake --preset release && cmake --build --preset release) >/dev/null || {
-        echo 'run.sh: the build failed: cmake --build --preset release' >&2
-        exit 1
-    }
-fi
-programs=$FOLIO_BUILD/bench
-export FOLIO_BIN="$FOLIO_BUILD/bin"
-mkdir -p "$out" && out=$(cd "$out" && pwd -P) || exit 1
+build_all
+make_out "$out"
 
 . "$bench/../tests/lib.sh" # $T, and the trap that leaves nothing behind
 . "$bench/peers.sh"
@@ -144,19 +130,13 @@ others_busy()
     cpu_use $before | awk -F, '{ print 100 - $1 }'
 }
 
-version_of() # COMMAND...: the first line it prints
-{
-    "$@" 2>&1 | head -n 1
-}
 write_environment()
 {
-    echo "machine: $(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -n 1)," \
-        "$(nproc) processors, $(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)," \
-        "$(systemd-detect-virt 2>/dev/null || true)"
+    echo "machine: $(machine)"
     echo "versions: Linux $(uname -r); $(version_of fio --version); libfuse" \
         "$(pkg-config --modversion fuse3); lmdb $(pkg-config --modversion lmdb);" \
         "$(version_of mkfs.ext4 -V); $(version_of mkfs.xfs -V); FolioFS" \
-        "$(git -c safe.directory='*' -C "$bench" describe --always --dirty 2>/dev/null || echo unknown)"
+        "$(folio_version)"
     echo "directory: $(df --output=fstype,source "$T" | tail -n 1 | tr -s ' ')," \
         "$(df -h --output=avail "$T" | tail -n 1 | tr -d ' ') free, for all images and volumes"
     echo "FolioFS options: $FOLIO_OPTIONS, and cache=kernel or cache=direct; build" \
@@ -265,6 +245,41 @@ one_round()
     done
 }
 
+# --- what is not a row -------------------------------------------------------------------------
+
+append() # NAME TITLE RESULT COMMAND...: run it, and put RESULT, a file it writes, below the table
+{
+    name=$1 title=$2 result=$3
+    shift 3
+    say "then: $title"
+    "$@" >"$T/$name.out" 2>"$T/$name.err" </dev/null &
+    child=$!
+    note_process "$child"
+    if wait "$child"; then
+        [ "$result" != - ] || result=$T/$name.out
+        { printf '\n# %s\n\n' "$title" && grep -v '^# ' "$result"; } >>"$out/table.md"
+    else
+        reason=$(cat "$T/$name.out" "$T/$name.err" | tail -n 2 | tr '\n' ' ')
+        skip_with "$name" "$reason"
+        printf '\n# %s\n\nskipped: %s\n' "$title" "$reason" >>"$out/table.md"
+    fi
+    rm -f "$T/pids/$child"
+}
+run_others()
+{
+    append faults 'What a page fault costs' "$out/faults/faults.md" \
+        sh "$bench/faults.sh" ${quick:+--quick} --out "$out/faults"
+    # shellcheck disable=SC2086 # two words
+    append micro 'What a hit, a read, a write and a miss cost' - \
+        env "WAIT=${quick:+0}" sh "$bench/micro.sh" "$T" ${quick:+256 1}
+    append hitratio 'Hit ratios of the reclaim policies, per cent' - \
+        sh "$bench/hitratio.sh" "$FOLIO_BUILD" "$out/hitratio" ${quick:+1024}
+    append readahead 'What readahead policies save and cost' - \
+        sh "$bench/readahead.sh" "$FOLIO_BUILD" "$out/readahead"
+    append scale 'Cost as work grows' "$out/scale/scale.md" \
+        sh "$bench/scale.sh" ${quick:+--quick} --out "$out/scale"
+}
+
 : "${peers:=$all_peers}"
 is_in ext4 "$peers" || peers="ext4 $peers" # the base, and below ll
 for row in $only; do
@@ -284,5 +299,6 @@ echo "load at the end: $(cut -d ' ' -f 1-3 /proc/loadavg)" >>"$out/environment"
 python3 "$bench/table.py" "$bench/rows.tsv" "$out" >"$out/table.md" || fail 'table.py failed'
 command -v gnuplot >/dev/null && (cd "$out" && gnuplot "$bench/ratios.gp") ||
     skip_with plots 'gnuplot is not installed, or failed'
+[ -z "$all" ] || run_others
 cat "$out/table.md"
-say "written to $out: table.md, raw.csv, ratios.svg"
+say "written to $out: table.md, raw.csv, ratios.svg${all:+, and what the others wrote below it}"
