@@ -15,28 +15,12 @@ set -u
 bench=$(cd "$(dirname -- "$0")" && pwd -P)
 . "$bench/setup.sh"
 
-mib=32 rounds=3 out=bench-faults
-parse()
-{
-    while [ $# -gt 0 ]; do
-        case $1 in
-        --quick) mib=4 rounds=1 ;;
-        --mib | --rounds | --out)
-            [ $# -gt 1 ] || { usage >&2 && exit 2; }
-            case $1 in
-            --mib) mib=$2 ;;
-            --rounds) rounds=$2 ;;
-            --out) out=$2 ;;
-            esac
-            shift
-            ;;
-        -h | --help) usage && exit 0 ;;
-        *) usage >&2 && exit 2 ;;
-        esac
-        shift
-    done
-}
-parse "$@"
+quick= mib= rounds= out=bench-faults
+parse_options quick 'mib rounds out' "$@"
+if [ -n "$quick" ]; then
+    : "${mib:=4}" "${rounds:=1}"
+fi
+: "${mib:=32}" "${rounds:=3}"
 be_root "$@"
 build_all
 make_out "$out"

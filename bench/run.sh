@@ -26,31 +26,8 @@ bench=$(cd "$(dirname -- "$0")" && pwd -P)
 . "$bench/setup.sh"
 
 quick= rounds= only= peers= out=bench-results profile= all=
-parse()
-{
-    while [ $# -gt 0 ]; do
-        case $1 in
-        --quick) quick=1 ;;
-        --profile) profile=1 ;;
-        --all) all=1 ;;
-        --rounds | --only | --peers | --out)
-            [ $# -gt 1 ] || { usage >&2 && exit 2; }
-            value=$(echo "$2" | tr , ' ')
-            case $1 in
-            --rounds) rounds=$value ;;
-            --only) only=$value ;;
-            --peers) peers=$value ;;
-            --out) out=$2 ;;
-            esac
-            shift
-            ;;
-        -h | --help) usage && exit 0 ;;
-        *) usage >&2 && exit 2 ;;
-        esac
-        shift
-    done
-}
-parse "$@"
+parse_options 'quick profile all' 'rounds only peers out' "$@"
+only=$(echo "$only" | tr , ' ') peers=$(echo "$peers" | tr , ' ')
 be_root "$@"
 
 # --- what is measured --------------------------------------------------------------------------
@@ -150,13 +127,6 @@ write_environment()
 # --- rows and rounds ---------------------------------------------------------------------------
 
 tab=$(printf '\t')
-is_in() # WORD WORDS
-{
-    case " $2 " in
-    *" $1 "*) return 0 ;;
-    esac
-    return 1
-}
 takes_part() # PEER KIND: of row
 {
     case $2:$1 in

@@ -24,27 +24,8 @@ bench=$(cd "$(dirname -- "$0")" && pwd -P)
 . "$bench/setup.sh"
 
 quick= only= inodes= out=bench-scale
-parse()
-{
-    while [ $# -gt 0 ]; do
-        case $1 in
-        --quick) quick=1 ;;
-        --only | --inodes | --out)
-            [ $# -gt 1 ] || { usage >&2 && exit 2; }
-            case $1 in
-            --only) only=$(echo "$2" | tr , ' ') ;;
-            --inodes) inodes=$2 ;;
-            --out) out=$2 ;;
-            esac
-            shift
-            ;;
-        -h | --help) usage && exit 0 ;;
-        *) usage >&2 && exit 2 ;;
-        esac
-        shift
-    done
-}
-parse "$@"
+parse_options quick 'only inodes out' "$@"
+only=$(echo "$only" | tr , ' ')
 be_root "$@"
 
 if [ -n "$quick" ]; then

@@ -6,6 +6,38 @@ usage() # the comment that the script begins with
     sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
 }
 
+is_in() # WORD WORDS
+{
+    case " $2 " in
+    *" $1 "*) return 0 ;;
+    esac
+    return 1
+}
+
+# --FLAG sets $FLAG to 1, and --NAME VALUE sets $NAME; what is neither ends the script.
+parse_options() # FLAGS NAMES ARGUMENTS...
+{
+    flags=$1 names=$2
+    shift 2
+    while [ $# -gt 0 ]; do
+        case $1 in
+        -h | --help) usage && exit 0 ;;
+        --*) option=${1#--} ;;
+        *) option= ;;
+        esac
+        if [ -n "$option" ] && is_in "$option" "$flags"; then
+            eval "$option=1"
+        elif [ -n "$option" ] && is_in "$option" "$names" && [ $# -gt 1 ]; then
+            shift
+            eval "$option=\$1"
+        else
+            usage >&2
+            exit 2
+        fi
+        shift
+    done
+}
+
 # Start again as root, unless that is who we are.
 be_root() # THE SCRIPT'S ARGUMENTS...
 {
