@@ -214,8 +214,9 @@ static void run(const char *pattern, const char *spec, const struct latency_mode
     memset(&t, 0, sizeof t);
     t.dev = (struct device){ .ops = &timed_ops, .nr_blocks = PER_FILE };
     t.model = model;
-    if (page_cache_create(&cache, &o) != 0)
-        die("the cache", strerror(errno));
+    int err = page_cache_create(&cache, &o);
+    if (err != 0)
+        die("the cache", strerror(-err));
     for (unsigned f = 0; f < FILES; f++) {
         mapping_init(&files[f], cache, &t.dev, f + 1, NULL, (uint64_t)PER_FILE << PAGE_SHIFT);
         file_ra_state_init(&handles[f], policy, RA_DEFAULT_PAGES);

@@ -12,7 +12,8 @@
 # size        a sparse file: random 4k reads and writes (cache=direct: the daemon's own cost)
 # inodes      a volume's inodes, 10,000 to a directory: create, stat without dentries, the daemon's
 #             memory, the volume's bytes, time to unmount and to mount again
-# cache       cache_size, with a file of fixed size read at random (cache=direct)
+# cache       cache_size, with a file of fixed size read at random (cache=direct); memory per page. The tree
+#             also remembers evicted pages, so a small cache has more of it for each cached page
 # clients     threads that read a cached page each (cache=direct); processes that create files
 # age         ten times: all of a file overwritten in random order; then reading it cold. Blocks on
 #             disk include the room that is promised in advance, whatever the file's size
@@ -229,11 +230,11 @@ series_cache()
         must dd if=/dev/zero "of=$work/data" bs=1M count=$((cache_file >> 20)) conv=notrunc,fsync
         note cache folio_direct "$mib" 'sequential write' MiB/s \
             "$(awk "BEGIN { printf \"%.0f\", $((cache_file >> 20)) / $(seconds_since "$begin") }")"
-        pages=$(stat_of cache.pages)
-        structs=$(stat_of memory.page_structs_bytes)
-        nodes=$(stat_of memory.tree_nodes_bytes)
         note cache folio_direct "$mib" 'memory per page beside its data' B \
-            "$(awk "BEGIN { printf \"%.1f\", ($structs + $nodes) / ($pages > 0 ? $pages : 1) }")"
+            "$(awk "BEGIN { printf \"%.1f\", $(stat_of memory.page_structs_bytes) / ($mib * 256) }")"
+        pages=$(stat_of cache.pages)
+        note cache folio_direct "$mib" 'tree memory per cached page' B \
+            "$(awk "BEGIN { printf \"%.1f\", $(stat_of memory.tree_nodes_bytes) / ($pages > 0 ? $pages : 1) }")"
         down_peer folio_direct
     done
 }
