@@ -243,8 +243,10 @@ mutant mkwrite_not_dirty cache/memory.c '/^static int page_mkwrite/,/^}/ s/set_p
 mutant mkwrite_unstable cache/memory.c '/^static int page_mkwrite/,/^}/ s/wait_on_page_writeback(page);/;/'
 mutant mkwrite_without_promise cache/memory.c \
     '/^static int page_mkwrite/,/^}/ s/err = dirty_page_reserve(m, page);/err = 0;/'
-mutant nowait_waits cache/memory.c 's/else if ((flags \& FAULT_NOWAIT) \&\& mkwrite_may_sleep(page))/else if (0)/'
-mutant nowait_throttles cache/memory.c 's/if (!(flags \& FAULT_NOWAIT)) .*/if (1)/'
+mutant nowait_waits cache/memory.c \
+    '/^static int fault_once/,/^}/ s/ \&\& mkwrite_may_sleep(page))/ \&\& 0)/'
+mutant nowait_throttles cache/memory.c \
+    '/^int handle_mm_fault/,/^}/ s/if (flags \& FAULT_NOWAIT)$/if (0)/'
 mutant mkwrite_writable_late cache/memory.c \
     '/^static int page_mkwrite/,/^}/ s/    return vma->ops->map(/    unlock_page(page); cache_yield(); lock_page(page);\n&/'
 mutant fault_mapping_recheck cache/memory.c \
