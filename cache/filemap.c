@@ -386,15 +386,17 @@ static int page_use(struct address_space *m, struct file_ra_state *ra, struct pa
     return 0;
 }
 
-/* The last resort when memory is so short that what is read ahead is evicted before it is used. */
+/* The last resort when memory is so short that what is read ahead is evicted before it is used.
+ * As filemap_get_page. */
 static int filemap_create_page(struct address_space *m, uint32_t index, struct page **out)
 {
-    int err = 0;
+    int err = 1;
+    struct page *page = NULL;
     down_read(&m->invalidate_lock);
-    struct page *page = find_or_create_page(m, index, &err);
+    if (!beyond_eof(m, index)) /* or it would stay behind the end: truncation has been there */
+        page = find_or_create_page(m, index, &err);
     if (page != NULL) {
-        if (!page_test(page, PG_uptodate))
-            err = read_page_locked(m, page);
+        err = page_test(page, PG_uptodate) ? 0 : read_page_locked(m, page);
         unlock_page(page);
         if (err != 0)
             put_page(m->cache, page);

@@ -258,11 +258,14 @@ static bool bio_takes(const struct bio *bio, uint32_t index)
            (bio->nr_vecs == 0 || bio->vecs[bio->nr_vecs - 1].index < index);
 }
 
-/* Insert one page, locked, and add it to a bio.   Returns false: no memory. */
+/* Insert one page, locked, and add it to a bio.   Returns false: no memory, or the file ends before it:
+ * truncation may have come between asking the policy and the lock, and would not come again. */
 static bool reading_add(struct ra_reading *r, uint32_t index, bool mark, uint8_t order)
 {
     bool wanted = r->rq != NULL && index >= r->rq->index && index - r->rq->index < r->rq->nr;
     struct bio *bio = wanted ? r->now : r->later;
+    if (index >= pages_in_file(r->m))
+        return false;
     if (page_is_cached(r->m, index) || !bio_takes(bio, index))
         return true;
     struct page *page = reading_page(r, index);

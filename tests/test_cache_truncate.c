@@ -405,3 +405,25 @@ Test(truncate, growth_write_protects_only_what_may_be_stored_to)
     grow_to(300);
     cr_expect_eq(protected, 1u);
 }
+
+/* ---- beside others ------------------------------------------------------------------------------- */
+
+static void cut_file(void *state, const struct ra_access *a, struct ra_window *out)
+{
+    (void)state;
+    shrink_to(PAGE_SIZE);
+    *out = (struct ra_window){ .start = a->index, .size = PAGES - a->index };
+}
+
+Test(truncate, what_was_to_be_read_ahead_does_not_come_in_behind_the_new_end)
+{
+    static const struct ra_policy policy = { .abi = RA_ABI, .name = "cut", .access = cut_file };
+    struct file_ra_state ra;
+    char buf[PAGE_SIZE];
+    file_ra_state_init(&ra, &policy, RA_DEFAULT_PAGES);
+    write_at(0, 'f', PAGES * PAGE_SIZE);
+    cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), 0);
+    cr_assert_eq(invalidate_inode_pages2_range(&m, 0, UINT32_MAX), 0u);
+    cr_expect_eq(filemap_read(&m, &ra, PAGE_SIZE, buf, sizeof buf), 0);
+    cr_expect_eq(atomic_load(&m.nrpages), 0u);
+}
