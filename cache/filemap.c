@@ -27,7 +27,7 @@ void mapping_init(struct address_space *m, struct page_cache *cache, struct devi
     radix_tree_init(&m->pages);
     m->pages.node_bytes = &cache->node_bytes;
     pthread_mutex_init(&m->tree_lock, NULL);
-    pthread_mutex_init(&m->i_mmap_lock, NULL);
+    pthread_rwlock_init(&m->i_mmap_lock, NULL);
     list_init(&m->i_mmap);
     list_init(&m->dirty);
 }
@@ -42,7 +42,7 @@ void mapping_destroy(struct address_space *m)
     pthread_mutex_unlock(&m->tree_lock);
     mapping_drop_memfd(m);
     pthread_mutex_destroy(&m->tree_lock);
-    pthread_mutex_destroy(&m->i_mmap_lock);
+    pthread_rwlock_destroy(&m->i_mmap_lock);
 }
 
 void i_size_write(struct address_space *m, uint64_t size)

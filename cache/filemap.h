@@ -75,8 +75,8 @@ struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_loc
     struct rwsem invalidate_lock;
     struct rwsem writeback_sem;
     _Atomic(struct memfd *) memfd; /* its pages' frames; NULL: in the arena       (i) */
-    pthread_mutex_t i_mmap_lock;
-    struct list_head i_mmap;  /* the vm_areas that map it                      (i_mmap_lock) */
+    pthread_rwlock_t i_mmap_lock;  /* readers come first: memory.h says why */
+    struct list_head i_mmap;       /* the vm_areas that map it                      (i_mmap_lock) */
     _Atomic uint32_t nr_vmas; /*                                     (i_mmap_lock to change, a) */
     _Atomic bool copies; /* page_hold_copy() was called: pages may come back with PG_copied (a) */
     bool on_dirty;       /* (d) */

@@ -10,27 +10,28 @@
 void vma_insert(struct vm_area *vma)
 {
     struct address_space *m = vma->mapping;
-    pthread_mutex_lock(&m->i_mmap_lock);
+    pthread_rwlock_wrlock(&m->i_mmap_lock);
     list_add(&vma->node, &m->i_mmap);
     atomic_fetch_add(&m->nr_vmas, 1);
-    pthread_mutex_unlock(&m->i_mmap_lock);
+    pthread_rwlock_unlock(&m->i_mmap_lock);
 }
 
 void vma_remove(struct vm_area *vma)
 {
     struct address_space *m = vma->mapping;
-    pthread_mutex_lock(&m->i_mmap_lock);
+    pthread_rwlock_wrlock(&m->i_mmap_lock);
     vma->ops->zap(vma, vma->first, vma->first + vma->count - 1);
     list_del(&vma->node);
     atomic_fetch_sub(&m->nr_vmas, 1);
-    pthread_mutex_unlock(&m->i_mmap_lock);
+    pthread_rwlock_unlock(&m->i_mmap_lock);
 }
 
 /* Call one of the vma_ops for a page in every vm_area that covers it.   -EAGAIN: begin again. */
 static int try_each_vma(struct address_space *m, uint32_t index, bool zap)
 {
     int err = 0;
-    pthread_mutex_lock(&m->i_mmap_lock);
+    cache_yield();
+    pthread_rwlock_rdlock(&m->i_mmap_lock);
     for (struct list_head *n = m->i_mmap.next; n != &m->i_mmap && err != -EAGAIN; n = n->next) {
         struct vm_area *vma = list_entry(n, struct vm_area, node);
         if (index < vma->first || index - vma->first >= vma->count)
@@ -39,7 +40,7 @@ static int try_each_vma(struct address_space *m, uint32_t index, bool zap)
         if (r != 0)
             err = r;
     }
-    pthread_mutex_unlock(&m->i_mmap_lock);
+    pthread_rwlock_unlock(&m->i_mmap_lock);
     return err;
 }
 

@@ -20,9 +20,12 @@
  *
  * A vm_area holds no references on its pages: M2 stands for them.
  *
- * Lock order: PG_locked, then mapping->i_mmap_lock, then whatever the vma_ops need, which never wait for
- * a client: what cannot be done while a client's address space changes is tried again (-EAGAIN) with
- * i_mmap_lock free, so that whoever reads the client's events can get at it.
+ * Lock order: PG_locked, then mapping->i_mmap_lock, then whatever the vma_ops need. What cannot be done
+ * while a client's address space changes is tried again (-EAGAIN) with i_mmap_lock free, so that whoever
+ * reads the client's events can get at it. Write-protecting may wait for a client that has its address
+ * space locked, in mmap(2) say, and that may wait for us to read a page: so whoever reclaims pages for
+ * reads takes i_mmap_lock shared, beside it, and before those who wait to change the list; and zap waits
+ * for nobody.
  */
 #ifndef FOLIO_CACHE_MEMORY_H
 #define FOLIO_CACHE_MEMORY_H
@@ -42,9 +45,10 @@ struct vma_ops { /* called with the pages locked (map), or with i_mmap_lock held
      * Returns 0, or -errno; -EAGAIN: it is changing; unlock, and try again. */
     int (*map)(struct vm_area *vma, uint32_t index, struct page **pages, unsigned n,
                unsigned flags);
-    /* From now on a store to [first, last] faults.   Returns 0 only if that is certain; -EAGAIN as above. */
+    /* From now on a store to [first, last] faults; may wait for a client's address space.
+     * Returns 0 only if that is certain; -EAGAIN as above. */
     int (*write_protect)(struct vm_area *vma, uint32_t first, uint32_t last);
-    /* From now on any touch of [first, last] faults.   Likewise. */
+    /* From now on any touch of [first, last] faults; waits for nobody.   Returns likewise. */
     int (*zap)(struct vm_area *vma, uint32_t first, uint32_t last);
 };
 

@@ -71,7 +71,8 @@
  *             mapping->tree_lock             never held over a sleep
  *               cache->lru_lock              lists, free frames; never held over a sleep
  *               cache->shadow_lock           beside lru_lock, never with it; never over a sleep
- *             mapping->i_mmap_lock           the mapping's vm_areas; their ops never sleep
+ *             mapping->i_mmap_lock           the mapping's vm_areas: shared to go through them,
+ *                                            exclusive to change them
  *             store's own lock               inside store/ only
  *
  * A thread that waits for memory or for dirty throttling holds no PG_locked and no writeback_sem.

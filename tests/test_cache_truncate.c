@@ -1,6 +1,6 @@
 /* The end of a file beside mappings: what is stored behind it does not get into the file when that
  * grows, by any way of growing, nor to the disk; shrinking beside stores; pages that nobody can be sure
- * to have unmapped. */
+ * to have unmapped; reading beside all this. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <pthread.h>
@@ -20,11 +20,15 @@ static struct address_space m;
 static struct vm_area *vma;
 static const struct vma_ops *soft_ops;
 static _Atomic unsigned protected; /* times that page 0 was write-protected */
+static _Atomic bool
+    busy; /* the client has its address space locked: write-protecting waits for it */
 static _Atomic bool unsure; /* zapping and write-protecting are not certain, and do nothing */
 
 static int maybe_protect(struct vm_area *v, uint32_t first, uint32_t last)
 {
     protected += first == 0;
+    while (busy)
+        sched_yield();
     return unsure ? -EIO : soft_ops->write_protect(v, first, last);
 }
 
@@ -51,7 +55,7 @@ static void start(void)
     cr_assert_eq(vma_soft_create(&m, 0, PAGES, NULL, &vma), 0);
     soft_ops = vma->ops;
     vma->ops = &unsure_ops;
-    unsure = false;
+    busy = unsure = false;
 }
 
 static void finish(void)
@@ -426,4 +430,29 @@ Test(truncate, what_was_to_be_read_ahead_does_not_come_in_behind_the_new_end)
     cr_assert_eq(invalidate_inode_pages2_range(&m, 0, UINT32_MAX), 0u);
     cr_expect_eq(filemap_read(&m, &ra, PAGE_SIZE, buf, sizeof buf), 0);
     cr_expect_eq(atomic_load(&m.nrpages), 0u);
+}
+
+static void *write_back(void *arg)
+{
+    (void)arg;
+    cr_expect_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), 0);
+    return NULL;
+}
+
+/* It may wait, in its mmap(2), for what is read here. */
+Test(truncate, pages_are_read_and_evicted_while_a_client_cannot_be_write_protected)
+{
+    pthread_t writer;
+    char c;
+    grow_to((uint64_t)200 * PAGE_SIZE); /* more than the cache holds */
+    store(0, 's', 1);
+    protected = 0;
+    busy = true;
+    cr_assert_eq(pthread_create(&writer, NULL, write_back, NULL), 0);
+    while (protected == 0)
+        sched_yield();
+    for (uint64_t i = 1; i < 200; i++)
+        cr_assert_eq(filemap_read(&m, NULL, i * PAGE_SIZE, &c, 1), 1);
+    busy = false;
+    pthread_join(writer, NULL);
 }
