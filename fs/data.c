@@ -172,12 +172,29 @@ static void set_times(struct inode *inode)
     pthread_mutex_unlock(&inode->i_lock);
 }
 
+/* Of what the kernel writes back, the first piece that lies wholly outside the hole being punched, or
+ * wholly inside, where it is zeros.   Returns its bytes. Context: i_rwsem. */
+static size_t cut_at_hole(const struct inode *inode, uint64_t offset, const void **buf, size_t len)
+{
+    static const char zeros[PAGE_SIZE];
+    if (offset >= inode->hole_end || offset + len <= inode->hole)
+        return len;
+    if (offset < inode->hole)
+        return (size_t)(inode->hole - offset);
+    *buf = zeros;
+    len = len < sizeof zeros ? len : sizeof zeros;
+    return len < inode->hole_end - offset ? len : (size_t)(inode->hole_end - offset);
+}
+
+/* May be short with WRITE_CACHED. */
 static ssize_t write_locked(struct inode *inode, uint64_t offset, const void *buf, size_t len,
                             unsigned flags)
 {
     down_write(&inode->i_rwsem);
     if (flags & WRITE_APPEND)
         offset = atomic_load(&inode->mapping.i_size);
+    if (flags & WRITE_CACHED)
+        len = cut_at_hole(inode, offset, &buf, len);
     ssize_t n = filemap_write(&inode->mapping, offset, buf, len);
     if (n > 0 && !(flags & WRITE_KEEP_TIMES))
         set_times(inode);

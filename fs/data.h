@@ -54,8 +54,12 @@ int inode_write_back(struct inode *inode);
 /* Drop all data: a deleted inode's last step; adds the trim to u. */
 void inode_delete_data(struct inode *inode, struct update *u);
 
-/* mode: FALLOC_FL_KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE as fallocate(2); others -EOPNOTSUPP. */
+/* mode: FALLOC_FL_KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE as fallocate(2); others -EOPNOTSUPP.
+ * What the kernel writes back after PUNCH_HOLE or ZERO_RANGE may be from before. Until
+ * file_hole_end(), which is due when they returned 0, WRITE_CACHED counts as zeros there. A file has
+ * one hole punched at a time: the kernel sees to it. */
 int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t len);
+void file_hole_end(struct open_file *file);
 /* whence: SEEK_DATA, SEEK_HOLE. -ENXIO. */
 int file_lseek(struct open_file *file, uint64_t offset, int whence, uint64_t *out);
 ssize_t file_copy_range(struct open_file *in, uint64_t in_off, struct open_file *out,

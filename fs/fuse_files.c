@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <stdlib.h>
 
 #include "cache/memory.h"
@@ -231,16 +232,56 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 
 /* ---- ranges ---------------------------------------------------------------------------------- */
 
-void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
-                  struct fuse_file_info *fi)
+struct hole_job {
+    struct notify_job job;  /* first */
+    struct open_file *file; /* stays open while its request is unanswered */
+    int err;
+};
+
+static void hole_run(struct notify_job *job)
 {
-    (void)ino;
-    struct open_file *file = open_file_of(fi);
+    struct hole_job *h = (struct hole_job *)job;
+    file_hole_end(h->file);
+    reply_status(job->req, h->err);
+    free(h);
+}
+
+/* *done: file_fallocate() succeeded, whatever is returned. */
+static int allocate(fuse_req_t req, struct open_file *file, int mode, off_t offset, off_t length,
+                    bool *done)
+{
     int err = file_fallocate(file, mode, (uint64_t)offset, (uint64_t)length);
+    *done = err == 0;
     if (err == 0 && caller_is_unprivileged(req))
         err = drop_privilege(req, file->inode);
     balance_dirty_pages(front_of(req)->fs->cache);
-    reply_status(req, err);
+    return err;
+}
+
+/* The kernel writes its copy of the range back before it asks us, and zeroes it after our answer. If a
+ * mapping's store dirties a page of it in between, and that is written back before it is zeroed, the
+ * bytes from before the hole are in the file again, and the zeroed copy counts as clean. (Linux 6.18
+ * locks that out for DAX only.) So the answer waits until the kernel has given up its copy, and what
+ * it writes back until then counts as zeros there: what it reads from then on has the hole. */
+void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
+                  struct fuse_file_info *fi)
+{
+    struct open_file *file = open_file_of(fi);
+    struct hole_job *h = malloc(sizeof *h);
+    bool done = false;
+    int err = h != NULL ? allocate(req, file, mode, offset, length, &done) : -ENOMEM;
+    if (!done || (mode & ~FALLOC_FL_KEEP_SIZE) == 0) {
+        free(h);
+        reply_status(req, err);
+        return;
+    }
+    *h = (struct hole_job){ .file = file, .err = err };
+    h->job = (struct notify_job){ .req = req,
+                                  .flush = ino,
+                                  .offset = (uint64_t)offset,
+                                  .len = (uint64_t)length,
+                                  .run = hole_run };
+    notifier_add(front_of(req), &h->job);
 }
 
 void op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,

@@ -55,7 +55,7 @@ static unsigned notifier_step(void *arg)
     struct notify_job *job = take_job(front->notifier);
     if (job == NULL)
         return NOTIFIER_IDLE_MS;
-    front_flush(front, job->flush);
+    front_forget_range(front, job->flush, job->offset, job->len);
     job->run(job);
     return 0;
 }

@@ -88,7 +88,8 @@ void forget_attributes(fuse_req_t req, struct inode *inode);
 struct notify_job {
     struct notify_job *next;
     fuse_req_t req;
-    uint64_t flush;                   /* the inode */
+    uint64_t flush;                   /* the inode whose data the kernel gives up before: */
+    uint64_t offset, len;             /* these bytes; 0, 0: all */
     void (*run)(struct notify_job *); /* does what was asked, replies, frees the job */
 };
 

@@ -48,6 +48,7 @@ struct inode {            /* (c) constant  (i) i_lock  (n) fs->rename_lock  (w) 
     uint32_t pass_truncations;   /* (i) as the pass under way began; likewise */
     struct timespec pass_mtime;  /* (i) */
     _Atomic uint64_t tid;        /* the last transaction that touched its record or blocks (a) */
+    uint64_t hole, hole_end;     /* (w) being punched, bytes; 0, 0: none. See file_fallocate() */
     uint32_t open_writers;       /* (i) open files that can write */
     struct list_head open_files; /* (i) struct open_file */
     struct readahead readahead;  /* (i) what was chosen for this file; forgotten with the inode */

@@ -339,6 +339,10 @@ int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t l
     if (offset > MAX_FILE_SIZE || len > MAX_FILE_SIZE - offset)
         return -EFBIG;
     down_write(&inode->i_rwsem);
+    if (base != 0) {
+        inode->hole = offset;
+        inode->hole_end = offset + len;
+    }
     int err = fallocate_locked(inode, mode, offset, len);
     if (err == 0) {
         struct timespec now = fs_now();
@@ -351,7 +355,17 @@ int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t l
         err = inode_write_back(inode); /* size and times follow */
     if (err == 0 && atomic_load(&inode->mapping.memfd) != NULL)
         drop_beyond_eof(inode);
+    if (err != 0)
+        file_hole_end(file);
     return err;
+}
+
+void file_hole_end(struct open_file *file)
+{
+    struct inode *inode = file->inode;
+    down_write(&inode->i_rwsem);
+    inode->hole = inode->hole_end = 0;
+    up_write(&inode->i_rwsem);
 }
 
 /* ---- holes ----------------------------------------------------------------------------------- */

@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -409,6 +410,69 @@ static void zeroed_ranges_show(void)
     done("f", fd, p, 3);
 }
 
+/* While a hole is made, another process stores to bytes in front of it, in it and behind it, and unmaps,
+ * which has a FUSE kernel write the pages back: with what was in the hole before, if it goes wrong. */
+#define HOLE_ROUNDS 100
+#define HOLE_AT     100
+#define HOLE_END    (3 * PAGE - 100)
+
+static void store_and_unmap(int fd, int round, _Atomic int *begun, _Atomic int *ended)
+{
+    while (atomic_load(begun) != round)
+        sched_yield();
+    for (volatile int spin = 0; spin < round * 2000; spin++)
+        ;
+    char *p = map(fd, 3);
+    p[0] = p[PAGE] = p[3 * PAGE - 1] = 's';
+    munmap(p, 3 * PAGE);
+    atomic_store(ended, round);
+}
+
+static void hole_is_zeros(int fd)
+{
+    static const char zeros[PAGE];
+    char buf[3 * PAGE];
+    EXPECT(pread(fd, buf, sizeof buf, 0) == sizeof buf);
+    EXPECT(memcmp(buf + HOLE_AT, zeros, PAGE - HOLE_AT) == 0);
+    EXPECT(memcmp(buf + PAGE + 1, zeros, PAGE - 1) == 0);
+    EXPECT(memcmp(buf + 2 * PAGE, zeros, HOLE_END - 2 * PAGE) == 0);
+    EXPECT(buf[0] == 's' && buf[1] == 'f' && buf[HOLE_END] == 'f' && buf[3 * PAGE - 1] == 's');
+}
+
+static void make_a_hole(int fd, int round, _Atomic int *begun, _Atomic int *ended)
+{
+    static char f[3 * PAGE];
+    memset(f, 'f', sizeof f);
+    EXPECT(pwrite(fd, f, sizeof f, 0) == sizeof f);
+    atomic_store(begun, round);
+    int how = round % 2 == 0 ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE;
+    EXPECT(fallocate(fd, how | FALLOC_FL_KEEP_SIZE, HOLE_AT, HOLE_END - HOLE_AT) == 0);
+    while (atomic_load(ended) != round)
+        sched_yield();
+    forget(fd);
+    hole_is_zeros(fd);
+}
+
+static void holes_stay_beside_unmapping(void)
+{
+    int fd = make("f", 'f', 3 * PAGE);
+    _Atomic int *shared = mmap(NULL, PAGE, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED)
+        die("mmap");
+    pid_t child = fork();
+    if (child < 0)
+        die("fork");
+    for (int round = 1; round <= HOLE_ROUNDS; round++)
+        if (child == 0)
+            store_and_unmap(fd, round, &shared[0], &shared[1]);
+        else
+            make_a_hole(fd, round, &shared[0], &shared[1]);
+    if (child == 0)
+        _exit(0);
+    EXPECT(waitpid(child, NULL, 0) == child);
+    done("f", fd, (char *)shared, 1);
+}
+
 static void far_offsets(void)
 {
     off_t at = (off_t)5 << 30;
@@ -729,6 +793,7 @@ static const struct property {
     PROPERTY(holes_read_zeros_and_take_stores),
     PROPERTY(punched_holes_show),
     PROPERTY(zeroed_ranges_show),
+    PROPERTY(holes_stay_beside_unmapping),
     PROPERTY(far_offsets),
     PROPERTY(mprotect_is_obeyed),
     PROPERTY(moved_mappings_go_on),
