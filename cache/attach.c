@@ -9,7 +9,7 @@
 
 #include "cache/attach_impl.h"
 
-#define BURY_MS 200 /* how often the ranges of clients that hung up are looked at */
+#define WATCH_MS 1000 /* how often clients are looked at that may keep us waiting */
 
 /* ---- clients --------------------------------------------------------------------------------- */
 
@@ -25,6 +25,13 @@ static void client_free(struct attach_client *c)
     free(c);
 }
 
+static pid_t peer_of(int sock)
+{
+    struct ucred peer = { 0 };
+    socklen_t size = sizeof peer;
+    return getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? peer.pid : 0;
+}
+
 static int client_start(struct attach *a, int sock)
 {
     struct attach_client *c = calloc(1, sizeof *c);
@@ -34,6 +41,7 @@ static int client_start(struct attach *a, int sock)
     }
     c->attach = a;
     c->sock = sock;
+    c->pid = peer_of(sock);
     c->uffd = -1;
     c->stop = eventfd(0, EFD_CLOEXEC);
     pthread_mutex_init(&c->lock, NULL);
@@ -72,46 +80,47 @@ static void client_bury(struct attach_client *c)
     client_free(c);
 }
 
-/* It hung up, and no store of its can come any more. */
-static bool client_is_dead(struct attach_client *c)
+/* For how long have we waited for it? Whole seconds; *number: about which file. */
+static unsigned client_waited_for(struct attach_client *c, uint64_t *number)
 {
-    if (!atomic_load(&c->hung_up))
-        return false;
-    pthread_mutex_lock(&c->lock);
-    bool none = c->nr_ranges == 0;
-    pthread_mutex_unlock(&c->lock);
-    return none || uffd_dead(c->uffd);
+    uint64_t since;
+    if (!uffd_longest(&c->calls, &since, number))
+        return 0;
+    uint64_t now = clock_now(&clock_monotonic);
+    return now > since ? (unsigned)((now - since) / 1000000000u) : 0;
 }
 
-/* Bury one that can be.   *waiting: there are others to look at later. */
-static bool bury_one(struct attach *a, bool *waiting)
+static void client_watch(struct attach_client *c)
 {
-    struct attach_client *dead = NULL;
-    *waiting = false;
-    pthread_mutex_lock(&a->lock);
-    for (struct list_head *n = a->clients.next; n != &a->clients && dead == NULL; n = n->next) {
+    uint64_t number = 0;
+    unsigned seconds = client_waited_for(c, &number);
+    bool stuck = seconds >= ATTACH_STUCK_S;
+    if (stuck && !c->told)
+        c->attach->ops->stuck(c->attach->arg, c->pid, number, seconds);
+    c->told = stuck;
+}
+
+/* Bury those that have ended, watch the others. The list is read without its lock: nobody else changes it. */
+static void look_after_clients(struct attach *a)
+{
+    for (struct list_head *n = a->clients.next, *next; n != &a->clients; n = next) {
         struct attach_client *c = list_entry(n, struct attach_client, node);
-        if (client_is_dead(c))
-            dead = c;
+        next = n->next;
+        if (atomic_load(&c->ended))
+            client_bury(c);
         else
-            *waiting = *waiting || atomic_load(&c->hung_up);
+            client_watch(c);
     }
-    pthread_mutex_unlock(&a->lock);
-    if (dead != NULL)
-        client_bury(dead);
-    return dead != NULL;
 }
 
 static unsigned accept_step(void *arg)
 {
     struct attach *a = arg;
-    bool waiting;
     eventfd_t count;
-    while (bury_one(a, &waiting))
-        ;
+    look_after_clients(a);
     struct pollfd fds[2] = { { .fd = a->listener, .events = POLLIN },
                              { .fd = a->wake, .events = POLLIN } };
-    if (poll(fds, 2, waiting ? BURY_MS : -1) <= 0)
+    if (poll(fds, 2, a->nr_clients > 0 ? WATCH_MS : -1) <= 0)
         return 0;
     if (fds[1].revents != 0)
         (void)eventfd_read(a->wake, &count);
@@ -179,5 +188,10 @@ void attach_stats(struct attach *a, struct attach_stats *out)
                                   .poisoned = atomic_load(&a->poisoned) };
     pthread_mutex_lock(&a->lock);
     out->clients = a->nr_clients;
+    for (struct list_head *n = a->clients.next; n != &a->clients; n = n->next) {
+        uint64_t number;
+        out->stuck +=
+            client_waited_for(list_entry(n, struct attach_client, node), &number) >= ATTACH_STUCK_S;
+    }
     pthread_mutex_unlock(&a->lock);
 }

@@ -2,8 +2,10 @@
  *
  * Threads, all of them worker.h's:
  *
- *     accept     takes connections, and buries clients that are gone
- *     requests   one per client: reads packets, answers; may sleep
+ *     accept     takes connections, frees what is left of clients that are gone, and tells of those that
+ *                keep us waiting. It waits for no client itself
+ *     requests   one per client: reads packets, answers; may sleep. When the client has hung up it waits
+ *                for its address space to go, and ends its ranges
  *     events     one per client: reads the userfaultfd. It never waits for a page, a commit or
  *                throttling: until it has read a client's events, whoever write-protects in that client
  *                gets -EAGAIN and tries again, perhaps with that page locked
@@ -35,8 +37,9 @@ struct attach_request;
 struct attach_file {               /* one OPEN */
     struct address_space *mapping; /* mapping_use_memfd() has been called */
     struct file_ra_state *ra;
-    void *owner;   /* for release */
-    bool writable; /* a shared mapping may be stored to */
+    void *owner;     /* for release */
+    uint64_t number; /* for stuck */
+    bool writable;   /* a shared mapping may be stored to */
 };
 
 struct attach_ops {
@@ -44,10 +47,17 @@ struct attach_ops {
      * Returns 0 or what mmap(2) would fail with. */
     int (*open)(void *arg, int fd, const struct attach_request *rq, struct attach_file *out);
     void (*release)(void *arg, void *owner);
+    /* A client has had its address space locked for so long that what the daemon wants to change in it
+     * waits, and whoever wants that page, or the file, waits too. Once until it ends. pid: the client's
+     * process, 0 if it is not one of ours to see; number: one file that is concerned. */
+    void (*stuck)(void *arg, pid_t pid, uint64_t number, unsigned seconds);
 };
+
+#define ATTACH_STUCK_S 5u /* so long */
 
 struct attach_stats {
     uint64_t clients, ranges, pages; /* now */
+    uint64_t stuck;                  /* clients now, as in attach_ops */
     uint64_t refused;                /* connections and OPENs */
     uint64_t queued, poisoned;       /* faults that had to wait; that ended in SIGBUS */
 };

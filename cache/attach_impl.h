@@ -1,6 +1,6 @@
 /* attach_impl.h: what the files of attach.h share.
  *
- *     attach.c        starting, accepting, burying       attach_fault.c   events, the pool
+ *     attach.c        starting, accepting, watching      attach_fault.c   events, the pool
  *     attach_range.c  a client's ranges                  attach_request.c packets
  */
 #ifndef FOLIO_CACHE_ATTACH_IMPL_H
@@ -47,6 +47,7 @@ struct attach_client {       /* (c) constant  (l) lock  (a) atomic  (q) its requ
     struct attach *attach;   /* (c) */
     struct list_head node;   /* attach->clients                                 (attach->lock) */
     int sock, stop;          /* (c) stop: an eventfd, readable when its threads shall end */
+    pid_t pid;               /* (c) who connected; for reports */
     int uffd;                /* (q) -1 before HELLO */
     struct worker *requests; /* (c) */
     struct worker *events;   /* (q) NULL before HELLO */
@@ -54,7 +55,9 @@ struct attach_client {       /* (c) constant  (l) lock  (a) atomic  (q) its requ
     uint64_t stray;          /* its events' thread's: see on_stray() */
     struct attach_open *opens[ATTACH_OPENS_MOST]; /* (q) */
     uint64_t next_id;                             /* (q) */
-    _Atomic bool hung_up;                         /* (a) */
+    _Atomic bool hung_up, ended;                  /* (a) ended: no store of it can come any more */
+    struct uffd_calls calls;                      /* (a) */
+    bool told; /* the accepting thread's: it was said that it is stuck */
     pthread_mutex_t lock;
     struct attach_range **ranges; /* by address, apart from each other                     (l) */
     size_t nr_ranges, room;       /*                                                       (l) */

@@ -64,9 +64,12 @@ static struct attach_range *range_new(struct attach_client *c, struct attach_ope
     struct attach_range *r = calloc(1, sizeof *r);
     if (r == NULL)
         return NULL;
-    r->u = (struct uffd_vma){
-        .uffd = c->uffd, .addr = addr, .moving = &c->reading, .writable = open->file.writable
-    };
+    r->u = (struct uffd_vma){ .uffd = c->uffd,
+                              .addr = addr,
+                              .file = open->file.number,
+                              .calls = &c->calls,
+                              .moving = &c->reading,
+                              .writable = open->file.writable };
     r->u.vma = (struct vm_area){ .mapping = open->file.mapping,
                                  .ops = &uffd_vma_ops,
                                  .door = FAULT_ATTACHED,

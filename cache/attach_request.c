@@ -14,6 +14,7 @@
 #include "cache/reclaim.h"
 
 #define ADDRESS_END ((uint64_t)1 << 56)
+#define END_MS      200 /* how often the ranges of a client that hung up are looked at */
 
 struct answer {
     struct attach_reply reply;
@@ -364,11 +365,26 @@ static int dispatch(struct attach_client *c, const struct attach_request *rq, in
     }
 }
 
-/* Who accepts buries, too. */
 static unsigned hang_up(struct attach_client *c)
 {
     atomic_store(&c->hung_up, true);
     (void)shutdown(c->sock, SHUT_RDWR);
+    return 0;
+}
+
+/* Until no store of its can come any more. Asking may take as long as the client likes, and ending its
+ * ranges as long as others like: nobody else must wait for that. */
+static unsigned await_end(struct attach_client *c)
+{
+    if (atomic_load(&c->ended))
+        return 60000; /* who accepts buries it */
+    pthread_mutex_lock(&c->lock);
+    bool none = c->nr_ranges == 0;
+    pthread_mutex_unlock(&c->lock);
+    if (!none && !uffd_dead(c->uffd))
+        return END_MS;
+    ranges_end(c);
+    atomic_store(&c->ended, true);
     (void)eventfd_write(c->attach->wake, 1);
     return 60000;
 }
@@ -378,7 +394,7 @@ unsigned requests_step(void *arg)
     struct attach_client *c = arg;
     struct pollfd fd_in = { .fd = c->sock, .events = POLLIN };
     if (atomic_load(&c->hung_up))
-        return 60000;
+        return await_end(c);
     if (poll(&fd_in, 1, -1) < 0)
         return 0;
     static _Thread_local struct answer a;

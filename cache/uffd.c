@@ -4,6 +4,7 @@
 #include <sys/ioctl.h>
 
 #include "cache/attach_proto.h"
+#include "cache/clock.h"
 
 #define PROBE_ADDRESS ((uint64_t)1 << 20) /* above vm.mmap_min_addr */
 
@@ -16,6 +17,48 @@ static uint64_t address_of(const struct uffd_vma *u, uint32_t index)
 static bool nobody_there(int err)
 {
     return err == -ENOENT || err == -ESRCH;
+}
+
+/* Note that a call begins.   NULL: it is not recorded. */
+static struct uffd_call *call_begin(const struct uffd_vma *u)
+{
+    if (u->calls == NULL)
+        return NULL;
+    uint64_t now = clock_now(&clock_monotonic);
+    for (unsigned i = 0; i < UFFD_CALLS; i++) {
+        struct uffd_call *call = &u->calls->call[i];
+        uint64_t none = 0;
+        if (atomic_load_explicit(&call->since_ns, memory_order_relaxed) == 0 &&
+            atomic_compare_exchange_strong(&call->since_ns, &none, now)) {
+            atomic_store_explicit(&call->file, u->file, memory_order_relaxed);
+            return call;
+        }
+    }
+    return NULL;
+}
+
+static int call(const struct uffd_vma *u, unsigned long request, void *arg)
+{
+    struct uffd_call *call = call_begin(u);
+    int err = ioctl(u->uffd, request, arg) == 0 ? 0 : -errno;
+    if (call != NULL)
+        atomic_store_explicit(&call->since_ns, 0, memory_order_release);
+    return err;
+}
+
+/* A call that is about to end may be taken for one that begins: its file is wrong then, never its age. */
+bool uffd_longest(struct uffd_calls *calls, uint64_t *since_ns, uint64_t *file)
+{
+    bool any = false;
+    for (unsigned i = 0; i < UFFD_CALLS; i++) {
+        uint64_t since = atomic_load(&calls->call[i].since_ns);
+        if (since == 0 || (any && since >= *since_ns))
+            continue;
+        any = true;
+        *since_ns = since;
+        *file = atomic_load(&calls->call[i].file);
+    }
+    return any;
 }
 
 static void wake_range(int uffd, uint64_t addr, uint64_t bytes)
@@ -31,7 +74,7 @@ static int map_readable(const struct uffd_vma *u, uint64_t addr, uint64_t bytes)
     uint64_t end = addr + bytes, mode = u->writable ? UFFDIO_CONTINUE_MODE_WP : 0;
     for (uint64_t at = addr; at < end;) {
         struct uffdio_continue c = { .range = { .start = at, .len = end - at }, .mode = mode };
-        int err = ioctl(u->uffd, UFFDIO_CONTINUE, &c) == 0 ? 0 : -errno;
+        int err = call(u, UFFDIO_CONTINUE, &c);
         uint64_t done = c.mapped > 0 ? (uint64_t)c.mapped : 0;
         if (err == -EEXIST) {
             if (at + done == addr)
@@ -50,10 +93,10 @@ static int map_readable(const struct uffd_vma *u, uint64_t addr, uint64_t bytes)
     return 0;
 }
 
-static int protect_range(int uffd, uint64_t addr, uint64_t bytes, uint64_t mode)
+static int protect_range(const struct uffd_vma *u, uint64_t addr, uint64_t bytes, uint64_t mode)
 {
     struct uffdio_writeprotect w = { .range = { .start = addr, .len = bytes }, .mode = mode };
-    return ioctl(uffd, UFFDIO_WRITEPROTECT, &w) == 0 ? 0 : -errno;
+    return call(u, UFFDIO_WRITEPROTECT, &w);
 }
 
 /* Make one page writable, whose first store was granted. */
@@ -62,12 +105,12 @@ static int map_writable(const struct uffd_vma *u, uint64_t addr, unsigned flags)
     int err;
     if (!(flags & VMA_MAP_PRESENT)) {
         struct uffdio_continue c = { .range = { .start = addr, .len = PAGE_SIZE } };
-        err = ioctl(u->uffd, UFFDIO_CONTINUE, &c) == 0 ? 0 : -errno;
+        err = call(u, UFFDIO_CONTINUE, &c);
     } else {
         err = -EEXIST;
     }
     if (err == -EEXIST)
-        err = protect_range(u->uffd, addr, PAGE_SIZE, 0);
+        err = protect_range(u, addr, PAGE_SIZE, 0);
     if (!nobody_there(err))
         return err;
     wake_range(u->uffd, addr, PAGE_SIZE);
@@ -92,12 +135,12 @@ static int uffd_write_protect(struct vm_area *vma, uint32_t first, uint32_t last
     uint64_t addr = address_of(u, first), end = address_of(u, last) + PAGE_SIZE;
     if (!u->writable)
         return 0;
-    int err = protect_range(u->uffd, addr, end - addr, UFFDIO_WRITEPROTECT_MODE_WP);
+    int err = protect_range(u, addr, end - addr, UFFDIO_WRITEPROTECT_MODE_WP);
     if (err == -ESRCH)
         return 0;
     for (uint64_t at = addr; err == -ENOENT && end - addr > PAGE_SIZE && at < end;
          at += PAGE_SIZE) {
-        int one = protect_range(u->uffd, at, PAGE_SIZE, UFFDIO_WRITEPROTECT_MODE_WP);
+        int one = protect_range(u, at, PAGE_SIZE, UFFDIO_WRITEPROTECT_MODE_WP);
         if (one != 0 && !nobody_there(one))
             return one;
     }
@@ -129,10 +172,9 @@ void uffd_wake(struct uffd_vma *u, uint32_t index)
 int uffd_poison(struct uffd_vma *u, uint32_t index, bool gone)
 {
     if (gone)
-        (void)protect_range(u->uffd, address_of(u, index), PAGE_SIZE,
-                            UFFDIO_WRITEPROTECT_MODE_DONTWAKE);
+        (void)protect_range(u, address_of(u, index), PAGE_SIZE, UFFDIO_WRITEPROTECT_MODE_DONTWAKE);
     struct uffdio_poison p = { .range = { .start = address_of(u, index), .len = PAGE_SIZE } };
-    int err = ioctl(u->uffd, UFFDIO_POISON, &p) == 0 ? 0 : -errno;
+    int err = call(u, UFFDIO_POISON, &p);
     if (err != 0)
         uffd_wake(u, index);
     return nobody_there(err) ? 0 : err;
@@ -141,7 +183,8 @@ int uffd_poison(struct uffd_vma *u, uint32_t index, bool gone)
 bool uffd_dead(int uffd)
 {
     /* Some address that is never refused: whether anything is there is not the question. */
-    return protect_range(uffd, PROBE_ADDRESS, PAGE_SIZE, UFFDIO_WRITEPROTECT_MODE_WP) == -ESRCH;
+    const struct uffd_vma any = { .uffd = uffd };
+    return protect_range(&any, PROBE_ADDRESS, PAGE_SIZE, UFFDIO_WRITEPROTECT_MODE_WP) == -ESRCH;
 }
 
 const struct vma_ops uffd_vma_ops = { .map = uffd_map,

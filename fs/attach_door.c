@@ -16,6 +16,7 @@
 #include "cache/attach_proto.h"
 #include "cache/memfd.h"
 #include "fs/control_path.h"
+#include "fs/daemon.h"
 #include "fs/data.h"
 #include "store/error.h"
 
@@ -95,6 +96,7 @@ static int door_open(void *arg, int fd, const struct attach_request *rq, struct 
     *out = (struct attach_file){ .mapping = &file->inode->mapping,
                                  .ra = &file->ra,
                                  .owner = file,
+                                 .number = ino,
                                  .writable = (rq->flags & MAP_TYPE) != MAP_PRIVATE &&
                                              (flags & O_ACCMODE) == O_RDWR };
     return 0;
@@ -104,6 +106,16 @@ static void door_release(void *arg, void *owner)
 {
     (void)arg;
     file_release(owner);
+}
+
+static void door_stuck(void *arg, pid_t pid, uint64_t number, unsigned seconds)
+{
+    const struct attach_door *door = arg;
+    daemon_say("process %d has kept its memory locked for %u s, and who uses inode %llu waits for "
+               "it: end what "
+               "it waits for (see /proc/%d/task/*/stack); if that is this mount: echo 1 "
+               ">/sys/fs/fuse/connections/%u/abort",
+               (int)pid, seconds, (unsigned long long)number, (int)pid, minor(door->dev));
 }
 
 /* ---- the socket ------------------------------------------------------------------------------ */
@@ -162,7 +174,9 @@ static void raise_descriptor_limit(void)
 int attach_door_open(struct fs *fs, const char *mountpoint_abs, struct attach_door **out,
                      struct store_error *error)
 {
-    static const struct attach_ops ops = { .open = door_open, .release = door_release };
+    static const struct attach_ops ops = { .open = door_open,
+                                           .release = door_release,
+                                           .stuck = door_stuck };
     struct mount_entry *mount = malloc(sizeof *mount);
     struct attach_door *door = calloc(1, sizeof *door);
     int sock = -1, err = mount == NULL || door == NULL ? -ENOMEM : 0;

@@ -130,6 +130,7 @@ static json_t *attach_part(struct fs *fs)
     put(o, "clients", s.clients);
     put(o, "ranges", s.ranges);
     put(o, "pages", s.pages);
+    put(o, "stuck", s.stuck);
     put(o, "refused", s.refused);
     put(o, "queued_faults", s.queued);
     put(o, "poisoned", s.poisoned);

@@ -4,6 +4,7 @@
  *     attach_ops lose FILE     map FILE, store, say "ready" and await the daemon's end; see mount_attach.sh
  *     attach_ops durable FILE  store to FILE, MS_SYNC, say "ready", wait
  *     attach_ops verify FILE   what durable stored is there
+ *     attach_ops held          FOLIO_OTHER, FOLIO_OTHER_DAEMON: another FUSE mount, and its process
  *     attach_ops exec          succeeds if it inherited nothing
  *
  * Each failure is a line of its own.
@@ -701,6 +702,94 @@ static void test_stopped(void)
     close(fd);
 }
 
+/* ---- a client whose address space is locked ---------------------------------------------------------------- */
+
+static struct {
+    const char *directory; /* of another FUSE mount */
+    pid_t daemon;          /* its daemon */
+} other;
+
+static void child_stores_elsewhere(int in, int out)
+{
+    (void)in;
+    int fd = open("unheld", O_RDWR);
+    char *p = attach(fd, 4);
+    CHECK_EQ(store(p + PAGE, 'v'), 0);
+    folio_munmap(p, 4 * PAGE);
+    say(out);
+}
+
+/* Map something over a file of the other mount that was stored to: that waits for its daemon. */
+static void child_is_held(int in, int out)
+{
+    char name[4096];
+    (void)snprintf(name, sizeof name, "%s/held", other.directory);
+    int fd = open("held", O_RDWR), far = open(name, O_RDWR | O_CREAT, 0644);
+    char *p = attach(fd, 4);
+    if (far < 0 || ftruncate(far, PAGE) != 0)
+        give_up("%s", name);
+    char *k = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, far, 0);
+    if (k == MAP_FAILED)
+        give_up("mmap");
+    *(volatile char *)k = 'k';
+    CHECK_EQ(store(p, 'h'), 0);
+    say(out);
+    (void)hear(in);
+    void *over = mmap(k, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    CHECK(over == k);
+    CHECK_EQ(store(p + PAGE, 'i'), 0);
+    say(out);
+    folio_munmap(p, 4 * PAGE);
+}
+
+static void child_syncs(int in, int out)
+{
+    int fd = open("held", O_RDWR);
+    (void)hear(in);
+    CHECK_EQ(fsync(fd), 0);
+    say(out);
+}
+
+/* What the daemon wants of it waits; that is told, while it lasts, and others are served. */
+static void test_held(void)
+{
+    other.directory = getenv("FOLIO_OTHER");
+    const char *pid = getenv("FOLIO_OTHER_DAEMON");
+    if (other.directory == NULL || pid == NULL)
+        give_up("FOLIO_OTHER");
+    other.daemon = (pid_t)strtol(pid, NULL, 10);
+    int fd = make_file("held", 4), unheld = make_file("unheld", 4);
+    struct child c = start_child(child_is_held), s = start_child(child_syncs);
+    char *p = attach(unheld, 4); /* they must not inherit it */
+    CHECK(hear(c.from));
+    CHECK_EQ(stat_of("attach", "stuck"), 0);
+    (void)kill(other.daemon, SIGSTOP);
+    say(c.to);
+    pause_ms(500); /* it is in mmap(2), or will be: then it is held a little later */
+    say(s.to);
+    bool told = WITHIN(60, stat_of("attach", "stuck") == 1);
+    if (told) {
+        CHECK_EQ(store(p, 'u'), 0);
+        CHECK_EQ(fsync(unheld), 0);
+        CHECK_EQ(byte_at(unheld, 0), 'u');
+        struct child late = start_child(child_stores_elsewhere);
+        CHECK(hear(late.from));
+        end_child(&late);
+    }
+    (void)kill(other.daemon, SIGCONT);
+    CHECK(told);
+    CHECK(hear(c.from));
+    CHECK(hear(s.from));
+    CHECK(WITHIN(60, stat_of("attach", "stuck") == 0));
+    end_child(&c);
+    end_child(&s);
+    CHECK_EQ(byte_at(fd, 0), 'h');
+    CHECK_EQ(byte_at(fd, PAGE), 'i');
+    folio_munmap(p, 4 * PAGE);
+    close(fd);
+    close(unheld);
+}
+
 static void child_waits(int in, int out)
 {
     int fd = open("crowd", O_RDWR);
@@ -953,6 +1042,7 @@ static const struct test {
     { "durable", test_durable, true },
     { "verify", test_verify, true },
     { "busy", test_busy, true },
+    { "held", test_held, true },
     { "unoffered", test_unoffered, true },
 };
 

@@ -187,6 +187,27 @@ unmounting()
     check_volume "$what"
 }
 
+# A client whose address space stays locked, by a store to a file whose daemon does not answer.
+a_locked_client()
+{
+    what='a client that keeps its memory locked'
+    make_volume -s 64M
+    mkdir -p "$T/other"
+    "$FOLIO_BIN/mkfs.foliofs" -s 64M "$T/other.volume" >"$T/mkfs.out" 2>&1 || fail "$(cat "$T/mkfs.out")"
+    mount_attached cache=direct
+    "$FOLIO_BIN/foliofs" -f "$T/other.volume" "$T/other" >"$T/other.out" 2>&1 </dev/null &
+    other=$!
+    note_process "$other"
+    until_true 30 is_mounted "$T/other" || fail "$what: $(cat "$T/other.out")"
+    FOLIO_OTHER=$T/other FOLIO_OTHER_DAEMON=$other ops held
+    grep -q 'kept its memory locked' "$T/daemon.out" || fail "$what: the log says nothing"
+    umount "$T/other" 2>/dev/null || fusermount3 -u "$T/other"
+    until_true 60 has_ended "$other" || fail "$what: the other daemon does not end"
+    rm -f "$T/pids/$other" "$T/other.volume"
+    unmount_volume
+    check_volume "$what"
+}
+
 not_offered()
 {
     what='a mount that does not offer it'
@@ -203,6 +224,7 @@ for round in $(seq "${FOLIO_ROUNDS:-1}"); do
     a_full_volume
     a_damaged_page
     unmounting
+    a_locked_client
     not_offered
     say "round $round passed"
 done
