@@ -13,11 +13,11 @@
  * moved and so on by these functions; reading, storing and mprotect need nothing special.
  *
  * More than the system calls say:
- *     EOPNOTSUPP  folio_mmap: fd is of no FolioFS mount that offers attaching, or MAP_PRIVATE with
- *                 PROT_WRITE: mmap(2) does that as well
+ *     EOPNOTSUPP  folio_mmap: fd is of no FolioFS mount that offers attaching
  *     EPERM       folio_mmap: this process may not use userfaultfd (see vm.unprivileged_userfaultfd)
  *     SIGBUS      beyond the end of the file; no room for the store; the page cannot be read; the
  *                 daemon is gone
+ * MAP_PRIVATE with PROT_WRITE is the kernel's own mapping of the file, not attached.
  * A child after fork() has the mappings attached anew, or, where that fails, none (SIGSEGV).
  */
 #ifndef FOLIO_H

@@ -154,13 +154,16 @@ FOLIO_EXPORT void *folio_mmap(void *addr, size_t length, int prot, int flags, in
         return MAP_FAILED;
     }
     int error = mount_of(fd, &args.dev);
-    if (!error &&
-        (!conn_offered(args.dev) || ((flags & MAP_TYPE) == MAP_PRIVATE && (prot & PROT_WRITE))))
+    if (!error && !conn_offered(args.dev))
         error = -EOPNOTSUPP;
     if (error) {
         fail(-error);
         return MAP_FAILED;
     }
+    /* What is stored there is nobody else's: the kernel copies pages, and gives the copies to a child. */
+    if ((flags & MAP_TYPE) == MAP_PRIVATE && (prot & PROT_WRITE))
+        return flags & MAP_FIXED ? folio_mmap_over(addr, length, prot, flags, fd, offset)
+                                 : sys_mmap(addr, length, prot, flags, fd, offset);
     long got = attach(&args);
     if (got < 0 && got > -(long)CLIENT_PAGE) {
         fail((int)-got);

@@ -485,7 +485,9 @@ static void test_errors(void)
     REFUSES(EOPNOTSUPP, PAGE, rw, MAP_SHARED, foreign, 0);
     REFUSES(EOPNOTSUPP, PAGE, rw, MAP_SHARED, null, 0);
     REFUSES(ENODEV, PAGE, PROT_READ, MAP_SHARED, fifo, 0);
-    REFUSES(EOPNOTSUPP, PAGE, rw, MAP_PRIVATE, fd, 0);
+    REFUSES(EOPNOTSUPP, PAGE, rw, MAP_PRIVATE, foreign, 0);
+    REFUSES(EACCES, PAGE, rw, MAP_PRIVATE, wo, 0);
+    REFUSES(EINVAL, PAGE, rw, MAP_PRIVATE, fd, 1);
     int all[] = { fd, ro, wo, path, append, dir, foreign, null, fifo };
     for (unsigned i = 0; i < sizeof all / sizeof *all; i++)
         close(all[i]);
@@ -509,6 +511,70 @@ static void test_read_only(void)
     CHECK_EQ(byte_at(fd, PAGE), 2);
     folio_munmap(p, 2 * PAGE);
     close(fd);
+}
+
+static char *private;
+
+static void child_has_private(int in, int out)
+{
+    (void)in;
+    (void)out;
+    CHECK_EQ(load(private), 'p');
+    CHECK_EQ(load(private + PAGE), 'b');
+    CHECK_EQ(store(private + PAGE, 'c'), 0);
+}
+
+/* Copy on write: what is stored is our own, what is not is the file's, as others store it. */
+static void test_private(void)
+{
+    int fd = make_file("private", 8), ro = open("private", O_RDONLY), rw = PROT_READ | PROT_WRITE;
+    char *shared = attach(fd, 8); /* and fd has O_DIRECT now */
+    char *p = folio_mmap(NULL, 4 * PAGE, rw, MAP_PRIVATE, fd, 0);
+    if (p == MAP_FAILED)
+        give_up("folio_mmap");
+    CHECK_EQ(folio_attached(p, 4 * PAGE), 0);
+    for (int i = 0; i < 20; i++) {
+        CHECK_EQ(store(shared + PAGE, (char)('0' + i)), 0);
+        CHECK_EQ(load(p + PAGE), '0' + i);
+    }
+    CHECK_EQ(store(p, 'p'), 0);
+    CHECK_EQ(load(shared), 1);
+    CHECK_EQ(byte_at(fd, 0), 1);
+    CHECK_EQ(store(shared, 'a'), 0);
+    CHECK_EQ(store(shared + PAGE, 'b'), 0);
+    private = p;
+    struct child c = start_child(child_has_private);
+    end_child(&c);
+    CHECK_EQ(load(p), 'p');
+    CHECK_EQ(load(p + PAGE), 'b');
+    unsigned char in[4];
+    CHECK_EQ(folio_mincore(p, 4 * PAGE, in), 0);
+    CHECK_EQ(folio_msync(p, 4 * PAGE, MS_SYNC), 0);
+    CHECK_EQ(byte_at(fd, 0), 'a');
+    CHECK_EQ(folio_mprotect(p, 4 * PAGE, PROT_READ), 0);
+    CHECK_EQ(folio_mprotect(p, 4 * PAGE, rw), 0);
+    CHECK_EQ(folio_madvise(p, PAGE, MADV_WILLNEED), 0);
+    CHECK_EQ(folio_madvise(p, PAGE, MADV_DONTNEED), 0);
+    CHECK_EQ(load(p), 'a'); /* the copy is gone */
+    p = folio_mremap(p, 4 * PAGE, 6 * PAGE, MREMAP_MAYMOVE, NULL);
+    CHECK(p != MAP_FAILED && load(p + 5 * PAGE) == 6);
+    /* Over what is attached, of a descriptor that cannot write, and back. */
+    CHECK(folio_mmap(shared + PAGE, PAGE, rw, MAP_PRIVATE | MAP_FIXED, ro, 2 * PAGE) ==
+          shared + PAGE);
+    CHECK_EQ(folio_attached(shared + PAGE, PAGE), 0);
+    CHECK(folio_attached(shared, PAGE) && folio_attached(shared + 2 * PAGE, PAGE));
+    CHECK_EQ(store(shared + PAGE, 'q'), 0);
+    CHECK_EQ(load(shared + PAGE + 1), 3);
+    CHECK_EQ(byte_at(fd, PAGE), 'b');
+    CHECK_EQ(byte_at(fd, 2 * PAGE), 3);
+    CHECK(folio_mmap(shared + PAGE, PAGE, rw, MAP_SHARED | MAP_FIXED, fd, PAGE) == shared + PAGE);
+    CHECK_EQ(load(shared + PAGE), 'b');
+    CHECK_EQ(store(shared + PAGE, 'r'), 0);
+    CHECK_EQ(byte_at(fd, PAGE), 'r');
+    CHECK_EQ(folio_munmap(p, 6 * PAGE), 0);
+    CHECK_EQ(folio_munmap(shared, 8 * PAGE), 0);
+    close(fd);
+    close(ro);
 }
 
 static void test_parts(void)
@@ -1002,6 +1068,20 @@ static void test_busy(void)
     CHECK_EQ(folio_munmap(p, 2 * PAGE), 0);
 }
 
+/* Likewise, and the daemon is told to end. */
+static void test_cut_off(void)
+{
+    int fd = open("busy", O_RDWR);
+    char *p = attach(fd, 2);
+    close(fd);
+    CHECK_EQ(store(p, 'c'), 0);
+    printf("ready\n");
+    (void)fflush(stdout);
+    (void)hear(STDIN_FILENO);
+    CHECK(WITHIN(30, load(p) == -1));
+    CHECK_EQ(folio_munmap(p, 2 * PAGE), 0);
+}
+
 static void test_unoffered(void)
 {
     int fd = make_file("unoffered", 2);
@@ -1028,6 +1108,7 @@ static const struct test {
     { "pressure", test_pressure, false },
     { "errors", test_errors, false },
     { "read_only", test_read_only, false },
+    { "private", test_private, false },
     { "parts", test_parts, false },
     { "advice", test_advice, false },
     { "fork", test_fork, false },
@@ -1042,6 +1123,7 @@ static const struct test {
     { "durable", test_durable, true },
     { "verify", test_verify, true },
     { "busy", test_busy, true },
+    { "cut_off", test_cut_off, true },
     { "held", test_held, true },
     { "unoffered", test_unoffered, true },
 };

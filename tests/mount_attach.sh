@@ -70,7 +70,7 @@ everything()
         case $options in
         *cache_size*) # is written back at any time, and so counts what it likes
             ops coherent two size tail race_write race_punch race_truncate pressure errors read_only \
-                parts fork exec descriptors stopped crowd many
+                private parts fork exec descriptors stopped crowd many
             ;;
         *) ops ;;
         esac
