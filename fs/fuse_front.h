@@ -58,7 +58,8 @@ int front_mount(struct front *front, struct fs *fs, const char *mountpoint,
  * Context: the main thread; returns 0 or -errno. */
 int front_loop(struct front *front, void (*ready)(void *arg), void *arg);
 
-/* Unmount; if files are open there, have their cached data written back first and detach the mount.
+/* Unmount; if files are open there, or it is mounted elsewhere, have cached data written back first and
+ * detach the mount, or end what others have of it: that fails with ENOTCONN from then on.
  * Any thread but one that answers requests; waits. */
 void front_quit(struct front *front);
 

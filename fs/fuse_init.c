@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -17,7 +18,8 @@
 #define MAX_BACKGROUND 64u
 #define CONGESTION     (MAX_BACKGROUND * 3 / 4)
 
-#define LEAVE_WAIT_MS 20 /* how often the loop is reminded to end */
+#define LEAVE_WAIT_MS 20   /* how often the loop is reminded to end */
+#define HANG_UP_MS    1000 /* how long an unmount by others may take to reach us */
 
 /* ---- agreeing with the kernel ---------------------------------------------------------------- */
 
@@ -217,11 +219,11 @@ static void leave_loop(struct front *front)
 }
 
 /* Have the kernel send what it caches of files that stay open. syncfs() starts it for all at once,
- * but since Linux 6.18 does not wait for FUSE; asking for each file does. */
-static void collect_writes(struct front *front)
+ * but since Linux 6.18 does not wait for FUSE; asking for each file does. mounted: where we can see it. */
+static void collect_writes(struct front *front, bool mounted)
 {
     struct inode **inodes;
-    int fd = open(front->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = mounted ? open(front->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
     if (fd >= 0) {
         syncfs(fd);
         close(fd);
@@ -236,14 +238,27 @@ static void collect_writes(struct front *front)
         free(inodes);
 }
 
+/* It does when the last mount is gone, which ends the loop. The last may be going at this moment. */
+static bool kernel_hangs_up(struct front *front)
+{
+    struct pollfd kernel = { .fd = fuse_session_fd(front->se) };
+    return poll(&kernel, 1, HANG_UP_MS) > 0;
+}
+
 void front_quit(struct front *front)
 {
     int err = daemon_unmount(front->mountpoint);
-    if (err == 0 || err == -EINVAL)
-        return; /* unmounted, by us or before: the kernel hangs up, and the loop ends */
-    daemon_say("%s is in use: it is written back and detached", front->mountpoint);
+    bool mounted = err != 0 && err != -EINVAL;
+    if (!mounted && kernel_hangs_up(front))
+        return;
+    if (mounted)
+        daemon_say("%s is in use: it is written back and detached", front->mountpoint);
+    else
+        daemon_say("%s is unmounted, but still in use by open files or mounted in another mount "
+                   "namespace: it is written back and ended there, too",
+                   front->mountpoint);
     if (front->kernel_cache)
-        collect_writes(front);
+        collect_writes(front, mounted);
     leave_loop(front);
 }
 

@@ -174,7 +174,6 @@ unmounting()
     say_on
     until_true 60 grep -q stored "$T/ops.out" || fail "$what: $(cat "$T/ops.out")"
     detach "$M"
-    kill -s TERM "$daemon"
     say_on # it stores once more, and ends
     end_ops
     until_true 60 has_ended "$daemon" || fail "$what: the daemon does not end"
@@ -183,6 +182,20 @@ unmounting()
     mount_volume
     [ "$(head -c 1 "$M/busy")$(tail -c +4097 "$M/busy" | head -c 1)" = bb ] ||
         fail "$what: a store is lost"
+
+    what='SIGTERM while it is attached, but detached from the tree'
+    unmount_volume
+    mount_attached cache=direct
+    start_ops cut_off
+    detach "$M"
+    kill -s TERM "$daemon"
+    until_true 60 has_ended "$daemon" || fail "$what: the daemon does not end"
+    reap_daemon
+    [ "$daemon_status" -eq 0 ] || fail "$what: the daemon ended with $daemon_status"
+    say_on
+    end_ops
+    mount_volume
+    [ "$(head -c 1 "$M/busy")" = c ] || fail "$what: a store is lost"
     unmount_volume
     check_volume "$what"
 }

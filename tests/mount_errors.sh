@@ -156,6 +156,29 @@ for signal in TERM INT HUP; do
     all_there SIG$signal
 done
 
+# It ends, too, where the mount lives on: in another mount namespace, with what was written there.
+if is_root && unshare --mount true 2>/dev/null; then
+    mount_volume
+    # shellcheck disable=SC2016 # expanded in there
+    unshare --mount --propagation private sh -c 'exec 3>"$1/elsewhere"; echo kept >&3; : >"$2"; exec sleep 300' \
+        sh "$M" "$T/written" &
+    elsewhere=$!
+    note_process "$elsewhere"
+    until_true 10 test -e "$T/written" || fail 'unshare: nothing written'
+    kill -s TERM "$daemon"
+    until_true 60 has_ended "$daemon" || fail 'SIGTERM does not end the daemon of a mount in another namespace'
+    reap_daemon
+    [ "$daemon_status" -eq 0 ] || fail "a mount in another namespace: exit status $daemon_status"
+    grep -q 'another mount namespace' "$T/daemon.out" || fail 'a mount in another namespace: it is not said'
+    kill -s KILL "$elsewhere"
+    wait "$elsewhere" 2>/dev/null
+    rm -f "$T/pids/$elsewhere"
+    mount_volume
+    [ "$(cat "$M/elsewhere")" = kept ] || fail 'a mount in another namespace: a write is lost'
+    unmount_volume
+    check_volume 'a mount in another namespace'
+fi
+
 # In the background, as a person starts it: ready when the command returns.
 "$foliofs" "$V" "$M" >"$T/out" 2>&1 || fail "foliofs: $(cat "$T/out")"
 is_mounted "$M" || fail 'the command returned before the mount was there'
