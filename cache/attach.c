@@ -59,8 +59,7 @@ static int client_start(struct attach *a, int sock)
     return 0;
 }
 
-/* Nobody speaks for it any more, or we end. Its threads are up until its ranges are write-protected: who
- * does that needs its events read. */
+/* It has ended, or we do. */
 static void client_bury(struct attach_client *c)
 {
     struct attach *a = c->attach;
@@ -71,9 +70,7 @@ static void client_bury(struct attach_client *c)
     atomic_store(&c->hung_up, true);
     (void)shutdown(c->sock, SHUT_RDWR); /* ends what its requests' thread waits for */
     worker_stop(c->requests);
-    ranges_end(c);
-    (void)eventfd_write(c->stop, 1);
-    worker_stop(c->events);
+    client_end(c);
     for (unsigned i = 0; i < ATTACH_OPENS_MOST; i++)
         if (c->opens[i] != NULL)
             open_put(a, c->opens[i]);

@@ -113,5 +113,8 @@ void pool_stop(struct attach *a);
 /* ---- attach_request.c ------------------------------------------------------------------------ */
 
 unsigned requests_step(void *client);
+/* Write-protect and forget its ranges, and stop reading its events. On its requests' thread, or when that has
+ * ended. */
+void client_end(struct attach_client *c);
 
 #endif

@@ -372,8 +372,17 @@ static unsigned hang_up(struct attach_client *c)
     return 0;
 }
 
-/* Until no store of its can come any more. Asking may take as long as the client likes, and ending its
- * ranges as long as others like: nobody else must wait for that. */
+/* Its events are read until its ranges are write-protected: who does that needs them read. */
+void client_end(struct attach_client *c)
+{
+    ranges_end(c);
+    (void)eventfd_write(c->stop, 1);
+    worker_stop(c->events);
+    c->events = NULL;
+}
+
+/* Until no store of its can come any more. Asking may take as long as the client likes, and ending it as
+ * long as others like: nobody else must wait for that. */
 static unsigned await_end(struct attach_client *c)
 {
     if (atomic_load(&c->ended))
@@ -383,7 +392,7 @@ static unsigned await_end(struct attach_client *c)
     pthread_mutex_unlock(&c->lock);
     if (!none && !uffd_dead(c->uffd))
         return END_MS;
-    ranges_end(c);
+    client_end(c);
     atomic_store(&c->ended, true);
     (void)eventfd_write(c->attach->wake, 1);
     return 60000;

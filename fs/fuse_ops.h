@@ -34,7 +34,7 @@ struct front {                    /* (c) constant while the loop runs  (a) atomi
     struct throttle *throttle;    /* (c) */
     struct lender *lender;        /* (c) */
     char *mountpoint;             /* (c) */
-    bool kernel_cache;            /* writes may wait in the kernel: options', if it agreed      */
+    _Atomic bool kernel_cache;    /* writes may wait in the kernel: options', if it agreed  (a) */
     bool hooked;                  /* the wire's hooks are in place                           (c) */
     pthread_t loop;               /* the thread in front_loop()                              (c) */
     void (*ready)(void *arg);     /* (c) */
