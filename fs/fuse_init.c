@@ -5,9 +5,11 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "fs/control_path.h"
 #include "fs/daemon.h"
 #include "fs/fuse_ops.h"
 #include "fs/names.h"
@@ -17,6 +19,8 @@
  * them make it stop queueing more. */
 #define MAX_BACKGROUND 64u
 #define CONGESTION     (MAX_BACKGROUND * 3 / 4)
+
+#define KERNEL_READ_AHEAD_KB 512u
 
 #define LEAVE_WAIT_MS 20   /* how often the loop is reminded to end */
 #define HANG_UP_MS    1000 /* how long an unmount by others may take to reach us */
@@ -152,6 +156,28 @@ static void prepare_loop(struct front *front)
     fuse_set_log_func(session_log);
 }
 
+/* The kernel's own readahead on a FUSE mount stops at 128 KiB, whatever is asked of it in INIT; where we
+ * may (root), its window is set as it is for disks. Requests no longer than that find it useless. */
+static void widen_readahead(struct wire *wire)
+{
+    struct front *front = (struct front *)wire;
+    struct mount_entry *mount = malloc(sizeof *mount);
+    char path[80], text[16];
+    if (mount != NULL && front->options.kernel_cache &&
+        front->options.max_read >= KERNEL_READ_AHEAD_KB / 4 * 1024 &&
+        mount_find_path(front->mountpoint, mount) == 0) {
+        snprintf(path, sizeof path, "/sys/class/bdi/%u:%u/read_ahead_kb", major(mount->dev),
+                 minor(mount->dev));
+        int fd = open(path, O_WRONLY | O_CLOEXEC);
+        int len = snprintf(text, sizeof text, "%u\n", KERNEL_READ_AHEAD_KB);
+        if (fd >= 0) {
+            (void)!write(fd, text, (size_t)len); /* as good as it was */
+            close(fd);
+        }
+    }
+    free(mount);
+}
+
 int front_mount(struct front *front, struct fs *fs, const char *mountpoint,
                 struct store_error *error)
 {
@@ -166,6 +192,7 @@ int front_mount(struct front *front, struct fs *fs, const char *mountpoint,
                           "%s: mounting failed (see above); it needs /dev/fuse and, unless you are "
                           "root, fusermount3",
                           mountpoint);
+    front->wire.agreed_upon = widen_readahead;
     front->wire.spin_ns = (uint64_t)front->options.spin_us * 1000;
     front->hooked = wire_attach(front->se) == 0;
     int err = notifier_start(front);

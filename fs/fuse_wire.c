@@ -115,14 +115,15 @@ static ssize_t wire_read(int fd, void *buf, size_t size, void *userdata)
     return n;
 }
 
-static void amend_init(struct wire *wire, const struct iovec *iov, int count)
+/* Returns true: it is the reply to INIT. */
+static bool amend_init(struct wire *wire, const struct iovec *iov, int count)
 {
     const struct fuse_out_header *out = iov[0].iov_base;
     if (out->unique != atomic_load(&wire->init_unique))
-        return;
+        return false;
     atomic_store(&wire->init_unique, 0);
     if (out->error != 0 || count != 2 || iov[1].iov_len < INIT_OUT_FLAGS2 + sizeof(uint32_t))
-        return;
+        return out->error == 0;
     struct fuse_init_out *init = iov[1].iov_base;
     char *at2 = (char *)iov[1].iov_base + INIT_OUT_FLAGS2;
     uint64_t add = WANTED & wire->offered;
@@ -136,6 +137,7 @@ static void amend_init(struct wire *wire, const struct iovec *iov, int count)
         memcpy(at2, &flags2, sizeof flags2);
     }
     wire->agreed = init->flags | (uint64_t)flags2 << 32;
+    return true;
 }
 
 static ssize_t wire_writev(int fd, struct iovec *iov, int count, void *userdata)
@@ -145,8 +147,11 @@ static ssize_t wire_writev(int fd, struct iovec *iov, int count, void *userdata)
     if (atomic_load_explicit(&wire->init_unique, memory_order_relaxed) == 0 ||
         iov[0].iov_len < sizeof(struct fuse_out_header))
         return writev(fd, iov, count);
-    amend_init(wire, iov, count);
-    return writev(fd, iov, count);
+    bool last = amend_init(wire, iov, count);
+    ssize_t n = writev(fd, iov, count);
+    if (last && n > 0 && wire->agreed_upon != NULL)
+        wire->agreed_upon(wire);
+    return n;
 }
 
 int wire_attach(struct fuse_session *se)

@@ -34,6 +34,7 @@ struct wire {
     _Atomic uint32_t in_vain;     /* times in a row that no request came */
     _Atomic uint32_t skip;        /* so often sleep at once */
     struct pollfd pollfd;         /* the spinning thread's */
+    void (*agreed_upon)(struct wire *wire); /* called when the kernel has that reply; or NULL */
 };
 
 /* Abilities to ask for; FUSE's own numbers. */
