@@ -1,7 +1,10 @@
 /* lmdb_blocks.c: reading blocks.
  *
  * A bio is read in three passes: find the blocks, in key order, with one cursor; tell the kernel
- * which parts of the map will be touched; copy each block out and check the copy.
+ * which parts of the file will be read, if they are several; read the pages into the bio's own memory,
+ * neighbours at once, and check them there. (Copying them out of the map would cost a page fault for
+ * each, and hide from the kernel that the file is read in order.) The snapshot keeps the pages from
+ * being written meanwhile.
  */
 #include "store/lmdb_impl.h"
 
@@ -10,11 +13,11 @@
 #include <limits.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 
 #include "store/bytes.h"
 
-#define WILLNEED_GAP_BYTES ((uintptr_t)16 << 10)  /* read rather than seek over */
-#define WILLNEED_MAX_BYTES ((uintptr_t)256 << 10) /* one span */
+#define WILLNEED_GAP_BYTES ((uintptr_t)16 << 10) /* read rather than seek over */
 
 struct found_block {
     const uint8_t *value; /* BLOCK_VALUE_BYTES in the map; NULL: none to read */
@@ -156,38 +159,66 @@ static void willneed(uintptr_t from, uintptr_t to)
     (void)madvise((void *)from, to - from, MADV_WILLNEED); // NOLINT
 }
 
-/* The map is mapped for random access: a touch reads one page and waits for it. So the pages of a
- * bio are asked for first, neighbours together, and the disk can work on all of them at once. */
+/* Blocks that lie together are left to the kernel: it sees them read in file order and reads ahead of
+ * us, as far as the disk's own read_ahead_kb says. That ends where pages are brought without it, so
+ * only a bio that jumps in the file is asked for first; then the disk works on all its places at once. */
 static void read_ahead(const struct blocks_args *a)
 {
     uintptr_t from = 0, to = 0;
-    for (uint32_t i = 0; i < a->nr && a->nr > 1; i++) {
+    bool jumped = false;
+    for (uint32_t i = 0; i < a->nr; i++) {
         uintptr_t at = (uintptr_t)a->found[i].value;
         if (at == 0)
             continue;
-        if (from == 0 || at < to || at - to > WILLNEED_GAP_BYTES ||
-            at - from > WILLNEED_MAX_BYTES) {
-            if (from != 0)
-                willneed(from, to);
-            from = at;
+        if (from != 0 && (at < to || at - to > WILLNEED_GAP_BYTES)) {
+            willneed(from, to);
+            jumped = true;
+            from = 0;
         }
+        if (from == 0)
+            from = at;
         to = at + BLOCK_VALUE_BYTES;
     }
-    if (from != 0)
+    if (jumped)
         willneed(from, to);
 }
 
-/* Only a good copy clears the vec's error, so a fault on the way leaves it at -EIO. */
-static void copy_block(struct lmdb *l, uint64_t object, const struct found_block *block,
-                       struct bio_vec *vec)
+/* Only good bytes clear the vec's error: what could not be read stays at -EIO. */
+static void finish_block(uint64_t object, const struct found_block *block, struct bio_vec *vec)
 {
-    uint8_t *data = vec->data;
-    if (!lmdb_inside_map(l, block->value, BLOCK_VALUE_BYTES))
-        return;
-    memcpy(data, block->head, BLOCK_HEAD_BYTES);
-    memcpy(data + BLOCK_HEAD_BYTES, block->value, BLOCK_VALUE_BYTES);
-    if (block_crc(object, vec->index, data) == block->crc)
+    memcpy(vec->data, block->head, BLOCK_HEAD_BYTES);
+    if (block_crc(object, vec->index, vec->data) == block->crc)
         vec->error = 0;
+}
+
+/* Where the page begins that holds the value; a value fills its page behind LMDB's header, which is as
+ * long as the head that is kept elsewhere.   Returns -1: there is no such page. */
+static off_t value_page(const struct lmdb *l, const struct found_block *block)
+{
+    if (block->value == NULL || !lmdb_inside_map(l, block->value, BLOCK_VALUE_BYTES))
+        return -1;
+    off_t page = block->value - l->map - BLOCK_HEAD_BYTES;
+    return page >= 0 && page % LMDB_PAGE_SIZE == 0 ? page : -1;
+}
+
+/* Read the block at i and those after it whose pages lie behind its own in the file, up to the first
+ * that cannot be read.   Returns the index behind them, and behind that one. */
+static uint32_t read_run(const struct lmdb *l, const struct blocks_args *a, uint32_t i)
+{
+    struct iovec iov[BIO_MAX_VECS];
+    uint32_t end = i;
+    off_t from = value_page(l, &a->found[i]);
+    if (from < 0)
+        return i + 1;
+    do {
+        iov[end - i] = (struct iovec){ .iov_base = a->vecs[end].data, .iov_len = BLOCK_SIZE };
+        end++;
+    } while (end < a->nr &&
+             value_page(l, &a->found[end]) == from + (off_t)(end - i) * LMDB_PAGE_SIZE);
+    ssize_t n = preadv(l->fd, iov, (int)(end - i), from);
+    for (; n >= (ssize_t)BLOCK_SIZE; n -= BLOCK_SIZE, i++)
+        finish_block(a->object, &a->found[i], &a->vecs[i]);
+    return i < end ? i + 1 : i;
 }
 
 static int read_blocks_work(struct lmdb *l, void *arg)
@@ -199,10 +230,8 @@ static int read_blocks_work(struct lmdb *l, void *arg)
         return rc;
     find_blocks(l, s->cursor, a);
     read_ahead(a);
-    for (uint32_t i = 0; i < a->nr; i++) {
-        if (a->found[i].value != NULL)
-            copy_block(l, a->object, &a->found[i], &a->vecs[i]);
-    }
+    for (uint32_t i = 0; i < a->nr;)
+        i = read_run(l, a, i);
     lmdb_snapshot_end(l, s);
     return 0;
 }

@@ -11,7 +11,7 @@
  *
  * Flags: never NOSYNC or NOMETASYNC, which lose what was reported durable; never WRITEMAP, which
  * opens the map to stray pointers and the disk's ENOSPC; NOTLS, because a snapshot may move between
- * threads; NORDAHEAD, because reading ahead is the cache's affair.
+ * threads; NORDAHEAD, because what is read through the map is the tree, from anywhere.
  */
 #include "store/lmdb_impl.h"
 

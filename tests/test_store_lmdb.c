@@ -18,6 +18,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <sched.h>
 #include <unistd.h>
@@ -576,6 +577,39 @@ Test(lmdb, damaged_data_is_eio_for_that_block_only)
     commit();
     read_blocks(5, 77, 1);
     expect_block(&vecs[0], 5, 2);
+}
+
+static const void *unreadable; /* what would be read to here cannot be read; NULL: nothing */
+
+/* In front of the C library's, for the code under test. */
+ssize_t preadv(int fd, const struct iovec *iov, int count, off_t offset)
+{
+    int good = 0;
+    while (good < count && (unreadable == NULL || iov[good].iov_base != unreadable))
+        good++;
+    if (good > 0)
+        return preadv2(fd, iov, good, offset, 0);
+    errno = EIO;
+    return -1;
+}
+
+Test(lmdb, what_cannot_be_read_is_eio_for_that_block_only)
+{
+    static const uint32_t places[] = { 0, 1, 77, 199 };
+    make_blocks(200);
+    open_volume();
+    for (size_t p = 0; p < sizeof places / sizeof places[0]; p++) {
+        unreadable = buffers[places[p]];
+        read_blocks(5, 0, 200);
+        for (uint32_t i = 0; i < 200; i++) {
+            if (i == places[p])
+                cr_assert_eq(vecs[i].error, -EIO);
+            else
+                expect_block(&vecs[i], 5, 1);
+        }
+    }
+    unreadable = NULL;
+    cr_assert_not(lmdb_dead(db));
 }
 
 /* Each byte of a block's key in turn: that block is never a hole and never wrong data. */
