@@ -203,12 +203,29 @@ static bool cells_have_room(struct worker *w, uint32_t slot, uint32_t first, uin
     return true;
 }
 
+/* See what operations that failed have left in the cells that have no room, and go on from there.
+ * Context: their locks, or the file exclusively.   Returns: have all of them room now? */
+static bool cells_settle(struct worker *w, uint32_t slot, uint32_t first, uint32_t nr)
+{
+    int fd = w->o->errors ? view_fd(w, slot) : -1;
+    for (uint32_t i = 0; i < nr && fd >= 0; i++) {
+        struct cell *c = cell_at(w->sh, slot, first + i);
+        uint64_t words[CELL_WORDS], lo = atomic_load(&c->lo), ver = atomic_load(&c->ver);
+        if (cell_has_room(c, false) ||
+            read_all(fd, (char *)words, CELL_BYTES, (uint64_t)(first + i) * CELL_BYTES) != 0)
+            continue;
+        check_words(w, slot, first + i, "pread", lo, ver, false, words);
+        cell_settle(c, lo, ver, words);
+    }
+    return cells_have_room(w, slot, first, nr);
+}
+
 bool cells_lock(struct worker *w, uint32_t slot, uint32_t first, uint32_t nr)
 {
     for (;;) {
         for (uint32_t i = 0; i < nr; i++)
             cell_lock(cell_at(w->sh, slot, first + i));
-        if (cells_have_room(w, slot, first, nr))
+        if (cells_have_room(w, slot, first, nr) || cells_settle(w, slot, first, nr))
             return true;
         cells_unlock(w, slot, first, nr);
         if (w->o->crash == NULL || sync_file(w, slot, false) != DONE)
@@ -218,7 +235,7 @@ bool cells_lock(struct worker *w, uint32_t slot, uint32_t first, uint32_t nr)
 
 bool file_has_room(struct worker *w, uint32_t slot)
 {
-    if (cells_have_room(w, slot, 0, w->sh->nr_cells))
+    if (cells_have_room(w, slot, 0, w->sh->nr_cells) || cells_settle(w, slot, 0, w->sh->nr_cells))
         return true;
     return w->o->crash != NULL && sync_file(w, slot, false) == DONE &&
            cells_have_room(w, slot, 0, w->sh->nr_cells);
@@ -259,15 +276,12 @@ void cells_begin_zeros(struct worker *w, uint32_t slot, uint64_t from, uint64_t 
     }
 }
 
-/* A cut version of a cell that was uncertain is uncertain itself. */
-static void end_one(struct cell *c, enum outcome outcome)
+/* What is left of a cell that was uncertain is uncertain itself. */
+static void end_one(struct cell *c, enum outcome outcome, bool whole)
 {
     if (atomic_load(&c->pending) == 0)
         return;
-    const struct version *next = &c->history[(atomic_load(&c->ver) + 1) % HISTORY];
-    bool fresh = next->from == 0 && next->to == CELL_BYTES;
-    if (outcome == DONE && atomic_load(&c->lo) != atomic_load(&c->ver) && !fresh &&
-        !version_is_zero(next))
+    if (outcome == DONE && atomic_load(&c->lo) != atomic_load(&c->ver) && !whole)
         outcome = UNCERTAIN;
     cell_end(c, outcome);
 }
@@ -275,12 +289,13 @@ static void end_one(struct cell *c, enum outcome outcome)
 void cells_end(struct worker *w, uint32_t slot, uint32_t first, uint32_t nr, enum outcome outcome)
 {
     for (uint32_t i = 0; i < nr; i++)
-        end_one(cell_at(w->sh, slot, first + i), outcome);
+        end_one(cell_at(w->sh, slot, first + i), outcome, true);
 }
 
 void cells_end_zeros(struct worker *w, uint32_t slot, uint64_t from, uint64_t to,
                      enum outcome outcome)
 {
     for (uint64_t i = from / CELL_BYTES; i * CELL_BYTES < to && i < w->sh->nr_cells; i++)
-        end_one(cell_at(w->sh, slot, (uint32_t)i), outcome);
+        end_one(cell_at(w->sh, slot, (uint32_t)i), outcome,
+                from <= i * CELL_BYTES && to >= (i + 1) * CELL_BYTES);
 }

@@ -28,6 +28,7 @@ void cells_unlock(struct worker *w, uint32_t slot, uint32_t first, uint32_t nr);
 void cells_begin_store(struct worker *w, enum op op, uint32_t slot, uint32_t first, uint32_t nr);
 /* Zeros are coming to the bytes [from, to) of the file. */
 void cells_begin_zeros(struct worker *w, uint32_t slot, uint64_t from, uint64_t to);
+/* They were overwritten as a whole, or not. */
 void cells_end(struct worker *w, uint32_t slot, uint32_t first, uint32_t nr, enum outcome outcome);
 /* The same for the cells that [from, to) touches. */
 void cells_end_zeros(struct worker *w, uint32_t slot, uint64_t from, uint64_t to,
