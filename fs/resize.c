@@ -351,13 +351,16 @@ int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t l
         pthread_mutex_unlock(&inode->i_lock);
     }
     up_write(&inode->i_rwsem);
-    if (err == 0)
-        err = inode_write_back(inode); /* size and times follow */
-    if (err == 0 && atomic_load(&inode->mapping.memfd) != NULL)
-        drop_beyond_eof(inode);
-    if (err != 0)
+    if (err != 0) {
         file_hole_end(file);
-    return err;
+        return err;
+    }
+    /* Size and times follow. What cannot be written now stays dirty, which fsync will tell: it has
+     * been done, and the kernel, which would keep its size after an error, must know. */
+    (void)inode_write_back(inode);
+    if (atomic_load(&inode->mapping.memfd) != NULL)
+        drop_beyond_eof(inode);
+    return 0;
 }
 
 void file_hole_end(struct open_file *file)
