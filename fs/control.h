@@ -27,6 +27,13 @@
  *     set    {"name": N, "value": TEXT}  "name", "value" as it is now
  *            and may have "ino": N       for that file alone, as long as its inode is in memory:
  *                                        readahead, read_ahead_kb; the value "default" ends it
+ *     inject {"kind": K, ...}            errors of the store on purpose, on a mount with -o inject:
+ *                                        K eio, enospc, enomem, lost or torn; "reads", "writes",
+ *                                        "commits": true, of which; may have "per_million": N,
+ *                                        "count": N, "after": N, "ino": N
+ *            {"clear": true}, {}         no more errors; a look
+ *                                        "rules": [as asked for, with "seen", "hit"], "hits": of all
+ *                                        since the mount
  *
  * A reply and a request are bounded, and so is the time a client is waited for.
  */

@@ -8,6 +8,7 @@
 
 #include "fs/attach_door.h"
 #include "fs/control.h"
+#include "fs/control_inject.h"
 #include "fs/data.h"
 #include "fs/size.h"
 
@@ -192,6 +193,16 @@ static json_t *store_part(const struct store_stats *s, const struct store_space 
     return o;
 }
 
+/* Errors on purpose: rules there are, blocks and commits that met one. */
+static json_t *injected_part(struct device *faults)
+{
+    struct fault_state states[FAULT_RULES_MAX];
+    json_t *o = json_object();
+    put(o, "rules", faults != NULL ? dev_fault_list(faults, states) : 0);
+    put(o, "hits", faults != NULL ? dev_fault_hits(faults) : 0);
+    return o;
+}
+
 static json_t *operations_part(struct fs *fs)
 {
     static const char *const names[] = {
@@ -254,12 +265,13 @@ static json_t *answer_stats(struct control_commands *c, const json_t *args)
     json_t *inode_part = json_object();
     put(inode_part, "inodes", inodes.inodes);
     put(inode_part, "unused", inodes.unused);
-    json_t *parts = json_pack(
-        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "cache", cache_part(&cache), "faults",
-        faults_part(&cache), "attach", attach_part(c->fs), "readahead", readahead_part(&cache),
-        "writeback", writeback_part(&cache), "reclaim", reclaim_part(&cache), "store",
-        store_part(&store, &space), "inodes", inode_part, "operations", operations_part(c->fs),
-        "memory", memory_part(&cache, &store, &inodes));
+    json_t *parts =
+        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "cache",
+                  cache_part(&cache), "faults", faults_part(&cache), "attach", attach_part(c->fs),
+                  "readahead", readahead_part(&cache), "writeback", writeback_part(&cache),
+                  "reclaim", reclaim_part(&cache), "store", store_part(&store, &space), "injected",
+                  injected_part(store_faults(c->fs->store)), "inodes", inode_part, "operations",
+                  operations_part(c->fs), "memory", memory_part(&cache, &store, &inodes));
     json_t *reply = accepted();
     (void)json_object_set_new(reply, "stats", parts);
     return reply;
@@ -610,14 +622,38 @@ static json_t *answer_set(struct control_commands *c, const json_t *args)
     return reply;
 }
 
+/* ---- inject ---------------------------------------------------------------------------------- */
+
+static json_t *answer_inject(struct control_commands *c, const json_t *args)
+{
+    struct device *faults = store_faults(c->fs->store);
+    if (faults == NULL)
+        return refuse(INJECT_NEEDS_OPTION);
+    const json_t *ino = json_object_get(args, "ino");
+    json_t *refused = NULL;
+    struct inode *inode = ino != NULL ? get_file(c->fs, json_integer_value(ino), &refused) : NULL;
+    if (refused != NULL)
+        return refused;
+    const char *wrong = inject_apply(faults, args, inode);
+    if (inode != NULL)
+        inode_put(inode, 1);
+    if (wrong != NULL)
+        return refuse("inject: %s", wrong);
+    json_t *reply = accepted();
+    (void)json_object_set_new(reply, "rules", inject_rules(faults));
+    put(reply, "hits", dev_fault_hits(faults));
+    return reply;
+}
+
 /* ---- requests -------------------------------------------------------------------------------- */
 
 static const struct {
     const char *name;
     json_t *(*answer)(struct control_commands *c, const json_t *args);
 } commands[] = {
-    { "stats", answer_stats }, { "pages", answer_pages }, { "sync", answer_sync },
-    { "drop", answer_drop },   { "set", answer_set },     { "version", answer_version },
+    { "stats", answer_stats },     { "pages", answer_pages }, { "sync", answer_sync },
+    { "drop", answer_drop },       { "set", answer_set },     { "inject", answer_inject },
+    { "version", answer_version },
 };
 
 static json_t *answer_object(struct control_commands *c, const json_t *request)

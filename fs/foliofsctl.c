@@ -39,6 +39,7 @@ struct client {
     const char *mountpoint; /* as the user wrote it */
     struct mount_entry mount;
     bool json;
+    json_t *inject; /* what its options say; NULL: none was given */
 };
 
 static const char usage_text[] =
@@ -59,6 +60,22 @@ static const char usage_text[] =
     "                    for FILE alone, whatever is set for the volume; it is not stored: it "
     "ends\n"
     "                    with the value default, the mount, or when the unused file's inode goes\n"
+    "  inject --KIND WHAT [HOW] [FILE]\n"
+    "                    make the store fail on purpose, for FILE alone or all files, on a mount "
+    "with\n"
+    "                    -o inject. What applied comes first:\n"
+    "                    KIND  eio, enospc, enomem: fail with that error\n"
+    "                          lost, torn: lie, as a bad disk does, and so lose data: a write "
+    "that\n"
+    "                          succeeds and changes nothing, or writes half of a block\n"
+    "                    WHAT  --reads, --writes: of blocks of data; --commits: of transactions, "
+    "which\n"
+    "                          carry data, names and attributes. One or more\n"
+    "                    HOW   --per-million=N: so many of them (all); --after=N: not the first "
+    "N;\n"
+    "                          --count=N: N times at most\n"
+    "  inject            the rules there are, and how often each was hit\n"
+    "  inject --clear    no more errors. Do it before unmounting: rules hold until the end\n"
     "  version           of the daemon, and the volume's label and UUID\n"
     "\n"
     "  -j, --json        print the daemon's reply as JSON\n"
@@ -533,6 +550,55 @@ static void do_set(const struct client *client, char *const *args)
     show(client, ask(client, "set", request, ANSWER_MS), print_set);
 }
 
+static void print_rule(const json_t *rule)
+{
+    static const char *const what[] = { "reads", "writes", "commits" };
+    char of[32] = "", count[32] = "-", ino[32] = "-";
+    for (size_t i = 0; i < sizeof what / sizeof what[0]; i++) {
+        if (json_is_true(json_object_get(rule, what[i])))
+            (void)snprintf(of + strlen(of), sizeof of - strlen(of), "%s%s",
+                           of[0] != '\0' ? "," : "", what[i]);
+    }
+    json_int_t n = json_integer_value(json_object_get(rule, "count"));
+    if (n != 0)
+        (void)snprintf(count, sizeof count, "%lld", (long long)n);
+    n = json_integer_value(json_object_get(rule, "ino"));
+    if (n != 0)
+        (void)snprintf(ino, sizeof ino, "%lld", (long long)n);
+    (void)printf("%-7s %-21s %10s %12lld %8lld %8s %10lld %10lld\n",
+                 json_string_value(json_object_get(rule, "kind")), of, ino,
+                 (long long)json_integer_value(json_object_get(rule, "per_million")),
+                 (long long)json_integer_value(json_object_get(rule, "after")), count,
+                 (long long)json_integer_value(json_object_get(rule, "seen")),
+                 (long long)json_integer_value(json_object_get(rule, "hit")));
+}
+
+static void print_rules(json_t *reply)
+{
+    size_t i;
+    json_t *rule, *rules = json_object_get(reply, "rules");
+    if (json_array_size(rules) == 0)
+        (void)puts("no errors are injected");
+    else
+        (void)printf("%-7s %-21s %10s %12s %8s %8s %10s %10s\n", "kind", "of", "inode",
+                     "per million", "after", "count", "seen", "hit");
+    json_array_foreach(rules, i, rule)
+        print_rule(rule);
+}
+
+static void do_inject(const struct client *client, char *const *files)
+{
+    json_t *args = client->inject != NULL ? json_incref(client->inject) : json_object();
+    bool rule = json_object_get(args, "kind") != NULL;
+    if (!rule && json_object_size(args) > (json_object_get(args, "clear") != NULL ? 1 : 0))
+        die_usage("inject: which kind: --eio, --enospc, --enomem, --lost, --torn?");
+    if (!rule && files[0] != NULL)
+        die_usage("inject: FILE is for an error of a kind");
+    if (files[0] != NULL)
+        (void)json_object_set_new(args, "ino", json_integer(find_file(client, files[0])));
+    show(client, ask(client, "inject", args, ANSWER_MS), print_rules);
+}
+
 /* One reply has a bounded number of ranges; the tool puts them together for --json. */
 static void do_pages(const struct client *client, char *const *files)
 {
@@ -565,13 +631,14 @@ static void do_pages(const struct client *client, char *const *files)
 
 static const struct command {
     const char *name;
-    const char *arg; /* what it wants after its name; NULL: nothing */
+    const char *arg; /* what it wants after its name; NULL: nothing, or it need not be there */
     int most;        /* arguments at most */
     void (*run)(const struct client *client, char *const *args);
 } commands[] = {
     { "stats", NULL, 0, do_stats },     { "pages", "FILE", 1, do_pages },
     { "sync", NULL, 0, do_sync },       { "drop", NULL, 0, do_drop },
-    { "set", "NAME=VALUE", 2, do_set }, { "version", NULL, 0, do_version },
+    { "set", "NAME=VALUE", 2, do_set }, { "inject", NULL, 1, do_inject },
+    { "version", NULL, 0, do_version },
 };
 
 static void check_argument(const struct command *command, const char *arg)
@@ -591,17 +658,58 @@ static const struct command *find_command(const char *name)
     die_usage("unknown command \"%s\"", name);
 }
 
-static bool parse_options(int argc, char **argv)
+enum { OPTION_KIND = 256, OPTION_FLAG, OPTION_NUMBER };
+
+static const struct option long_options[] = {
+    { "json", no_argument, NULL, 'j' },
+    { "help", no_argument, NULL, 'h' },
+    { "version", no_argument, NULL, 'V' },
+    { "eio", no_argument, NULL, OPTION_KIND },
+    { "enospc", no_argument, NULL, OPTION_KIND },
+    { "enomem", no_argument, NULL, OPTION_KIND },
+    { "lost", no_argument, NULL, OPTION_KIND },
+    { "torn", no_argument, NULL, OPTION_KIND },
+    { "clear", no_argument, NULL, OPTION_FLAG },
+    { "reads", no_argument, NULL, OPTION_FLAG },
+    { "writes", no_argument, NULL, OPTION_FLAG },
+    { "commits", no_argument, NULL, OPTION_FLAG },
+    { "per-million", required_argument, NULL, OPTION_NUMBER },
+    { "count", required_argument, NULL, OPTION_NUMBER },
+    { "after", required_argument, NULL, OPTION_NUMBER },
+    { NULL, 0, NULL, 0 },
+};
+
+static json_t *parse_number(const char *name, const char *text)
 {
-    static const struct option options[] = {
-        { "json", no_argument, NULL, 'j' },
-        { "help", no_argument, NULL, 'h' },
-        { "version", no_argument, NULL, 'V' },
-        { NULL, 0, NULL, 0 },
-    };
-    bool json = false;
-    int c;
-    while ((c = getopt_long(argc, argv, "jhV", options, NULL)) != -1) {
+    char *end;
+    errno = 0;
+    long long n = strtoll(text, &end, 10);
+    if (errno != 0 || text[0] < '0' || text[0] > '9' || *end != '\0')
+        die_usage("--%s=%s: not a number", name, text);
+    return json_integer(n);
+}
+
+/* An option of inject becomes what the daemon is asked for. */
+static void inject_option(struct client *client, int c, const char *name)
+{
+    char key[16];
+    (void)snprintf(key, sizeof key, "%s", c == OPTION_KIND ? "kind" : name);
+    for (char *at = key; *at != '\0'; at++)
+        *at = *at == '-' ? '_' : *at;
+    if (client->inject == NULL)
+        client->inject = json_object();
+    if (json_object_get(client->inject, key) != NULL)
+        die_usage("--%s: %s", name, c == OPTION_KIND ? "one kind at a time" : "given twice");
+    json_t *value = c == OPTION_KIND   ? json_string(name)
+                    : c == OPTION_FLAG ? json_true()
+                                       : parse_number(name, optarg);
+    (void)json_object_set_new(client->inject, key, value);
+}
+
+static void parse_options(struct client *client, int argc, char **argv)
+{
+    int c, which;
+    while ((c = getopt_long(argc, argv, "jhV", long_options, &which)) != -1) {
         if (c == 'h') {
             (void)fputs(usage_text, stdout);
             exit(0);
@@ -612,15 +720,17 @@ static bool parse_options(int argc, char **argv)
         }
         if (c == '?') /* getopt_long has named it */
             exit(2);
-        json = true;
+        if (c == 'j')
+            client->json = true;
+        else
+            inject_option(client, c, long_options[which].name);
     }
-    return json;
 }
 
 int main(int argc, char **argv)
 {
     static struct client client;
-    client.json = parse_options(argc, argv);
+    parse_options(&client, argc, argv);
     char **rest = argv + optind;
     int nr = argc - optind;
     if (nr < 2)
@@ -629,6 +739,8 @@ int main(int argc, char **argv)
     check_argument(command, rest[2]); /* argv ends with a NULL */
     if (nr > 2 + command->most)
         die_usage("too many arguments: \"%s\"", rest[2 + command->most]);
+    if (client.inject != NULL && command->run != do_inject)
+        die_usage("%s has no such option: it is for inject", command->name);
     find_mount(&client, rest[0]);
     command->run(&client, rest + 2);
     return fflush(stdout) == 0 && ferror(stdout) == 0 ? 0 : 1;

@@ -119,7 +119,9 @@ int fs_mount(const char *volume, const struct fs_options *o, struct fs **out,
     if (m == NULL)
         return store_fail(error, -ENOMEM, "not enough memory");
     set_options(&m->fs, o);
-    const struct store_options so = { .read_only = o->read_only, .txn_bytes = o->txn_bytes };
+    const struct store_options so = { .read_only = o->read_only,
+                                      .txn_bytes = o->txn_bytes,
+                                      .inject = o->inject };
     int err = store_open(volume, &so, &m->fs.store, error);
     if (err == 0 && (err = set_up(m, volume, error)) != 0)
         store_close(m->fs.store);

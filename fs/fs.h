@@ -30,6 +30,7 @@ struct fs_options {
     struct cache_options cache;
     struct readahead readahead; /* for files without a choice of their own */
     bool threads;               /* background work on worker threads */
+    bool inject;                /* have a store that can be told to fail: store_faults() */
     /* Have the kernel write back and forget what it caches of an inode; NULL when nothing is in
      * front of us. Called with no lock held, never from a thread that serves requests. */
     int (*flush_front)(void *arg, uint64_t ino);

@@ -23,6 +23,7 @@ enum option_kind {
     OPT_RECLAIM,
     OPT_ON_ERROR,
     OPT_ATTACH,
+    OPT_INJECT,
     OPT_READ_ONLY,
     OPT_READ_WRITE,
     OPT_FUSE,       /* libfuse's: passed on as it is */
@@ -74,6 +75,8 @@ static const struct option_desc table[] = {
       "a page whose writing failed: stays dirty and is tried again (default); counts as written, "
       "as "
       "on most file systems; makes the volume read-only" },
+    { "inject", OPT_INJECT, 0, 0, 0, NULL,
+      "let \"foliofsctl MOUNTPOINT inject\" make the store fail, to try what programs do then" },
     { "threads", OPT_NUMBER, AT(threads), 2, 256, "N", "requests worked on at once (default 16)" },
     { "spin", OPT_NUMBER, AT(spin_us), 0, 1000, "MICROSECONDS",
       "how long to look for the next request before sleeping; costs that much of a processor "
@@ -230,6 +233,9 @@ static int set_option(struct options *o, const struct option_desc *d, const char
         return set_on_error(o, value, error);
     case OPT_ATTACH:
         o->attach = true;
+        return 0;
+    case OPT_INJECT:
+        o->inject = true;
         return 0;
     case OPT_READ_ONLY:
     case OPT_READ_WRITE:

@@ -20,6 +20,7 @@ struct options {
     bool attach;           /* given, or implied by CACHE_DIRECT */
     uint32_t fault_around; /* pages */
     bool read_only;
+    bool inject;
     uint32_t commit_s;
     uint64_t memory, cache_size; /* bytes; cache_size 0: half of memory */
     bool memory_given;

@@ -7,6 +7,7 @@
 
 #include "fs/data.h"
 #include "fs/names.h"
+#include "store/dev_fault.h"
 
 #define END_OF_OBJECT ((uint64_t)1 << 32) /* blocks: one more than the last index */
 
@@ -63,7 +64,10 @@ static void shrink_record(struct shrink *s)
 static void shrink_finish(struct shrink *s)
 {
     struct inode *inode = s->inode;
+    struct device *faults = store_faults(inode->fs->store);
     pthread_mutex_lock(&inode->i_lock);
+    if (faults != NULL)
+        dev_fault_follow(faults, inode->data_id, s->record.data_id);
     inode->data_id = s->record.data_id;
     inode->disk_size = s->record.size;
     inode->flags = s->record.flags;

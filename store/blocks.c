@@ -211,13 +211,25 @@ static void volume_destroy(struct device *dev)
     (void)dev; /* it is part of the store */
 }
 
+/* The promise of room that its page had. */
+static void volume_swallowed(struct device *dev)
+{
+    store_unreserve((struct store *)(void *)((char *)dev - offsetof(struct store, dev)), 1, 0);
+}
+
 const struct device_ops volume_device_ops = { .name = "volume",
                                               .submit = volume_submit,
-                                              .destroy = volume_destroy };
+                                              .destroy = volume_destroy,
+                                              .swallowed = volume_swallowed };
 
 struct device *store_device(struct store *s)
 {
-    return &s->dev;
+    return s->faults != NULL ? s->faults : &s->dev;
+}
+
+struct device *store_faults(struct store *s)
+{
+    return s->faults;
 }
 
 /* ---- questions about blocks ------------------------------------------------------------------ */

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "store/dev_fault.h"
 #include "store/txn.h"
 
 #define RETRY_FIRST_MS 100u /* back-off after a failed commit: doubles */
@@ -31,6 +32,8 @@ static int write_txn(struct store *s, struct txn *t)
         err = r->deleted ? lmdb_del(s->lmdb, &key)
                          : lmdb_put(s->lmdb, &key, r->bytes + r->key_len, r->value_len);
     }
+    if (err == 0 && s->faults != NULL)
+        err = dev_fault_commit(s->faults);
     if (err == 0)
         return lmdb_commit(s->lmdb);
     lmdb_abort(s->lmdb);

@@ -5,11 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct active_rule {
-    struct fault_rule rule;
-    uint64_t seen, hit;
-};
-
 struct dev_fault {
     struct device dev;
     struct device *below;
@@ -17,13 +12,13 @@ struct dev_fault {
     uint64_t random;
     uint64_t hits;
     unsigned nr;
-    struct active_rule rules[FAULT_RULES_MAX];
+    struct fault_state rules[FAULT_RULES_MAX];
 };
 
 /* What goes below in the place of a bio some of whose blocks fail, and what it stands for. */
 struct split {
     struct bio *original;
-    uint8_t *torn;              /* copies of torn blocks */
+    uint8_t *copies;            /* what is written in the place of a block */
     uint32_t vec[BIO_MAX_VECS]; /* of the original, for each vec below */
 };
 
@@ -36,16 +31,17 @@ static uint64_t next_random(struct dev_fault *d)
     return d->random * 0x2545f4914f6cdd1du;
 }
 
-static bool applies(struct dev_fault *d, struct active_rule *a, const struct bio *bio,
-                    uint32_t index)
+static bool matches(const struct fault_rule *r, const struct bio *bio, uint32_t index)
+{
+    return (bio->op == BIO_READ ? r->reads : r->writes) &&
+           (r->object == 0 || r->object == bio->object) && index >= r->first && index <= r->last;
+}
+
+/* Does a rule that matches apply this time? Context: lock. */
+static bool applies(struct dev_fault *d, struct fault_state *a)
 {
     const struct fault_rule *r = &a->rule;
-    bool op = bio->op == BIO_READ ? r->reads : r->writes;
-    if (!op || (r->object != 0 && r->object != bio->object) || index < r->first || index > r->last)
-        return false;
-    if (r->count != 0 && a->hit >= r->count)
-        return false;
-    if (a->seen++ < r->after)
+    if (a->seen++ < r->after || (r->count != 0 && a->hit >= r->count))
         return false;
     if (r->per_million != 0 && next_random(d) % 1000000u >= r->per_million)
         return false;
@@ -58,7 +54,7 @@ static bool applies(struct dev_fault *d, struct active_rule *a, const struct bio
 static const struct fault_rule *decide(struct dev_fault *d, const struct bio *bio, uint32_t index)
 {
     for (unsigned i = 0; i < d->nr; i++)
-        if (applies(d, &d->rules[i], bio, index))
+        if (matches(&d->rules[i].rule, bio, index) && applies(d, &d->rules[i]))
             return &d->rules[i].rule;
     return NULL;
 }
@@ -71,58 +67,83 @@ static void split_end_io(struct bio *below)
         bio->vecs[s->vec[i]].error = below->vecs[i].error;
         bio->vecs[s->vec[i]].flags = below->vecs[i].flags;
     }
-    free(s->torn);
+    free(s->copies);
     free(s);
     bio_free(below);
     bio_endio(bio);
 }
 
-/* Apply one rule to vec i.   Returns the data to send below, or NULL: nothing is sent. */
-static void *apply_rule(const struct fault_rule *r, struct split *s, struct bio_vec *v, uint32_t i)
+/* The error that a kind stands for; 0: none, it lies. */
+static int16_t error_of(enum fault_kind kind)
 {
-    if (r == NULL)
-        return v->data;
-    switch (r->kind) {
+    switch (kind) {
     case FAULT_EIO:
-        v->error = -EIO;
-        return NULL;
+        return -EIO;
     case FAULT_ENOSPC:
-        v->error = -ENOSPC;
-        return NULL;
+        return -ENOSPC;
     case FAULT_ENOMEM:
-        v->error = -ENOMEM;
-        return NULL;
+        return -ENOMEM;
     case FAULT_LOST:
-        return NULL;
     case FAULT_TORN:
         break;
     }
-    uint8_t *copy = s->torn + (size_t)i * BLOCK_SIZE;
-    memcpy(copy, v->data, BLOCK_SIZE / 2);
-    memset(copy + BLOCK_SIZE / 2, 0, BLOCK_SIZE / 2);
+    return 0;
+}
+
+/* Apply one rule to vec i.   Returns the data to send below, or NULL: nothing is sent. */
+static void *apply_rule(struct dev_fault *d, const struct fault_rule *r, struct split *s,
+                        uint32_t i)
+{
+    struct bio_vec *v = &s->original->vecs[i];
+    if (r == NULL)
+        return v->data;
+    v->error = error_of(r->kind);
+    if (v->error != 0)
+        return NULL;
+    if (r->kind == FAULT_LOST && !(v->flags & BV_NEW)) {
+        if (d->below->ops->swallowed != NULL)
+            d->below->ops->swallowed(d->below);
+        return NULL;
+    }
+    size_t kept = r->kind == FAULT_TORN ? BLOCK_SIZE / 2 : 0;
+    uint8_t *copy = s->copies + (size_t)i * BLOCK_SIZE;
+    memcpy(copy, v->data, kept);
+    memset(copy + kept, 0, BLOCK_SIZE - kept);
     return copy;
+}
+
+static bool has_rules(struct dev_fault *d)
+{
+    pthread_mutex_lock(&d->lock);
+    bool some = d->nr > 0;
+    pthread_mutex_unlock(&d->lock);
+    return some;
 }
 
 static void fault_submit(struct device *dev, struct bio *bio)
 {
     struct dev_fault *d = (struct dev_fault *)dev;
+    if (!has_rules(d)) {
+        submit_bio(d->below, bio);
+        return;
+    }
     struct bio *below = bio_alloc(bio->op, bio->object, bio->nr_vecs);
     struct split *s = malloc(sizeof *s);
-    uint8_t *torn = malloc((size_t)bio->nr_vecs * BLOCK_SIZE);
-    if (below == NULL || s == NULL || torn == NULL) {
+    uint8_t *copies = malloc((size_t)bio->nr_vecs * BLOCK_SIZE);
+    if (below == NULL || s == NULL || copies == NULL) {
         bio_free(below);
         free(s);
-        free(torn);
+        free(copies);
         bio_fail(bio, -ENOMEM);
         bio_endio(bio);
         return;
     }
     s->original = bio;
-    s->torn = torn;
+    s->copies = copies;
     pthread_mutex_lock(&d->lock);
     for (uint32_t i = 0; i < bio->nr_vecs; i++) {
         struct bio_vec *v = &bio->vecs[i];
-        void *data = apply_rule(decide(d, bio, v->index), s, v, i);
+        void *data = apply_rule(d, decide(d, bio, v->index), s, i);
         if (data == NULL)
             continue;
         s->vec[below->nr_vecs] = i;
@@ -168,7 +189,7 @@ int dev_fault_add(struct device *dev, const struct fault_rule *rule)
     int err = -ENOSPC;
     pthread_mutex_lock(&d->lock);
     if (d->nr < FAULT_RULES_MAX) {
-        d->rules[d->nr++] = (struct active_rule){ .rule = *rule };
+        d->rules[d->nr++] = (struct fault_state){ .rule = *rule };
         err = 0;
     }
     pthread_mutex_unlock(&d->lock);
@@ -190,4 +211,36 @@ uint64_t dev_fault_hits(struct device *dev)
     uint64_t hits = d->hits;
     pthread_mutex_unlock(&d->lock);
     return hits;
+}
+
+unsigned dev_fault_list(struct device *dev, struct fault_state out[FAULT_RULES_MAX])
+{
+    struct dev_fault *d = (struct dev_fault *)dev;
+    pthread_mutex_lock(&d->lock);
+    unsigned nr = d->nr;
+    memcpy(out, d->rules, nr * sizeof *out);
+    pthread_mutex_unlock(&d->lock);
+    return nr;
+}
+
+void dev_fault_follow(struct device *dev, uint64_t from, uint64_t to)
+{
+    struct dev_fault *d = (struct dev_fault *)dev;
+    pthread_mutex_lock(&d->lock);
+    for (unsigned i = 0; i < d->nr; i++)
+        if (d->rules[i].rule.object == from && from != 0)
+            d->rules[i].rule.object = to;
+    pthread_mutex_unlock(&d->lock);
+}
+
+int dev_fault_commit(struct device *dev)
+{
+    struct dev_fault *d = (struct dev_fault *)dev;
+    int err = 0;
+    pthread_mutex_lock(&d->lock);
+    for (unsigned i = 0; i < d->nr && err == 0; i++)
+        if (d->rules[i].rule.commits && applies(d, &d->rules[i]))
+            err = error_of(d->rules[i].rule.kind);
+    pthread_mutex_unlock(&d->lock);
+    return err;
 }

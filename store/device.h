@@ -1,6 +1,7 @@
 /* device.h: where blocks live, as a struct of functions; devices stack.
  *
  *     cache  ->  [trace]  ->  [fault]  ->  [latency]  ->  LMDB volume | memory
+ *                              ^ a mount that asks for it has this one
  *
  * submit_bio() does not recurse however many devices are stacked: a submit() that calls
  * submit_bio() on the device below only puts the bio on the calling thread's list, and the
@@ -19,6 +20,9 @@ struct device_ops {
     const char *name;
     void (*submit)(struct device *dev, struct bio *bio);
     void (*destroy)(struct device *dev); /* frees dev itself; no bio may be under way */
+    /* A write of a block that exists has been swallowed in front of dev: it will not come. NULL: of
+     * no interest. No lock that a bio's submitter holds may be needed. */
+    void (*swallowed)(struct device *dev);
 };
 
 struct device {

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "store/dev_fault.h"
 #include "store/txn.h"
 #include "store/volume_lock.h"
 
@@ -80,6 +81,7 @@ static void init_locks(struct store *s)
 
 static void store_free(struct store *s)
 {
+    device_destroy(s->faults);
     txn_free(s->running);
     txn_free(s->committing);
     while (s->trims != NULL) {
@@ -116,7 +118,8 @@ int store_open(const char *path, const struct store_options *o, struct store **o
     s->txn_limit = txn_limit(o->txn_bytes);
     atomic_store(&s->read_only, o->read_only);
     s->running = txn_new(1);
-    int err = s->running != NULL ? 0 : -ENOMEM;
+    s->faults = o->inject ? dev_fault_create(&s->dev, 1) : NULL;
+    int err = s->running != NULL && (s->faults != NULL || !o->inject) ? 0 : -ENOMEM;
     s->lock_fd = err == 0 ? volume_lock(path, false, error) : -1;
     if (err == 0 && s->lock_fd < 0)
         err = s->lock_fd;

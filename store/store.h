@@ -54,6 +54,7 @@ struct store_options {
     bool read_only;
     /* Memory for running and committing together; 0: 64 MiB. Of blocks, each takes 8 MiB at most. */
     uint64_t txn_bytes;
+    bool inject; /* have store_faults() */
 };
 
 /* Open a volume: takes the exclusive lock, checks length, superblock and format.
@@ -71,6 +72,9 @@ const struct super_record *store_super(const struct store *s);
 
 /* The device whose objects are data ids; belongs to the store. */
 struct device *store_device(struct store *s);
+/* A dev_fault (store/dev_fault.h) in front of it, without a rule at first, which commits ask too. NULL: it
+ * was not asked for. It belongs to the store. */
+struct device *store_faults(struct store *s);
 
 /* ---- records -------------------------------------------------------------------------------- */
 

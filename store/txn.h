@@ -77,6 +77,7 @@ struct store {                 /* (c) constant  (s) lock  (m) trim_lock  (a) ato
     int lock_fd;               /* (c) */
     struct super_record super; /* (c) */
     struct device dev;         /* (c) */
+    struct device *faults;     /* in front of it; NULL: not asked for (c) */
     pthread_mutex_t lock;
     pthread_cond_t changed;           /* a commit ended, or there is work */
     struct txn *running, *committing; /* (s) */
