@@ -1,18 +1,19 @@
 #!/bin/sh
 # folio-stress on tmpfs, ext4 and xfs, which shows that what it reports is not of its own making, and on
-# FolioFS: through both caches, with one of 1 MiB, on a disk that is full now and then, and with a
-# daemon that is killed.
+# FolioFS: through both caches, with one of 1 MiB, on a disk that is full now and then, with a store
+# that fails now and then, and with a daemon that is killed.
 #
 #   FOLIO_SECONDS  of each part (6)
 #   FOLIO_SEED     repeats a run (as far as an interleaving can be repeated)
 #   FOLIO_PARTS    which of them: tmpfs ext4 xfs kernel kernel_1M direct direct_1M attached
-#                  attached_kernel mixed mixed_kernel full crash_kernel crash_direct crash_attached
+#                  attached_kernel mixed mixed_kernel full errors_kernel errors_direct errors_attached
+#                  crash_kernel crash_direct crash_attached
 . "$(dirname -- "$0")/lib.sh"
 stress=$FOLIO_BIN/folio-stress
 [ -x "$stress" ] || fail "FOLIO_BIN=$FOLIO_BIN has no folio-stress"
 seconds=${FOLIO_SECONDS:-6}
 parts=${FOLIO_PARTS:-'tmpfs ext4 xfs kernel kernel_1M direct direct_1M attached attached_kernel mixed
-mixed_kernel full crash_kernel crash_direct crash_attached'}
+mixed_kernel full errors_kernel errors_direct errors_attached crash_kernel crash_direct crash_attached'}
 start_random
 
 # One part that cannot be done here; the others go on. (run.sh lists lines with this mark.)
@@ -100,7 +101,7 @@ on_full_disk()
     full_now_and_then &
     filler=$!
     note_process "$filler"
-    run_stress full "$M" --errors --without store,fork,tail,race --coherence=fuse-direct
+    run_stress full "$M" --errors --without store,fork --coherence=fuse-direct
     kill "$filler"
     wait "$filler" 2>/dev/null
     rm -f "$T/pids/$filler" "$T/disk/ballast"
@@ -108,6 +109,51 @@ on_full_disk()
     check_volume full
     umount "$T/disk"
     V=$T/volume
+}
+
+# The store fails now and then: a few of its reads, writes or commits, or all of them. What fails is
+# told to who asked. When it is over, all that was written goes to the store, and comes from there.
+# (The kernel drops stores through its mappings when it cannot hand them on, having said so to fsync;
+# FolioFS cannot take the part of a page that it has to read first. So either reads or these stores are
+# left out; and with cache=kernel there is memory for all that cannot be written meanwhile.)
+make_injector() # WHAT...: "sh $T/injector on" and "sh $T/injector off" are for folio-stress to run
+{
+    cat >"$T/injector" <<END
+drawn=\$(od -An -N2 -tu2 /dev/urandom)
+ctl()
+{
+    "$FOLIO_BIN/foliofsctl" "$M" "\$@" >/dev/null
+}
+case \$1 in
+on)
+    set -- $*
+    shift \$((drawn % $#))
+    case \$((drawn / 16 % 3)) in
+    0) often=2000 ;;
+    1) often=50000 ;;
+    2) often=1000000 ;;
+    esac
+    ctl inject --eio --\$1 --per-million=\$often
+    ;;
+off)
+    ctl inject --clear && ctl sync && ctl drop
+    ;;
+esac
+END
+}
+with_errors() # PART MOUNT-OPTIONS COHERENCE WHAT STRESS-OPTIONS...
+{
+    part=$1 options=$2 coherence=$3 what=$4
+    shift 4
+    make_volume
+    mount_volume -o "$options,inject"
+    wait_for_control
+    # shellcheck disable=SC2086 # several words
+    make_injector $what
+    run_stress "$part" "$M" "--coherence=$coherence" --inject "sh $T/injector" "$@"
+    say "$part: $("$FOLIO_BIN/foliofsctl" "$M" stats | grep -A2 '^injected' | tr -s '\n ' ' ')"
+    unmount_volume
+    check_volume "$part"
 }
 
 with_crashes() # PART MOUNT-OPTIONS COHERENCE STRESS-OPTIONS...
@@ -135,6 +181,14 @@ for part in $parts; do
     mixed) on_foliofs mixed cache=direct,cache_size=1M fuse-direct --attach=mixed ;;
     mixed_kernel) on_foliofs mixed_kernel attach,cache=kernel fuse --attach=mixed ;;
     full) on_full_disk ;;
+    errors_kernel) with_errors errors_kernel cache=kernel fuse 'writes commits' ;;
+    errors_direct)
+        with_errors errors_direct cache=direct,cache_size=1M fuse-direct 'reads writes commits' \
+            --without store,fork
+        ;;
+    errors_attached)
+        with_errors errors_attached cache=direct,cache_size=1M full 'reads writes commits' --attach
+        ;;
     crash_kernel) with_crashes crash_kernel cache=kernel,cache_size=1M fuse ;;
     crash_direct) with_crashes crash_direct cache=direct,cache_size=1M fuse-direct --stable ;;
     crash_attached) with_crashes crash_attached cache=direct,cache_size=1M full --attach ;;

@@ -308,7 +308,7 @@ enum outcome check_outcome(struct worker *w, enum op op, const char *what, int e
     }
     if (err == -EFAULT)
         atomic_fetch_add(&w->state->sigbus, 1);
-    if (w->o->errors && (err == -EIO || err == -ENOSPC || err == -EFAULT))
+    if (w->o->errors && (err == -EIO || err == -ENOSPC || err == -ENOMEM || err == -EFAULT))
         return UNCERTAIN;
     uint32_t cell = atomic_load(&w->state->first);
     check_fail(w, atomic_load(&w->state->slot), cell, "FAILED: %s: %s", what,

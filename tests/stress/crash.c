@@ -13,18 +13,18 @@
 #include "tests/stress/check.h"
 #include "tests/stress/view.h"
 
-void crash_command(const struct options *o, const char *what)
+void run_command(const char *command, const char *what)
 {
     pid_t child = fork();
     if (child == 0) {
-        char *command = NULL;
-        if (asprintf(&command, "%s %s", o->crash, what) > 0)
-            execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+        char *line = NULL;
+        if (asprintf(&line, "%s %s", command, what) > 0)
+            execl("/bin/sh", "sh", "-c", line, (char *)NULL);
         _exit(127);
     }
     int status = 0;
     if (child < 0 || waitpid(child, &status, 0) < 0 || status != 0) {
-        fprintf(stderr, "folio-stress: \"%s %s\" failed, status %#x\n", o->crash, what,
+        fprintf(stderr, "folio-stress: \"%s %s\" failed, status %#x\n", command, what,
                 (unsigned)status);
         exit(1);
     }

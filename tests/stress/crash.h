@@ -4,8 +4,8 @@
 
 #include "tests/stress/stress.h"
 
-/* "CMD kill" or "CMD mount" by sh.   Exits with 1 when it fails. */
-void crash_command(const struct options *o, const char *what);
+/* "COMMAND WHAT" by sh.   Exits with 1 when it fails. */
+void run_command(const char *command, const char *what);
 /* Nobody is at work and the directory is back: every cell must hold what was durable or something
  * later, every size likewise. The oracle goes on from what was found. w: fresh. */
 void crash_verify(struct worker *w);

@@ -23,6 +23,8 @@
 #define LOOK_NS       20000000 /* how often the workers are looked at */
 #define ROUND_LEAST   300u     /* ms that the load runs before a crash */
 #define ROUND_DRAWN   2500u
+#define SPELL_LEAST   20u /* ms that errors come, or that they do not */
+#define SPELL_DRAWN   400u
 #define EXIT_FAILED   1
 #define EXIT_ABSENT   77
 #define NS_PER_SECOND 1000000000u
@@ -178,14 +180,32 @@ static void crash(struct program *p)
     close(p->self.dir);
     p->self.dir = -1;
     atomic_store(&p->sh->crashing, 1);
-    crash_command(&p->o, "kill");
+    run_command(p->o.crash, "kill");
     kill_processes(p);
-    crash_command(&p->o, "mount");
+    run_command(p->o.crash, "mount");
     atomic_store(&p->sh->crashing, 0);
     shared_reset_locks(p->sh);
     p->crashes++;
     renew_self(p);
     crash_verify(&p->self);
+}
+
+static void watch_spell(struct program *p, uint64_t end_ns)
+{
+    uint64_t ms = SPELL_LEAST + worker_draw(&p->self) % SPELL_DRAWN,
+             until = now_ns() + ms * 1000000u;
+    watch(p, until < end_ns ? until : end_ns);
+}
+
+/* Errors now and then, until the end or until all have ended. */
+static void watch_errors(struct program *p, uint64_t end_ns)
+{
+    while (p->running > 0 && now_ns() < end_ns) {
+        run_command(p->o.inject, "on");
+        watch_spell(p, end_ns);
+        run_command(p->o.inject, "off");
+        watch_spell(p, end_ns);
+    }
 }
 
 static void run(struct program *p)
@@ -198,12 +218,16 @@ static void run(struct program *p)
             uint64_t ms = ROUND_LEAST + worker_draw(&p->self) % ROUND_DRAWN;
             until = now_ns() + ms * 1000000u;
         }
-        watch(p, until);
+        if (p->o.inject != NULL)
+            watch_errors(p, until);
+        else
+            watch(p, until);
         if (p->o.crash != NULL)
             crash(p);
     }
     atomic_store(&p->sh->stop, 1);
     watch(p, UINT64_MAX);
+    p->o.errors = p->o.errors && p->o.inject == NULL; /* it is off, and stays so */
     verify_all(&p->self);
 }
 

@@ -72,11 +72,21 @@ static const char help[] =
     "no\n"
     "                        lock between a write(2) and faults in the same pages, so system "
     "calls\n"
-    "                        that change a file and everybody else take turns\n"
-    "      --errors          EIO, ENOSPC and SIGBUS may come from the filesystem (faults are "
-    "being\n"
-    "                        injected): what failed may have happened or not, all else must hold.\n"
-    "                        unlink, which could not be followed by a new file, is left out\n"
+    "                        that change a file and everybody else take turns\n";
+
+static const char help_errors[] = /* a string of its own: C promises 4,095 bytes */
+    "      --errors          EIO, ENOSPC, ENOMEM (memory that cannot be written back is not free) "
+    "and\n"
+    "                        SIGBUS may come from the filesystem (faults are being injected): "
+    "what\n"
+    "                        failed may have happened or not, all else must hold.\n"
+    "                        unlink, which could not be followed by a new file, and race, whose\n"
+    "                        stores a failed truncation leaves behind, are left out\n"
+    "      --inject CMD      now and then, run \"CMD on\" and, a moment later, \"CMD off\" by sh: "
+    "errors\n"
+    "                        may come in between (it implies --errors) and not after the last "
+    "\"off\",\n"
+    "                        which comes before everything is verified in the end\n"
     "      --crash CMD       now and then, run \"CMD kill\" by sh while the load runs: it must end "
     "the\n"
     "                        daemon (or the machine's power) at once. Then the workers are killed, "
@@ -152,6 +162,7 @@ enum {
     LONG_BOTH,
     LONG_COHERENCE,
     LONG_ERRORS,
+    LONG_INJECT,
     LONG_CRASH,
     LONG_STABLE,
     LONG_HANG,
@@ -173,6 +184,7 @@ static const struct option longs[] = {
     { "both", no_argument, NULL, LONG_BOTH },
     { "coherence", required_argument, NULL, LONG_COHERENCE },
     { "errors", no_argument, NULL, LONG_ERRORS },
+    { "inject", required_argument, NULL, LONG_INJECT },
     { "crash", required_argument, NULL, LONG_CRASH },
     { "stable", no_argument, NULL, LONG_STABLE },
     { "hang", required_argument, NULL, LONG_HANG },
@@ -222,6 +234,10 @@ static void option(struct options *o, int c)
     case LONG_ERRORS:
         o->errors = true;
         break;
+    case LONG_INJECT:
+        o->errors = true;
+        o->inject = optarg;
+        break;
     case LONG_CRASH:
         o->crash = optarg;
         break;
@@ -236,6 +252,7 @@ static void option(struct options *o, int c)
         break;
     case 'h':
         fputs(help, stdout);
+        fputs(help_errors, stdout);
         exit(0);
     default:
         exit(EXIT_USAGE); /* getopt has said why */
@@ -259,11 +276,13 @@ void options_parse(struct options *o, int argc, char **argv)
         usage(optind < argc ? "more than one directory" : "no directory", NULL);
     o->dir = argv[optind];
     if (o->errors)
-        o->disabled |= 1u << OP_UNLINK;
+        o->disabled |= 1u << OP_UNLINK | 1u << OP_RACE;
     if (o->coherence != COHERENCE_FULL)
         o->disabled |= 1u << OP_TAIL;
     if (o->stable && o->crash == NULL)
         usage("--stable is about --crash", NULL);
+    if (o->inject != NULL && o->crash != NULL)
+        usage("it is either --inject or --crash", NULL);
     if ((o->disabled & ((1u << OP_RACE) - 1)) == (1u << OP_RACE) - 1)
         usage("no operation is left", NULL);
 }

@@ -89,14 +89,15 @@ extern const char *const op_names[NR_OPS];
 
 struct options {
     const char *dir;
-    const char *crash; /* command, or NULL */
+    const char *crash;  /* command, or NULL */
+    const char *inject; /* likewise */
     uint64_t seed;
     unsigned seconds, procs, threads, files, pages, hang_s;
     uint64_t ops;      /* per worker; 0: until the time is over */
     uint32_t disabled; /* bit per op */
     enum attach attach;
     enum coherence coherence;
-    bool errors; /* EIO, ENOSPC and SIGBUS may come from the filesystem */
+    bool errors; /* EIO, ENOSPC, ENOMEM and SIGBUS may come from the filesystem */
     bool stable; /* after a crash, what write(2) stored in one page is whole */
     bool keep;   /* the directory */
 };
