@@ -14,7 +14,6 @@
 #include <unistd.h>
 
 #include "cache/attach_proto.h"
-#include "cache/memfd.h"
 #include "fs/control_path.h"
 #include "fs/daemon.h"
 #include "fs/data.h"
@@ -58,20 +57,6 @@ static int check_request(const struct attach_request *rq, int flags)
     return 0;
 }
 
-static int use_memfd(struct inode *inode)
-{
-    struct fs *fs = inode->fs;
-    if (atomic_load(&inode->mapping.memfd) != NULL)
-        return 0;
-    down_write(&inode->i_rwsem);
-    int err = mapping_use_memfd(&inode->mapping);
-    up_write(&inode->i_rwsem);
-    /* What the kernel cached of it before is not to hide what is stored from now on. */
-    if (err == 0 && fs->options.forget_front != NULL)
-        fs->options.forget_front(fs->options.front, inode->ino);
-    return err;
-}
-
 static int door_open(void *arg, int fd, const struct attach_request *rq, struct attach_file *out)
 {
     struct attach_door *door = arg;
@@ -87,7 +72,7 @@ static int door_open(void *arg, int fd, const struct attach_request *rq, struct 
     err = inode_get(door->fs, ino, &inode);
     if (err != 0)
         return err;
-    err = use_memfd(inode);
+    err = inode_share_pages(inode);
     if (err == 0)
         err = file_open(inode, flags & O_ACCMODE, &file);
     inode_put(inode, 1);

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 
+#include "cache/memfd.h"
 #include "fs/names.h"
 
 #define COPY_BUFFER (256u << 10) /* bytes copied at a time by file_copy_range */
@@ -120,6 +121,25 @@ void file_release(struct open_file *file)
     pthread_mutex_unlock(&inode->i_lock);
     free(file);
     inode_put(inode, 1);
+}
+
+/* ---- attaching -------------------------------------------------------------------------------- */
+
+/* What the kernel cached of it before is not to hide what is stored from now on: so another caller's
+ * memfd is not enough, before the kernel has forgotten. Each asks it, rather than wait for the other. */
+int inode_share_pages(struct inode *inode)
+{
+    const struct fs_options *o = &inode->fs->options;
+    if (atomic_load(&inode->shared))
+        return 0;
+    down_write(&inode->i_rwsem);
+    int err = mapping_use_memfd(&inode->mapping);
+    up_write(&inode->i_rwsem);
+    if (err == 0 && o->forget_front != NULL)
+        err = o->forget_front(o->front, inode->ino);
+    if (err == 0)
+        atomic_store(&inode->shared, true);
+    return err;
 }
 
 /* ---- reading ---------------------------------------------------------------------------------- */

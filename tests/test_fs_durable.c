@@ -1,5 +1,5 @@
-/* What files hold and say of themselves: block counts, the largest size, and what a crash leaves of a
- * size that grows while its file is being written back. */
+/* What files hold and say of themselves: block counts, the largest size, what a crash leaves of a size
+ * that grows while its file is being written back; who may attach a file, and when. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -207,4 +207,38 @@ Test(fs_durable, what_a_file_grows_by_during_a_pass_does_not_come_back_after_a_c
 Test(fs_durable, nor_what_is_written_after_a_truncation_during_a_pass, .timeout = 60)
 {
     check_growth(truncate_and_extend);
+}
+
+/* ---- attaching ------------------------------------------------------------------------------- */
+
+static struct {
+    unsigned begun, ended;
+} forgetting;
+
+/* While the kernel forgets the file's data for the first one, another attaches it. */
+static int forget(void *arg, uint64_t ino)
+{
+    struct inode *inode = arg;
+    cr_expect_eq(ino, inode->ino);
+    if (++forgetting.begun == 1) {
+        cr_expect_eq(inode_share_pages(inode), 0);
+        cr_expect_geq(forgetting.ended, 1u, "attached beside what the kernel has cached");
+    }
+    forgetting.ended++;
+    return 0;
+}
+
+Test(fs_durable, nobody_attaches_before_the_kernel_has_forgotten, .init = set_up, .fini = tear_down,
+     .timeout = 60)
+{
+    struct open_file *file = make("f");
+    struct inode *inode = file->inode;
+    forgetting.begun = forgetting.ended = 0;
+    fs->options.forget_front = forget;
+    fs->options.front = inode;
+    cr_expect_eq(inode_share_pages(inode), 0);
+    unsigned asked = forgetting.begun;
+    cr_expect_eq(inode_share_pages(inode), 0);
+    cr_expect_eq(forgetting.begun, asked, "once is enough");
+    file_release(file);
 }
