@@ -7,6 +7,7 @@
 
 #define ALLOC_TRIES 50u /* sleeps of page_alloc(), at least, before it gives up */
 #define LAST_INDEX  UINT32_MAX
+#define SCRIBBLE    0x73 /* each byte that is stored behind the end of a file */
 
 static struct sched *sched_of(struct sim_worker *k)
 {
@@ -108,6 +109,22 @@ static struct file_ra_state *ra_of(struct sim_worker *k, struct sim_file *f)
     return sched_chance(sched_of(k), 1, 4) ? NULL : &k->ra[f->model.id - 1];
 }
 
+/* A reader that has looked at the size copies what is in the page, as in Linux: where the file ended for a
+ * while meanwhile, that may be what was scribbled behind its end then.   Returns the bytes before such a
+ * unit. */
+static uint64_t before_scribbles(const struct sim_file *f, const struct model_view *v,
+                                 const uint8_t *bytes, uint64_t n)
+{
+    uint64_t least = v->size, start = (uint64_t)v->first * UNIT_BYTES;
+    for (uint32_t i = v->sizes_from; i < f->model.nr_sizes; i++)
+        least = f->model.sizes[i] < least ? f->model.sizes[i] : least;
+    for (uint64_t at = 0; f->scribbled && at < n; at += UNIT_BYTES)
+        if (start + at >= least && bytes[at] == SCRIBBLE &&
+            memcmp(bytes + at, bytes + at + 1, UNIT_BYTES - 1) == 0)
+            return at;
+    return n;
+}
+
 static void do_read(struct sim_worker *k, struct sim_file *f)
 {
     struct range r = pick_range(k, READ_PAGES_MAX, false);
@@ -116,8 +133,11 @@ static void do_read(struct sim_worker *k, struct sim_file *f)
     look(k, f, &v, r);
     ssize_t n = filemap_read(&f->m, ra_of(k, f), r.offset, k->buf, r.len);
     /* An error after some bytes shows as a short read. */
-    if (n >= 0)
-        judge(k, f, &v, k->buf, (uint64_t)n, world_may_fail(k->world, k->began) || starved(k));
+    if (n >= 0) {
+        uint64_t certain = before_scribbles(f, &v, k->buf, (uint64_t)n);
+        judge(k, f, &v, k->buf, certain,
+              certain < (uint64_t)n || world_may_fail(k->world, k->began) || starved(k));
+    }
     end(k, "read", n, false);
 }
 
@@ -405,7 +425,7 @@ static void scribble_page(struct sim_file *f)
     if (page_test(page, PG_uptodate) && dirty_page_reserve(&f->m, page) == 0) {
         char *at = page_address(f->world->cache, page);
         f->scribbled = true;
-        memset(at + size % PAGE_SIZE, 's', PAGE_SIZE - (size_t)(size % PAGE_SIZE));
+        memset(at + size % PAGE_SIZE, SCRIBBLE, PAGE_SIZE - (size_t)(size % PAGE_SIZE));
         set_page_dirty(&f->m, page);
     }
     unlock_page(page);
