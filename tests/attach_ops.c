@@ -12,6 +12,7 @@
 #define _GNU_SOURCE
 #include "attach_ops.h"
 
+#include <dirent.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -817,6 +818,31 @@ static void child_syncs(int in, int out)
     say(out);
 }
 
+/* SIGSTOP is no more than asked for when kill(2) returns. */
+static bool has_stopped(pid_t pid)
+{
+    char path[280], stat[512];
+    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+    DIR *tasks = opendir(path);
+    bool all = tasks != NULL;
+    struct dirent *e;
+    while (all && (e = readdir(tasks)) != NULL) {
+        if (e->d_name[0] == '.')
+            continue;
+        snprintf(path, sizeof path, "/proc/%d/task/%s/stat", (int)pid, e->d_name);
+        FILE *f = fopen(path, "re");
+        size_t n = f != NULL ? fread(stat, 1, sizeof stat - 1, f) : 0;
+        stat[n] = '\0';
+        const char *name_end = strrchr(stat, ')');
+        all = name_end != NULL && strncmp(name_end, ") T", 3) == 0;
+        if (f != NULL)
+            (void)fclose(f);
+    }
+    if (tasks != NULL)
+        closedir(tasks);
+    return all;
+}
+
 /* What the daemon wants of it waits; that is told, while it lasts, and others are served. */
 static void test_held(void)
 {
@@ -831,6 +857,7 @@ static void test_held(void)
     CHECK(hear(c.from));
     CHECK_EQ(stat_of("attach", "stuck"), 0);
     (void)kill(other.daemon, SIGSTOP);
+    CHECK(WITHIN(60, has_stopped(other.daemon)));
     say(c.to);
     pause_ms(500); /* it is in mmap(2), or will be: then it is held a little later */
     say(s.to);
