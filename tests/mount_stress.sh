@@ -49,16 +49,16 @@ on_tmpfs()
     umount "$T/tmpfs"
 }
 
-on_loop() # TYPE MKFS-OPTIONS...
+on_loop() # TYPE MOUNT-OPTIONS MKFS-OPTIONS...
 {
-    type=$1
-    shift
+    type=$1 options=$2
+    shift 2
     is_root || { without "$type" 'not root'; return; }
     command -v "mkfs.$type" >/dev/null || { without "$type" "mkfs.$type is not installed"; return; }
     mkdir "$T/$type"
     truncate -s 320M "$T/$type.image"
     "mkfs.$type" "$@" "$T/$type.image" >"$T/out" 2>&1 || fail "mkfs.$type: $(cat "$T/out")"
-    mount -o loop "$T/$type.image" "$T/$type" 2>"$T/out" ||
+    mount -o "loop,$options" "$T/$type.image" "$T/$type" 2>"$T/out" ||
         { without "$type" "$(head -n 1 "$T/out")"; return; }
     run_stress "$type" "$T/$type"
     umount "$T/$type"
@@ -170,8 +170,10 @@ with_crashes() # PART MOUNT-OPTIONS COHERENCE STRESS-OPTIONS...
 for part in $parts; do
     case $part in
     tmpfs) on_tmpfs ;;
-    ext4) on_loop ext4 -q -F -b 4096 ;; # left alone, it takes smaller blocks for an image like this
-    xfs) on_loop xfs -q ;;
+    ext4) # left alone, it takes smaller blocks for an image like this; without data=journal, large folios
+        on_loop ext4 data=journal -q -F -b 4096
+        ;;
+    xfs) on_loop xfs rw -q ;;
     kernel) on_foliofs kernel cache=kernel fuse ;;
     kernel_1M) on_foliofs kernel_1M cache=kernel,cache_size=1M fuse ;;
     direct) on_foliofs direct cache=direct fuse-direct ;;

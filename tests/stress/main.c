@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <mntent.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -260,8 +261,32 @@ static bool shows_tails(int dir)
     return st.f_type == TMPFS_MAGIC || (st.f_type == EXT4_SUPER_MAGIC && st.f_bsize < PAGE_BYTES);
 }
 
+/* Is this ext4 with large folios (Linux 6.16 and later; a journal for data keeps them out)? Truncation splits
+ * a folio that the new end cuts. If somebody's fault holds the folio just then, it is not split: what is behind
+ * the end is zeroed once and stays, and is unmapped only at last, so a store in between is in the file when
+ * that grows again. (Two storing threads beside one that cuts and grows: 1,648 of 7,165 times on Linux 6.18;
+ * never with data=journal, on xfs or on tmpfs.) */
+static bool keeps_raced_stores(int dir)
+{
+    struct statfs fs;
+    struct stat st, at;
+    bool journal = false;
+    if (fstatfs(dir, &fs) != 0 || fs.f_type != EXT4_SUPER_MAGIC || fstat(dir, &st) != 0)
+        return false;
+    FILE *mounts = setmntent("/proc/self/mounts", "r");
+    for (struct mntent *m; mounts != NULL && (m = getmntent(mounts)) != NULL;)
+        if (strcmp(m->mnt_type, "ext4") == 0 && stat(m->mnt_dir, &at) == 0 &&
+            at.st_dev == st.st_dev)
+            journal = strstr(m->mnt_opts, "data=journal") != NULL;
+    if (mounts != NULL)
+        endmntent(mounts);
+    return !journal;
+}
+
 static void learn_filesystem(struct program *p)
 {
+    if (keeps_raced_stores(p->self.dir))
+        atomic_fetch_or(&p->sh->unsupported, 1u << OP_RACE);
     if (!shows_tails(p->self.dir))
         return;
     atomic_fetch_or(&p->sh->unsupported, 1u << OP_TAIL);

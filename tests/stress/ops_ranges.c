@@ -153,8 +153,7 @@ static uint64_t draw_size(uint64_t size, const struct draw *d)
 static int cut_in_race(struct worker *w, const struct draw *d, int fd, uint64_t size, uint64_t old)
 {
     uint64_t first = page_up(size) / PAGE_BYTES, end = old / PAGE_BYTES;
-    bool race = d->r[2] % 3 == 0 && first < end && w->o->crash == NULL &&
-                (w->o->disabled >> OP_RACE & 1) == 0;
+    bool race = d->r[2] % 3 == 0 && first < end && race_allowed(w);
     int err = 0;
     if (race) {
         race_begin(w, d->slot, (uint32_t)first, (uint32_t)end - 1);
@@ -263,7 +262,7 @@ static void punch_pages(struct worker *w, const struct draw *d, int fd)
     int err = 0;
     timeline_begin(w, d->op, d->slot, 0, w->sh->nr_cells - 1);
     cells_begin_zeros(w, d->slot, from, to);
-    if (w->o->crash == NULL && (w->o->disabled >> OP_RACE & 1) == 0) {
+    if (race_allowed(w)) {
         race_begin(w, d->slot, first, first + nr - 1);
         for (uint64_t i = 0; i < 1 + d->r[3] % 4 && err == 0; i++)
             err = hole(fd, d->op, from, to);

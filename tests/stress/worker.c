@@ -101,6 +101,12 @@ void worker_run(struct worker *w)
 
 /* ---- races ----------------------------------------------------------------------------------- */
 
+bool race_allowed(const struct worker *w)
+{
+    uint32_t out = w->o->disabled | atomic_load(&w->sh->unsupported);
+    return w->o->crash == NULL && (out >> OP_RACE & 1) == 0;
+}
+
 void race_begin(struct worker *w, uint32_t slot, uint32_t first, uint32_t last)
 {
     struct file *f = &w->sh->files[slot];

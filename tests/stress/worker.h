@@ -38,6 +38,8 @@ bool file_has_room(struct worker *w, uint32_t slot);
 struct version version_new(struct worker *w, enum op op, uint32_t slot, uint32_t cell,
                            uint64_t seq);
 
+/* Unless it was left out, or the filesystem does not do what races check. */
+bool race_allowed(const struct worker *w);
 /* Let others race in the pages [first, last] until race_end, which waits for them. */
 void race_begin(struct worker *w, uint32_t slot, uint32_t first, uint32_t last);
 void race_end(struct worker *w, uint32_t slot);
