@@ -8,7 +8,10 @@
 
 #define RETRY_FIRST_MS 100u /* back-off after a failed commit: doubles */
 #define RETRY_MOST_MS  10000u
-#define COMMIT_TRIES   12u /* failures in a row (a minute) after which the store is read-only */
+#define GATHER_SHARE \
+    2u /* a commit waits for others at most for one over this of the last one's time */
+#define GATHER_MOST_NS 500000u /* and at most so long */
+#define COMMIT_TRIES   12u     /* failures in a row (a minute) after which the store is read-only */
 
 void txn_started(struct store *s)
 {
@@ -49,6 +52,9 @@ static bool freeze(struct store *s)
         return false;
     s->committing = s->running;
     s->running = next;
+    s->frozen_waiting = s->waiting;
+    s->waiting = 0;
+    s->gather_until_ns = 0;
     return true;
 }
 
@@ -61,6 +67,9 @@ static void commit_succeeded(struct store *s, uint64_t ns)
     s->retry_ns = 0;
     s->commits++;
     s->stats.commits++;
+    s->expected =
+        s->frozen_waiting + s->waiting; /* the ones may come again, the others are there */
+    s->last_commit_ns = ns;
     s->stats.commit_ns += ns;
     s->stats.records_written += t->nr_records;
     s->stats.blocks_written += t->nr_blocks;
@@ -112,13 +121,47 @@ static bool is_durable(const struct store *s, uint64_t tid)
            (tid == s->running->tid && txn_empty(s->running) && s->committing == NULL);
 }
 
+static void wait_until(struct store *s, uint64_t ns)
+{
+    struct timespec until = { .tv_sec = (time_t)(ns / 1000000000u),
+                              .tv_nsec = (long)(ns % 1000000000u) };
+    pthread_cond_timedwait(&s->changed, &s->lock, &until);
+}
+
+/* Give those who synced beside us the last time a moment to come again: one commit for all of them costs
+ * little more than for one. The last to come does not wait, and commits. (jbd2_journal_stop waits, too: about as
+ * long as a commit takes, when another one synced last.)
+ * Context: lock, dropped meanwhile.   Returns true: something may have changed. */
+static bool gather(struct store *s)
+{
+    uint64_t now = store_now_ns(), most = s->last_commit_ns / GATHER_SHARE;
+    if (s->waiting >= s->expected)
+        return false;
+    if (s->gather_until_ns == 0)
+        s->gather_until_ns = now + (most < GATHER_MOST_NS ? most : GATHER_MOST_NS);
+    if (now >= s->gather_until_ns)
+        return false;
+    wait_until(s, s->gather_until_ns);
+    return true;
+}
+
+/* Did the transaction fail that has to be durable before tid, or with it? */
+static bool commit_has_failed(const struct store *s, uint64_t tid)
+{
+    return s->committing != NULL && !s->busy && s->committing->tid <= tid && s->failures > 0;
+}
+
 static int commit_locked(struct store *s, uint64_t tid)
 {
     while (!is_durable(s, tid)) {
-        if (s->busy) {
+        bool waited = s->busy;
+        if (s->busy)
             pthread_cond_wait(&s->changed, &s->lock);
-            if (s->committing != NULL && !s->busy && s->committing->tid <= tid && s->failures > 0)
-                return s->last_error; /* the one we waited for failed */
+        else if (s->committing == NULL)
+            waited = gather(s);
+        if (waited) {
+            if (commit_has_failed(s, tid))
+                return s->last_error; /* while we waited */
             continue;
         }
         if (s->committing == NULL && !freeze(s))
@@ -135,6 +178,8 @@ int store_commit(struct store *s, uint64_t tid)
     pthread_mutex_lock(&s->lock);
     if (tid > s->running->tid)
         tid = s->running->tid;
+    if (tid == s->running->tid)
+        s->waiting++;
     int err = commit_locked(s, tid);
     pthread_mutex_unlock(&s->lock);
     return err;

@@ -85,6 +85,11 @@ struct store {                 /* (c) constant  (s) lock  (m) trim_lock  (a) ato
     bool wake;                        /* (s) */
     uint64_t durable;                 /* tid (s) */
     uint64_t commits;                 /* good ones so far (s) */
+    unsigned waiting;                 /* calls of store_commit for running (s) */
+    unsigned frozen_waiting;          /* those there were for committing (s) */
+    unsigned expected;                /* so many may come for running (s) */
+    uint64_t gather_until_ns;         /* they are waited for so long; 0: not decided yet (s) */
+    uint64_t last_commit_ns;          /* how long it took (s) */
     unsigned failures;                /* in a row (s) */
     int last_error;                   /* -errno of the last failure (s) */
     uint64_t retry_ns;                /* not before (s) */
