@@ -26,6 +26,7 @@ struct attach_door { /* constant while it is open */
     struct attach *attach;
     dev_t dev;
     char path[CONTROL_PATH_BYTES + sizeof ATTACH_SOCKET_SUFFIX];
+    struct socket_file file;
 };
 
 /* ---- which file ------------------------------------------------------------------------------ */
@@ -132,18 +133,10 @@ static int socket_path(struct attach_door *door)
 
 static int bind_socket(struct attach_door *door, int sock)
 {
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
     int err = socket_path(door);
-    if (err != 0)
-        return err;
-    if (strlen(door->path) >= sizeof address.sun_path)
-        return -ENAMETOOLONG;
-    memcpy(address.sun_path, door->path, strlen(door->path) + 1);
-    (void)unlink(door->path); /* a dead daemon's: a device number is one mount's at a time */
-    if (bind(sock, (struct sockaddr *)&address, sizeof address) != 0 ||
-        chmod(door->path, geteuid() == 0 ? 0666 : 0600) != 0 || listen(sock, BACKLOG) != 0)
-        return -errno;
-    return 0;
+    return err != 0
+               ? err
+               : socket_bind(sock, door->path, geteuid() == 0 ? 0666 : 0600, BACKLOG, &door->file);
 }
 
 /* Each attached file takes two descriptors, each client three. */
@@ -184,7 +177,7 @@ int attach_door_open(struct fs *fs, const char *mountpoint_abs, struct attach_do
     if (sock >= 0)
         close(sock);
     if (door != NULL && door->path[0] != '\0')
-        (void)unlink(door->path);
+        socket_unlink(door->path, &door->file);
     free(door);
     return store_fail(error, err, "%s: no socket for attached mappings: %s", mountpoint_abs,
                       strerror(-err));
@@ -194,7 +187,7 @@ void attach_door_close(struct attach_door *door)
 {
     if (door == NULL)
         return;
-    (void)unlink(door->path);
+    socket_unlink(door->path, &door->file);
     attach_stop(door->attach);
     free(door);
 }

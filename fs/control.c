@@ -26,6 +26,7 @@ struct control { /* constant while it runs */
     int listener;
     int stop; /* eventfd: readable when the workers shall end */
     char path[CONTROL_PATH_BYTES];
+    struct socket_file file;
     struct worker *workers[CONTROL_WORKERS];
 };
 
@@ -132,25 +133,19 @@ static bool make_directory(const char *path)
            (st.st_mode & 0077) == 0;
 }
 
-/* Bind in the first directory that will do. A socket of that name is a dead daemon's: the kernel
- * gives a device number to one mount at a time. */
+/* Bind in the first directory that will do. */
 static int bind_socket(struct control *control, dev_t dev, struct store_error *error)
 {
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
     for (unsigned n = 0; n < CONTROL_DIRECTORIES; n++) {
         control_directory(n, geteuid(), control->path);
         if (!make_directory(control->path))
             continue;
         control_socket(n, geteuid(), dev, control->path);
-        memcpy(address.sun_path, control->path, sizeof address.sun_path);
-        (void)unlink(control->path);
-        if (bind(control->listener, (struct sockaddr *)&address, sizeof address) == 0 &&
-            chmod(control->path, 0600) == 0 && listen(control->listener, CONTROL_BACKLOG) == 0)
-            return 0;
-        int err = -errno;
-        (void)unlink(control->path);
-        return store_fail(error, err, "%s: cannot make the control socket: %s", control->path,
-                          strerror(-err));
+        int err =
+            socket_bind(control->listener, control->path, 0600, CONTROL_BACKLOG, &control->file);
+        return err == 0 ? 0
+                        : store_fail(error, err, "%s: cannot make the control socket: %s",
+                                     control->path, strerror(-err));
     }
     return store_fail(error, -EACCES,
                       "no place for the control socket: %s cannot be made, or is not ours alone "
@@ -215,7 +210,7 @@ void control_stop(struct control *control)
     (void)eventfd_write(control->stop, 1);
     for (unsigned i = 0; i < CONTROL_WORKERS; i++)
         worker_stop(control->workers[i]);
-    (void)unlink(control->path);
+    socket_unlink(control->path, &control->file);
     (void)close(control->listener);
     (void)close(control->stop);
     free(control);

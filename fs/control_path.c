@@ -4,7 +4,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 /* uid alone decides, not the environment: root's tool must find a user's daemon. */
 void control_directory(unsigned n, uid_t uid, char path[CONTROL_PATH_BYTES])
@@ -22,6 +26,32 @@ void control_socket(unsigned n, uid_t uid, dev_t dev, char path[CONTROL_PATH_BYT
     control_directory(n, uid, path);
     size_t len = strlen(path);
     (void)snprintf(path + len, CONTROL_PATH_BYTES - len, "/%u:%u", major(dev), minor(dev));
+}
+
+int socket_bind(int sock, const char *path, mode_t mode, int backlog, struct socket_file *out)
+{
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    struct stat st;
+    if (strlen(path) >= sizeof address.sun_path)
+        return -ENAMETOOLONG;
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    (void)unlink(path);
+    if (bind(sock, (struct sockaddr *)&address, sizeof address) != 0)
+        return -errno;
+    if (chmod(path, mode) == 0 && lstat(path, &st) == 0 && listen(sock, backlog) == 0) {
+        *out = (struct socket_file){ .dev = st.st_dev, .ino = st.st_ino };
+        return 0;
+    }
+    int err = -errno;
+    (void)unlink(path);
+    return err;
+}
+
+void socket_unlink(const char *path, const struct socket_file *ours)
+{
+    struct stat st;
+    if (lstat(path, &st) == 0 && st.st_dev == ours->dev && st.st_ino == ours->ino)
+        (void)unlink(path);
 }
 
 /* mountinfo writes space, tab, newline and backslash as \ooo. */

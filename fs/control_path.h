@@ -15,6 +15,19 @@ void control_directory(unsigned n, uid_t uid, char path[CONTROL_PATH_BYTES]);
 /* The socket in that directory for the mount with device number dev. */
 void control_socket(unsigned n, uid_t uid, dev_t dev, char path[CONTROL_PATH_BYTES]);
 
+/* The file of a socket, to tell it from another one at its path. */
+struct socket_file {
+    dev_t dev;
+    ino_t ino;
+};
+
+/* Bind a socket to path (shorter than sun_path), in place of a dead daemon's: the kernel gives a device number to
+ * one mount at a time. Then listen.   Returns 0 or -errno; nothing is left there then. */
+int socket_bind(int sock, const char *path, mode_t mode, int backlog, struct socket_file *out);
+/* Remove it, unless another daemon has put its own there: the kernel has given our mount's number away as soon as
+ * that was unmounted. */
+void socket_unlink(const char *path, const struct socket_file *ours);
+
 /* One line of /proc/self/mountinfo, as far as we care. */
 struct mount_entry {
     dev_t dev;

@@ -263,4 +263,24 @@ ask version
 kill_daemon
 refuses 1 'gone; unmount' "$ctl" "$M" stats
 detach "$M"
+
+# --- sockets -----------------------------------------------------------------------------------
+
+# A mount's device number is another's as soon as it is unmounted: what that one put at the place of our
+# sockets meanwhile stays there.
+if is_root; then
+    mount_volume -o cache=direct
+    wait_for_control
+    dev=$(mountpoint -d "$M")
+    for socket in /run/foliofs/"$dev" /run/foliofs-attach/"$dev"; do
+        [ -S "$socket" ] || fail "$socket: there is none"
+        rm "$socket"
+        echo "another's" >"$socket"
+    done
+    unmount_volume
+    for socket in /run/foliofs/"$dev" /run/foliofs-attach/"$dev"; do
+        [ -f "$socket" ] || fail "$socket: removed, though it was another's"
+        rm "$socket"
+    done
+fi
 say passed
