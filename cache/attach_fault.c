@@ -194,6 +194,12 @@ static void run_fault(struct attach *a, struct attach_job *job)
     }
 }
 
+static void run_readahead(struct attach_job *job)
+{
+    vma_readahead(&job->range->u.vma, job->index);
+    job_done(job);
+}
+
 /* Replace the poison by the page. */
 static void run_heal(struct attach *a, struct attach_job *job)
 {
@@ -254,26 +260,35 @@ static unsigned pool_step(void *arg)
     pthread_mutex_unlock(&a->lock);
     if (job == NULL)
         return wait_ms;
-    if (job->kind == JOB_FAULT)
+    switch (job->kind) {
+    case JOB_FAULT:
         run_fault(a, job);
-    else if (job->kind == JOB_HEAL)
+        break;
+    case JOB_READAHEAD:
+        run_readahead(job);
+        break;
+    case JOB_HEAL:
         run_heal(a, job);
-    else
+        break;
+    case JOB_RELEASE:
         run_release(a, job->range);
+        break;
+    }
     return 0;
 }
 
 /* ---- events ---------------------------------------------------------------------------------- */
 
 /* Takes over the reference. */
-static void queue_fault(struct attach_range *r, uint32_t index, unsigned flags)
+static void queue_job(struct attach_range *r, enum job_kind kind, uint32_t index, unsigned flags)
 {
     struct attach *a = r->client->attach;
     struct attach_job *job;
     while ((job = calloc(1, sizeof *job)) == NULL)
         (void)poll(NULL, 0, 10); /* the client waits, and so do we: it must not be forgotten */
-    *job = (struct attach_job){ .range = r, .kind = JOB_FAULT, .index = index, .flags = flags };
-    atomic_fetch_add_explicit(&a->queued, 1, memory_order_relaxed);
+    *job = (struct attach_job){ .range = r, .kind = kind, .index = index, .flags = flags };
+    if (kind == JOB_FAULT)
+        atomic_fetch_add_explicit(&a->queued, 1, memory_order_relaxed);
     pool_add(a, job);
 }
 
@@ -303,10 +318,11 @@ static void on_fault(struct attach_client *c, const struct uffd_msg *msg)
     bool store = how & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP);
     unsigned flags = (store && r->u.writable ? FAULT_WRITE : 0) |
                      (how & UFFD_PAGEFAULT_FLAG_WP ? FAULT_PRESENT : 0);
-    if (handle_mm_fault(&r->u.vma, index, flags | FAULT_NOWAIT) == 0)
+    int err = handle_mm_fault(&r->u.vma, index, flags | FAULT_NOWAIT);
+    if (err == 0)
         range_put(r);
     else
-        queue_fault(r, index, flags);
+        queue_job(r, err > 0 ? JOB_READAHEAD : JOB_FAULT, index, flags);
 }
 
 /* Its mapping has moved: from the moment we have read this, its faults come from there. */

@@ -23,7 +23,7 @@ struct attach_open { /* counted by its ranges, and until it is mapped */
     _Atomic uint32_t refs;
 };
 
-enum job_kind { JOB_FAULT, JOB_HEAL, JOB_RELEASE };
+enum job_kind { JOB_FAULT, JOB_READAHEAD, JOB_HEAL, JOB_RELEASE };
 
 struct attach_job {
     struct attach_job *next;

@@ -212,7 +212,7 @@ struct page *find_or_create_page(struct address_space *m, uint32_t index, int *e
         struct page *page = find_lock_page(m, index);
         if (page != NULL)
             return page;
-        page = page_alloc(m->cache, true);
+        page = page_alloc(m, true);
         int err = page != NULL ? add_to_page_cache_lru(m, page, index) : -ENOMEM;
         if (err == 0)
             return page;

@@ -80,17 +80,19 @@ static void fill_frames(struct page_cache *cache, struct page *first, uint64_t n
     pthread_mutex_unlock(&cache->lru_lock);
 }
 
-static struct page *frame_take(struct page_cache *cache)
+/* own: the page's bytes will be in its frame, not in a memfd. The free list begins with frames that have
+ * memory, and ends with those that have none. */
+static struct page *frame_take(struct page_cache *cache, bool own)
 {
     struct page *page = NULL;
     uint64_t n = 1;
     pthread_mutex_lock(&cache->lru_lock);
     if (cache->used < atomic_load_explicit(&cache->limit, memory_order_relaxed)) {
         if (!list_empty(&cache->free)) {
-            page = list_entry(cache->free.next, struct page, lru);
+            page = list_entry(own ? cache->free.next : cache->free.prev, struct page, lru);
             list_del(&page->lru);
         } else if (cache->fresh < cache->max_frames) {
-            n = fill_count(cache);
+            n = own ? fill_count(cache) : 1;
             page = &cache->pages[cache->fresh];
             for (uint64_t i = 0; i < n; i++) {
                 list_init(&page[i].lru);
@@ -121,9 +123,11 @@ static bool flushes_inline(const struct page_cache *cache)
     return cache->flusher == NULL && !cache->stepped;
 }
 
-struct page *page_alloc(struct page_cache *cache, bool wait)
+struct page *page_alloc(struct address_space *m, bool wait)
 {
-    struct page *page = frame_take(cache);
+    struct page_cache *cache = m->cache;
+    bool own = atomic_load(&m->memfd) == NULL;
+    struct page *page = frame_take(cache, own);
     for (unsigned idle = 0; page == NULL && idle < ALLOC_TRIES;) {
         uint32_t seen = atomic_load(&cache->progress);
         count_add(&cache->count.direct_reclaims, 1);
@@ -136,7 +140,7 @@ struct page *page_alloc(struct page_cache *cache, bool wait)
             /* Others may have been faster to what came free: only standstill counts. */
             idle += atomic_load(&cache->progress) == seen || flushes_inline(cache);
         }
-        page = frame_take(cache);
+        page = frame_take(cache, own);
     }
     return page;
 }
@@ -146,7 +150,7 @@ void page_free(struct page_cache *cache, struct page *page)
     assert(atomic_load(&page->mapping) == NULL);
     assert(!page_test(page, PG_dirty | PG_writeback | PG_lru));
     pthread_mutex_lock(&cache->lru_lock);
-    list_add(&page->lru, &cache->free);
+    list_add(&page->lru, page->touched ? &cache->free : cache->free.prev);
     cache->used--;
     pthread_mutex_unlock(&cache->lru_lock);
     cache_made_progress(cache);
@@ -190,9 +194,8 @@ static unsigned reader_worker(void *arg)
         return 1000;
     blk_start_plug(&plug);
     while (bio != NULL) {
-        struct address_space *m = bio->private;
         struct bio *next = bio->next;
-        submit_bio_plugged(&plug, m->dev, bio);
+        ra_send(&plug, bio);
         bio = next;
     }
     blk_finish_plug(&plug);

@@ -136,13 +136,14 @@ static int fault_get_page(struct vm_area *vma, uint32_t index, enum ra_how how, 
     }
 }
 
-/* Likewise without sleeping: -EAGAIN. Whatever might start a read is left to who may sleep. */
-static int fault_try_page(struct vm_area *vma, uint32_t index, struct page **out)
+/* Likewise without sleeping: -EAGAIN. Whatever might start a read is left to who may sleep: at once for a
+ * store, afterwards for a load. */
+static int fault_try_page(struct vm_area *vma, uint32_t index, bool write, struct page **out)
 {
     struct address_space *m = vma->mapping;
     if (vma->ra != NULL && file_ra_every_access(vma->ra))
         return -EAGAIN;
-    struct page *page = trylock_resident(m, index, PG_readahead);
+    struct page *page = trylock_resident(m, index, write ? PG_readahead : 0);
     if (page == NULL)
         return -EAGAIN;
     count_hits(m->cache, 1);
@@ -321,7 +322,7 @@ static int fault_once(struct vm_area *vma, uint32_t index, unsigned flags, bool 
     bool write = flags & FAULT_WRITE;
     struct page *page;
     int err = flags & FAULT_NOWAIT
-                  ? fault_try_page(vma, index, &page)
+                  ? fault_try_page(vma, index, write, &page)
                   : fault_get_page(vma, index, write ? RA_FAULT_WRITE : RA_FAULT, &page, major);
     if (err != 0)
         return err;
@@ -329,13 +330,14 @@ static int fault_once(struct vm_area *vma, uint32_t index, unsigned flags, bool 
         page_done(vma->mapping, page);
         return -EAGAIN;
     }
+    bool marked = page_test(page, PG_readahead) != 0;
     count_fault(vma, write, *major, 1); /* before whoever faulted can go on, and ask */
     err = write ? page_mkwrite(vma, index, page, flags & FAULT_PRESENT ? VMA_MAP_PRESENT : 0)
                 : map_around(vma, index, page);
     if (err != 0)
         count_fault(vma, write, *major, (uint64_t)-1);
     page_done(vma->mapping, page);
-    return err;
+    return err == 0 && marked && (flags & FAULT_NOWAIT) ? 1 : err;
 }
 
 /* Before the page is locked, and before whoever faulted can go on, and ask.   Returns false: it would
@@ -366,4 +368,16 @@ int handle_mm_fault(struct vm_area *vma, uint32_t index, unsigned flags)
     while ((err = fault_once(vma, index, flags, &major)) == -EAGAIN && !(flags & FAULT_NOWAIT))
         sched_yield();
     return err;
+}
+
+void vma_readahead(struct vm_area *vma, uint32_t index)
+{
+    struct address_space *m = vma->mapping;
+    struct page *page = vma->ra != NULL ? find_get_page(m, index) : NULL;
+    if (page == NULL)
+        return;
+    struct ra_request rq = { .index = index, .nr = 1, .how = RA_FAULT };
+    if (page_test(page, PG_readahead))
+        page_cache_async_ra(m, vma->ra, page, &rq);
+    put_page(m->cache, page);
 }

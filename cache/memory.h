@@ -79,10 +79,13 @@ enum fault_flags {
 
 /* Resolve a fault at index (of the file), flags: enum fault_flags. When it returns 0 the page was mapped
  * (and may be gone again when the client looks: it then faults again). A load maps the pages behind
- * it too that are there (fault-around).
+ * it too that are there (fault-around). With FAULT_NOWAIT also 1: it was mapped, and vma_readahead() is due,
+ * which may sleep: whoever faulted does not wait for it.
  * Errors: -EFAULT (outside the vma or beyond end of file: SIGBUS), -EIO, -ENOSPC (of the store, before
  * it happens), -ENOMEM.   Blocks: on the store, and while too much is dirty.   Locks: none held. */
 int handle_mm_fault(struct vm_area *vma, uint32_t index, unsigned flags);
+/* Start the next window if the page at index bears its mark.   Blocks: on the store. Locks: none held. */
+void vma_readahead(struct vm_area *vma, uint32_t index);
 /* Take the clean page at index, or the hole there, out of every mapping and the cache, and call work while
  * nobody can map one. Locks: invalidate_lock shared and the page's are held around work.
  * Returns work's result; -EAGAIN: it is dirty, or somebody uses it; -ENOMEM. */

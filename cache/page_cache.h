@@ -15,6 +15,8 @@
 #include "cache/filemap.h"
 #include "cache/worker.h"
 
+struct blk_plug;
+
 struct fault_counters {
     _Atomic uint64_t minor, major, mkwrite;
 };
@@ -106,9 +108,9 @@ static inline void copy_bytes(void *to, const void *from, size_t n)
 
 /* ---- frames.c -------------------------------------------------------------------------------- */
 
-/* A page with one reference and no flag, its bytes undefined. wait: reclaim and sleep until there is
+/* A page for that mapping, with one reference and no flag, its bytes undefined. wait: reclaim and sleep until there is
  * one (no PG_locked may be held); otherwise reclaim only.   NULL: none. */
-struct page *page_alloc(struct page_cache *cache, bool wait);
+struct page *page_alloc(struct address_space *m, bool wait);
 /* The reference count is 0 and nobody can find it. */
 void page_free(struct page_cache *cache, struct page *page);
 void cache_made_progress(struct page_cache *cache);
@@ -140,6 +142,8 @@ int read_page_locked(struct address_space *m, struct page *page);
 /* Look for a block on disk where PG_mappedtodisk is not known, and remember it. Page locked. */
 int page_map_block(struct address_space *m, struct page *page);
 void read_end_io(struct bio *bio);
+/* Send a bio of a window, its mapping in private. */
+void ra_send(struct blk_plug *plug, struct bio *bio);
 /* A reader got the page; again: in a use that was counted. */
 void page_used(struct page_cache *cache, struct page *page, bool again);
 

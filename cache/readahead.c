@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "cache/memfd.h"
 #include "cache/page_cache.h"
 #include "cache/rcu.h"
 #include "store/plug.h"
@@ -184,6 +185,14 @@ static void ra_queue_bio(struct page_cache *cache, struct bio *bio)
     worker_wake(cache->reader);
 }
 
+void ra_send(struct blk_plug *plug, struct bio *bio)
+{
+    struct address_space *m = bio->private;
+    if (atomic_load(&m->memfd) != NULL)
+        memfd_populate(bio);
+    submit_bio_plugged(plug, m->dev, bio);
+}
+
 static void ra_submit(struct blk_plug *plug, struct address_space *m, struct bio *bio, bool later)
 {
     if (bio->nr_vecs == 0) {
@@ -197,7 +206,7 @@ static void ra_submit(struct blk_plug *plug, struct address_space *m, struct bio
     if (later && m->cache->reader != NULL)
         ra_queue_bio(m->cache, bio);
     else
-        submit_bio_plugged(plug, m->dev, bio);
+        ra_send(plug, bio);
 }
 
 /* The bios of one access: what the caller needs now, and what nobody waits for. */
@@ -213,7 +222,7 @@ static bool reading_alloc(struct ra_reading *r)
     r->now = bio_alloc(BIO_READ, 0, BIO_MAX_VECS);
     r->later = bio_alloc(BIO_READ, 0, BIO_MAX_VECS);
     if (r->now != NULL && r->later != NULL &&
-        (r->rq == NULL || (r->first = page_alloc(r->m->cache, true)) != NULL))
+        (r->rq == NULL || (r->first = page_alloc(r->m, true)) != NULL))
         return true;
     bio_free(r->now);
     bio_free(r->later);
@@ -245,7 +254,7 @@ static struct page *reading_page(struct ra_reading *r, uint32_t index)
 {
     struct page *page = r->first;
     if (page == NULL || index != r->rq->index)
-        return page_alloc(r->m->cache, false);
+        return page_alloc(r->m, false);
     r->first = NULL;
     return page;
 }

@@ -80,6 +80,10 @@ static int fault(struct sim_file *f, uint32_t index, bool write)
         t->nowait = true;
         err = handle_mm_fault(&f->vma, index, flags | FAULT_NOWAIT);
         t->nowait = false;
+        if (err > 0) {
+            vma_readahead(&f->vma, index);
+            err = 0;
+        }
     }
     return err == -EAGAIN ? handle_mm_fault(&f->vma, index, flags) : err;
 }
