@@ -12,6 +12,7 @@
  *     faults     a pool: what the events' threads could not resolve at once
  *
  *      a fault:   event --> handle_mm_fault(NOWAIT) -- 0: mapped, and the client runs
+ *                              |                       1: likewise, and the pool reads ahead
  *                              | -EAGAIN
  *                              v
  *                 pool  --> handle_mm_fault         -- 0

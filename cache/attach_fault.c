@@ -10,14 +10,15 @@
 #include "cache/attach_impl.h"
 #include "cache/memfd.h"
 
-#define EVENT_BATCH   16u
-#define SPIN_NS       50000u    /* an awake thread answers 10 times faster than one to be woken */
-#define EOF_NS        1000000u  /* how long a fault beyond the end of file waits for it to settle */
-#define EOF_TRIES     30000u    /* so often: half a minute; then pages stay that were set aside */
-#define MEMORY_NS     10000000u /* how long a fault waits that found no memory */
-#define HEAL_FIRST_NS 20000000u /* when a poisoned page is looked at again: doubles */
-#define HEAL_MOST_NS  2000000000u
-#define IDLE_MS       60000u
+#define EVENT_BATCH     16u
+#define READAHEADS_MOST 4u       /* of a range, in the queue: a client could ask for any number */
+#define SPIN_NS         50000u   /* an awake thread answers 10 times faster than one to be woken */
+#define EOF_NS          1000000u /* how long a fault beyond the end of file waits for it to settle */
+#define EOF_TRIES       30000u   /* so often: half a minute; then pages stay that were set aside */
+#define MEMORY_NS       10000000u /* how long a fault waits that found no memory */
+#define HEAL_FIRST_NS   20000000u /* when a poisoned page is looked at again: doubles */
+#define HEAL_MOST_NS    2000000000u
+#define IDLE_MS         60000u
 
 /* ---- the pool -------------------------------------------------------------------------------- */
 
@@ -197,6 +198,7 @@ static void run_fault(struct attach *a, struct attach_job *job)
 static void run_readahead(struct attach_job *job)
 {
     vma_readahead(&job->range->u.vma, job->index);
+    atomic_fetch_sub(&job->range->readaheads, 1);
     job_done(job);
 }
 
@@ -284,6 +286,11 @@ static void queue_job(struct attach_range *r, enum job_kind kind, uint32_t index
 {
     struct attach *a = r->client->attach;
     struct attach_job *job;
+    if (kind == JOB_READAHEAD && atomic_fetch_add(&r->readaheads, 1) >= READAHEADS_MOST) {
+        atomic_fetch_sub(&r->readaheads, 1);
+        range_put(r); /* the mark stays, for others */
+        return;
+    }
     while ((job = calloc(1, sizeof *job)) == NULL)
         (void)poll(NULL, 0, 10); /* the client waits, and so do we: it must not be forgotten */
     *job = (struct attach_job){ .range = r, .kind = kind, .index = index, .flags = flags };

@@ -38,8 +38,9 @@ struct attach_range {
     struct uffd_vma u; /* first */
     struct attach_client *client;
     struct attach_open *open;
-    _Atomic uint32_t refs; /* one of the client's list, one of each job */
-    bool forgotten;        /* (attach->lock) */
+    _Atomic uint32_t refs;       /* one of the client's list, one of each job */
+    bool forgotten;              /* (attach->lock) */
+    _Atomic uint32_t readaheads; /* jobs (a) */
     struct attach_job release;
 };
 

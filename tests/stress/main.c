@@ -261,7 +261,7 @@ static bool shows_tails(int dir)
     return st.f_type == TMPFS_MAGIC || (st.f_type == EXT4_SUPER_MAGIC && st.f_bsize < PAGE_BYTES);
 }
 
-/* Is this ext4 with large folios (Linux 6.16 and later; a journal for data keeps them out)? Truncation splits
+/* Might this be ext4 with large folios (Linux 6.16 and later; a journal for data keeps them out)? Truncation splits
  * a folio that the new end cuts. If somebody's fault holds the folio just then, it is not split: what is behind
  * the end is zeroed once and stays, and is unmapped only at last, so a store in between is in the file when
  * that grows again. (Two storing threads beside one that cuts and grows: 1,648 of 7,165 times on Linux 6.18;
