@@ -282,5 +282,7 @@ if is_root; then
         [ -f "$socket" ] || fail "$socket: removed, though it was another's"
         rm "$socket"
     done
+else
+    say "[SKIP] another mount's sockets: not root"
 fi
 say passed
