@@ -527,15 +527,28 @@ static unsigned filemap_get_read_batch(struct address_space *m, struct file_ra_s
     return n;
 }
 
-/* Copy what [pos, pos + len) has of one page.   Returns bytes; 0: the file ends before pos by now. */
-static size_t copy_from_page(struct address_space *m, struct page *page, uint64_t pos, char *to,
-                             size_t len)
+/* How many of nr pages, which follow each other in the file, do so in memory too: nearly all when the file
+ * was read or written in order. One copy of many pages is faster than many of one. */
+static unsigned pages_in_a_row(const struct page_cache *cache, struct page *const *pages,
+                               unsigned nr)
+{
+    const char *first = page_address(cache, pages[0]);
+    unsigned n = 1;
+    while (n < nr && page_address(cache, pages[n]) == first + ((size_t)n << PAGE_SHIFT))
+        n++;
+    return n;
+}
+
+/* Copy what [pos, pos + len) has of nr pages that lie in a row, from the first.
+ * Returns bytes; 0: the file ends before pos by now. */
+static size_t copy_from_pages(struct address_space *m, struct page *first, unsigned nr,
+                              uint64_t pos, char *to, size_t len)
 {
     uint32_t in = (uint32_t)(pos & (PAGE_SIZE - 1));
-    size_t n = clamp_to_size(m, pos, len);
-    if (n > PAGE_SIZE - in)
-        n = PAGE_SIZE - in;
-    copy_bytes(to, (char *)page_address(m->cache, page) + in, n);
+    size_t n = clamp_to_size(m, pos, len), have = ((size_t)nr << PAGE_SHIFT) - in;
+    if (n > have)
+        n = have;
+    copy_bytes(to, (char *)page_address(m->cache, first) + in, n);
     return n;
 }
 
@@ -557,8 +570,9 @@ ssize_t filemap_read(struct address_space *m, struct file_ra_state *ra, uint64_t
                 break;
         }
         cache_yield();
-        for (unsigned i = 0; i < nr; i++) {
-            size_t n = copy_from_page(m, pages[i], offset + done, to + done, len - done);
+        for (unsigned i = 0, run; i < nr; i += run) {
+            run = pages_in_a_row(m->cache, pages + i, nr - i);
+            size_t n = copy_from_pages(m, pages[i], run, offset + done, to + done, len - done);
             done += n;
             if (n == 0)
                 len = done; /* truncated meanwhile */
