@@ -110,6 +110,10 @@ static ssize_t wire_read(int fd, void *buf, size_t size, void *userdata)
 {
     spin_if_worthwhile(userdata, fd);
     ssize_t n = read(fd, buf, size);
+    /* The connection ended between a thread's choosing a request and its copying it out (fuse_dev_do_read):
+     * an end like any other, for which libfuse knows ENODEV only. */
+    if (n < 0 && errno == ECONNABORTED)
+        errno = ENODEV;
     if (n >= (ssize_t)sizeof(struct fuse_in_header))
         amend_request(userdata, buf, (size_t)n);
     return n;
