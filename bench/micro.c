@@ -161,13 +161,13 @@ struct job {
     bool warm; /* go over all pages once before it counts */
 };
 
-enum crew { ONE, TWO_APART, TWO_SHARING }; /* threads, and whether each has pages of its own */
+enum team { ONE, TWO_APART, TWO_SHARING }; /* threads, and whether each has pages of its own */
 
 /* One who takes part in a case. */
 struct contestant {
     const char *name; /* "FS ...": of the filesystem, whose name takes the place of FS */
     void (*run)(struct job *j);
-    enum crew crew;
+    enum team team;
     unsigned slower;                 /* makes 1/slower of the case's accesses; 0: all */
     void (*before)(struct bench *b); /* not measured; NULL: nothing to prepare */
 };
@@ -600,7 +600,7 @@ static void *job_thread(void *arg)
 
 static unsigned threads_of(const struct contestant *who)
 {
-    return who->crew == ONE ? 1 : 2;
+    return who->team == ONE ? 1 : 2;
 }
 
 static void job_init(struct job *j, const struct bench_case *c, const struct contestant *who,
@@ -608,14 +608,14 @@ static void job_init(struct job *j, const struct bench_case *c, const struct con
 {
     uint32_t pages = c->pages != 0 ? c->pages : j->b->pages;
     uint32_t chunks = (uint32_t)(((uint64_t)pages << PAGE_SHIFT) / c->chunk);
-    uint32_t span = who->crew == TWO_APART ? chunks / 2 : chunks;
+    uint32_t span = who->team == TWO_APART ? chunks / 2 : chunks;
     static const uint32_t steps[] = { [IN_ORDER] = 1, [RANDOM] = 0, [EACH_ONCE] = 0x9E3779B1u };
     j->warm = c->warm;
     j->run = who->run;
     j->chunk = c->chunk;
     j->ops = c->ops != 0 ? c->ops / (who->slower != 0 ? who->slower : 1) : span;
     j->wrong = 0;
-    j->walk = (struct walk){ .first = who->crew == TWO_APART ? thread * span : 0,
+    j->walk = (struct walk){ .first = who->team == TWO_APART ? thread * span : 0,
                              .mask = span - 1,
                              .at = turn * 7919u + thread * (span / 2),
                              .step = steps[c->order] };

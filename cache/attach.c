@@ -87,7 +87,8 @@ static unsigned client_waited_for(struct attach_client *c, uint64_t *number)
     return now > since ? (unsigned)((now - since) / 1000000000u) : 0;
 }
 
-static void client_watch(struct attach_client *c)
+/* Returns the seconds that it has kept us waiting. */
+static unsigned client_watch(struct attach_client *c)
 {
     uint64_t number = 0;
     unsigned seconds = client_waited_for(c, &number);
@@ -95,18 +96,24 @@ static void client_watch(struct attach_client *c)
     if (stuck && !c->told)
         c->attach->ops->stuck(c->attach->arg, c->pid, number, seconds);
     c->told = stuck;
+    return seconds;
 }
 
 /* Bury those that have ended, watch the others. The list is read without its lock: nobody else changes it. */
 static void look_after_clients(struct attach *a)
 {
+    unsigned waiting = 0;
     for (struct list_head *n = a->clients.next, *next; n != &a->clients; n = next) {
         struct attach_client *c = list_entry(n, struct attach_client, node);
         next = n->next;
         if (atomic_load(&c->ended))
             client_bury(c);
         else
-            client_watch(c);
+            waiting += client_watch(c) > 0;
+    }
+    if (waiting > a->most_waiting) {
+        a->most_waiting = waiting;
+        a->ops->waiting(a->arg, waiting);
     }
 }
 

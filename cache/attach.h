@@ -26,6 +26,10 @@
  * A connection that hangs up does not mean that no store comes any more: the ranges stay, and their
  * faults are answered, until the client's address space is gone.
  *
+ * A client that keeps its address space locked holds the threads that were about to change it: at most
+ * FAULT_WORKERS_CLIENT of the pool, its own, and, within the first second (UFFD_PATIENCE_NS), those that
+ * write-protect. Others go on.
+ *
  * Locks: client->lock (its ranges; innermost), attach->lock (clients, the pool's queue; innermost).
  */
 #ifndef FOLIO_CACHE_ATTACH_H
@@ -52,6 +56,9 @@ struct attach_ops {
      * waits, and whoever wants that page, or the file, waits too. Once until it ends. pid: the client's
      * process, 0 if it is not one of ours to see; number: one file that is concerned. */
     void (*stuck)(void *arg, pid_t pid, uint64_t number, unsigned seconds);
+    /* So many clients have kept threads waiting for more than a second, more than ever before. A thread that
+     * write-protects pages for everybody may be one of them: have that many more. */
+    void (*waiting)(void *arg, unsigned nr);
 };
 
 #define ATTACH_STUCK_S 5u /* so long */

@@ -227,6 +227,20 @@ static bool is_store(const struct attach_job *job)
     return job->kind == JOB_FAULT && (job->flags & FAULT_WRITE);
 }
 
+/* A job that takes a worker of its client's share. A release waits for nobody. */
+static bool is_shared_out(const struct attach_job *job)
+{
+    return job->kind != JOB_RELEASE;
+}
+
+static void worker_give_back(struct attach *a, struct attach_range *r)
+{
+    pthread_mutex_lock(&a->lock);
+    r->client->workers--;
+    pthread_mutex_unlock(&a->lock);
+    range_put(r); /* which kept the client */
+}
+
 /* The first job that is due and may be done now, out of the queue.   NULL: none; *wait_ms until the next is
  * due. Context: lock. */
 static struct attach_job *pool_take(struct attach *a, unsigned *wait_ms)
@@ -242,8 +256,15 @@ static struct attach_job *pool_take(struct attach *a, unsigned *wait_ms)
         }
         if (is_store(job) && a->nr_storing == FAULT_STORING_MOST)
             continue; /* taken by who does one now */
+        struct attach_client *c = job->range->client;
+        if (is_shared_out(job) && c->workers == FAULT_WORKERS_CLIENT)
+            continue; /* likewise */
         *at = job->next;
         a->nr_storing += is_store(job);
+        if (is_shared_out(job)) {
+            c->workers++;
+            atomic_fetch_add(&job->range->refs, 1);
+        }
         return job;
     }
     return NULL;
@@ -262,6 +283,7 @@ static unsigned pool_step(void *arg)
     pthread_mutex_unlock(&a->lock);
     if (job == NULL)
         return wait_ms;
+    struct attach_range *shared = is_shared_out(job) ? job->range : NULL;
     switch (job->kind) {
     case JOB_FAULT:
         run_fault(a, job);
@@ -276,6 +298,8 @@ static unsigned pool_step(void *arg)
         run_release(a, job->range);
         break;
     }
+    if (shared != NULL)
+        worker_give_back(a, shared);
     return 0;
 }
 

@@ -11,11 +11,12 @@
 #include "cache/page_cache.h"
 #include "cache/uffd.h"
 
-#define ATTACH_CLIENTS_MOST 4096u
-#define ATTACH_RANGES_MOST  65536u /* per client, as vm.max_map_count */
-#define ATTACH_OPENS_MOST   64u    /* per client, not mapped yet */
-#define FAULT_WORKERS_MOST  32u
-#define FAULT_STORING_MOST  24u /* of them, so that loads do not wait for throttled stores */
+#define ATTACH_CLIENTS_MOST  4096u
+#define ATTACH_RANGES_MOST   65536u /* per client, as vm.max_map_count */
+#define ATTACH_OPENS_MOST    64u    /* per client, not mapped yet */
+#define FAULT_WORKERS_MOST   128u
+#define FAULT_STORING_MOST   96u /* of them, so that loads do not wait for throttled stores */
+#define FAULT_WORKERS_CLIENT 16u /* of them for one client, which may keep them */
 
 struct attach_open { /* counted by its ranges, and until it is mapped */
     struct attach_file file;
@@ -58,7 +59,8 @@ struct attach_client {       /* (c) constant  (l) lock  (a) atomic  (q) its requ
     uint64_t next_id;                             /* (q) */
     _Atomic bool hung_up, ended;                  /* (a) ended: no store of it can come any more */
     struct uffd_calls calls;                      /* (a) */
-    bool told; /* the accepting thread's: it was said that it is stuck */
+    unsigned workers; /* of the pool that are busy for it                  (attach->lock) */
+    bool told;        /* the accepting thread's: it was said that it is stuck */
     pthread_mutex_t lock;
     struct attach_range **ranges; /* by address, apart from each other                     (l) */
     size_t nr_ranges, room;       /*                                                       (l) */
@@ -73,6 +75,7 @@ struct attach {                   /* (c) constant  (l) lock  (a) atomic */
     pthread_mutex_t lock;
     struct list_head clients; /* (l) */
     unsigned nr_clients;      /* (l) */
+    unsigned most_waiting;    /* the accepting thread's: see attach_ops.waiting */
     struct attach_job *jobs;  /* soonest first                                             (l) */
     struct fault_worker {
         struct attach *attach;

@@ -278,7 +278,8 @@ void ranges_end(struct attach_client *c)
         pthread_mutex_unlock(&c->lock);
         if (r == NULL)
             break;
-        while (uffd_protect(&r->u) == -EAGAIN) /* the events' thread still reads */
+        while (uffd_protect(&r->u, r->u.vma.first, r->u.vma.first + (r->u.vma.count - 1)) ==
+               -EAGAIN) /* the events' thread still reads */
             sched_yield();
         range_discard(r);
     }

@@ -230,8 +230,9 @@ int filemap_allocate(struct address_space *m, uint32_t first, uint32_t last);
 enum writeback_sync { WB_SYNC_NONE, WB_SYNC_ALL };
 
 /* One pass over the pages dirty now. ALL: waits until each has been copied into the store's
- * transaction. NONE: skips a page that somebody holds locked.
- * Returns 0 or the first error; failed pages stay dirty.   Context: no page locked. */
+ * transaction. NONE: skips a page that somebody holds locked, or that cannot be write-protected now.
+ * Returns 0 or the first error; ALL also -EBUSY: a client has kept its address space locked for half a minute
+ * (uffd.h), and pages that it may store to were left out; failed pages stay dirty.   Context: no page locked. */
 int filemap_fdatawrite(struct address_space *m, enum writeback_sync sync);
 
 /* An error newer than *since (an open file's memory of wb_err): it, once; else 0. */
@@ -245,6 +246,8 @@ void balance_dirty_pages(struct page_cache *cache); /* one page */
 bool dirty_throttle_due(struct page_cache *cache);
 /* Start the flusher now. */
 void wakeup_flusher(struct page_cache *cache);
+/* Somebody who may be waited for without end keeps flushers: have at least nr. One thread at a time. */
+void page_cache_more_flushers(struct page_cache *cache, unsigned nr);
 /* Write every dirty mapping (WB_SYNC_ALL).   Returns the first error. */
 int page_cache_sync(struct page_cache *cache);
 /* One step of the flusher's work.   Returns milliseconds until the next. */

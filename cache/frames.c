@@ -120,7 +120,7 @@ static struct page *frame_take(struct page_cache *cache, bool own)
 /* Is there nobody else to clean pages? */
 static bool flushes_inline(const struct page_cache *cache)
 {
-    return cache->flusher == NULL && !cache->stepped;
+    return atomic_load_explicit(&cache->flushers.nr, memory_order_relaxed) == 0 && !cache->stepped;
 }
 
 struct page *page_alloc(struct address_space *m, bool wait)
@@ -206,7 +206,7 @@ static int cache_start_threads(struct page_cache *cache)
 {
     int err = worker_start(&cache->reader, "folio-read", reader_worker, cache);
     if (err == 0)
-        err = worker_start(&cache->flusher, "folio-flush", flusher_worker, cache);
+        err = crew_start(&cache->flushers, "folio-flush", flusher_worker, cache);
     return err;
 }
 
@@ -265,8 +265,7 @@ int page_cache_create(struct page_cache **out, const struct cache_options *o)
 
 void page_cache_stop(struct page_cache *cache)
 {
-    worker_stop(cache->flusher);
-    cache->flusher = NULL;
+    crew_stop(&cache->flushers);
     worker_stop(cache->reader);
     cache->reader = NULL;
     while (reader_worker(cache) == 0) /* pages are locked until what is queued is read */

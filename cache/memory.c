@@ -44,28 +44,28 @@ static int try_each_vma(struct address_space *m, uint32_t index, bool zap)
     return err;
 }
 
-static bool for_each_vma(struct address_space *m, struct page *page, bool zap)
+static int for_each_vma(struct address_space *m, struct page *page, bool zap)
 {
     int err;
     assert(page_test(page, PG_locked));
     if (atomic_load(&m->nr_vmas) == 0)
-        return true;
+        return 0;
     while ((err = try_each_vma(m, atomic_load(&page->index), zap)) == -EAGAIN)
         sched_yield();
-    return err == 0;
+    return err;
 }
 
-bool page_mkclean(struct address_space *m, struct page *page)
+int page_mkclean(struct address_space *m, struct page *page)
 {
     if (!page_test(page, PG_mkwrite))
-        return true;
-    bool certain = for_each_vma(m, page, false);
-    if (certain)
+        return 0;
+    int err = for_each_vma(m, page, false);
+    if (err == 0)
         page_clear(page, PG_mkwrite);
-    return certain;
+    return err;
 }
 
-bool page_hold_copy(struct address_space *m, struct page *page)
+int page_hold_copy(struct address_space *m, struct page *page)
 {
     atomic_store(&m->copies, true); /* before the page can leave the cache and come back */
     page_set(page, PG_copied);
@@ -76,7 +76,7 @@ bool page_unmap(struct address_space *m, struct page *page)
 {
     struct memfd *f = atomic_load(&m->memfd);
     uint32_t index = atomic_load(&page->index);
-    bool certain = for_each_vma(m, page, true);
+    bool certain = for_each_vma(m, page, true) == 0;
     if (certain && f != NULL)
         certain = memfd_punch(f, index, index) == 0;
     if (certain)

@@ -46,7 +46,8 @@ struct vma_ops { /* called with the pages locked (map), or with i_mmap_lock held
     int (*map)(struct vm_area *vma, uint32_t index, struct page **pages, unsigned n,
                unsigned flags);
     /* From now on a store to [first, last] faults; may wait for a client's address space.
-     * Returns 0 only if that is certain; -EAGAIN as above. */
+     * Returns 0 only if that is certain; -EAGAIN as above; -EBUSY: a client has kept others waiting for too
+     * long already. */
     int (*write_protect)(struct vm_area *vma, uint32_t first, uint32_t last);
     /* From now on any touch of [first, last] faults; waits for nobody.   Returns likewise. */
     int (*zap)(struct vm_area *vma, uint32_t first, uint32_t last);
@@ -94,12 +95,13 @@ int page_call_while_gone(struct address_space *m, uint32_t index, int (*work)(vo
 /* Map what is in the cache of [first, first + count), as if it had been faulted around. */
 void vma_map_resident(struct vm_area *vma, uint32_t first, uint32_t count);
 
-/* Write-protect one locked page wherever it is mapped.   Returns false: not certain everywhere. */
-bool page_mkclean(struct address_space *m, struct page *page);
+/* Write-protect one locked page wherever it is mapped.
+ * Returns 0; -EBUSY, or another -errno: not certain everywhere, for now. */
+int page_mkclean(struct address_space *m, struct page *page);
 /* Who is in front (a kernel with a cache of its own) is about to get a copy of a locked page that it may
  * keep: from now on a store through a vm_area faults, and page_mkwrite has the copy taken back first
- * (a_ops->forget_copy).   Returns false: not certain; then it must not get one. */
-bool page_hold_copy(struct address_space *m, struct page *page);
+ * (a_ops->forget_copy).   Returns as page_mkclean does; unless 0 it must not get one. */
+int page_hold_copy(struct address_space *m, struct page *page);
 /* Unmap one locked page everywhere; with a memfd its bytes are gone then.   Returns false: not certain;
  * the page must stay. */
 bool page_unmap(struct address_space *m, struct page *page);

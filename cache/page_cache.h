@@ -76,9 +76,10 @@ struct page_cache { /* (c) constant  (r) lru_lock  (s) shadow_lock  (d) dirty_lo
     pthread_mutex_t ra_lock;
     struct bio *ra_queue, **ra_tail; /* reads nobody waits for                        (ra_lock) */
 
-    struct worker *flusher, *reader; /* (c) NULL without threads */
-    bool stepped;                    /* (c) the flusher's steps are somebody else's */
-    _Atomic size_t node_bytes;       /* memory of all tree nodes */
+    struct crew flushers;      /* none without threads */
+    struct worker *reader;     /* (c) NULL without threads */
+    bool stepped;              /* (c) the flusher's steps are somebody else's */
+    _Atomic size_t node_bytes; /* memory of all tree nodes */
     struct cache_counters count;
     struct { /* see count_hits() */
         _Atomic uint64_t n;

@@ -161,7 +161,7 @@ void forget_beyond_eof(struct address_space *m, struct page *page, uint64_t to)
     uint64_t end = ((uint64_t)atomic_load(&page->index) + 1) << PAGE_SHIFT;
     if (!page_test(page, PG_dirty) || atomic_load(&m->i_size) >= end)
         return;
-    page_mkclean(m, page);
+    (void)page_mkclean(m, page);
     zero_beyond_eof(m, page, to);
 }
 

@@ -127,17 +127,16 @@ static int uffd_map(struct vm_area *vma, uint32_t index, struct page **pages, un
                                  : map_readable(u, addr, (uint64_t)n << PAGE_SHIFT);
 }
 
-/* Where some of the range is somebody else's by now, that part ends the ioctl, with every later page
- * left as it was: then each page is asked for. */
-static int uffd_write_protect(struct vm_area *vma, uint32_t first, uint32_t last)
+int uffd_protect(struct uffd_vma *u, uint32_t first, uint32_t last)
 {
-    struct uffd_vma *u = (struct uffd_vma *)vma;
     uint64_t addr = address_of(u, first), end = address_of(u, last) + PAGE_SIZE;
     if (!u->writable)
         return 0;
     int err = protect_range(u, addr, end - addr, UFFDIO_WRITEPROTECT_MODE_WP);
     if (err == -ESRCH)
         return 0;
+    /* Where some of the range is somebody else's by now, that part ends the ioctl, with every later page left
+     * as it was: then each page is asked for. */
     for (uint64_t at = addr; err == -ENOENT && end - addr > PAGE_SIZE && at < end;
          at += PAGE_SIZE) {
         int one = protect_range(u, at, PAGE_SIZE, UFFDIO_WRITEPROTECT_MODE_WP);
@@ -150,6 +149,16 @@ static int uffd_write_protect(struct vm_area *vma, uint32_t first, uint32_t last
                                                                          : err;
 }
 
+static int uffd_write_protect(struct vm_area *vma, uint32_t first, uint32_t last)
+{
+    struct uffd_vma *u = (struct uffd_vma *)vma;
+    uint64_t since = 0, file;
+    if (u->calls != NULL && uffd_longest(u->calls, &since, &file) &&
+        clock_now(&clock_monotonic) > since + UFFD_PATIENCE_NS)
+        return -EBUSY;
+    return uffd_protect(u, first, last);
+}
+
 /* The memfd's punching takes the page out everywhere. */
 static int uffd_zap(struct vm_area *vma, uint32_t first, uint32_t last)
 {
@@ -157,11 +166,6 @@ static int uffd_zap(struct vm_area *vma, uint32_t first, uint32_t last)
     (void)first;
     (void)last;
     return 0;
-}
-
-int uffd_protect(struct uffd_vma *u)
-{
-    return uffd_write_protect(&u->vma, u->vma.first, u->vma.first + (u->vma.count - 1));
 }
 
 void uffd_wake(struct uffd_vma *u, uint32_t index)

@@ -11,7 +11,8 @@
  *
  * An ioctl waits while the client's address space is locked, which the client can make last: munmap(2) of
  * a file that some FUSE server does not answer for is enough. Nothing here bounds that; it is recorded, so
- * that it can be told (uffd_longest).
+ * that it can be told (uffd_longest), and so that nobody else begins to wait for such a client only to
+ * write-protect a page of it: -EBUSY.
  *
  * A uffd_vma never changes. When a part of a range is unmapped or moved, new ones take its place, and
  * an address is not given to another one while a fault of the old is being resolved (attach.c).
@@ -21,7 +22,8 @@
 
 #include "cache/memory.h"
 
-#define UFFD_CALLS 8u /* of one client at a time that are recorded; those beyond wait like these */
+#define UFFD_PATIENCE_NS 1000000000u
+#define UFFD_CALLS       8u /* of one client at a time that are recorded; those beyond wait like these */
 
 /* The ioctls on one client that are under way. */
 struct uffd_calls { /* (a) atomic */
@@ -44,8 +46,9 @@ struct uffd_vma {
 
 extern const struct vma_ops uffd_vma_ops;
 
-/* A store to any page of it faults from now on.   Returns 0; -EAGAIN: its events must be read first. */
-int uffd_protect(struct uffd_vma *u);
+/* A store to [first, last] faults from now on.   Returns 0; -EAGAIN: its events must be read first.
+ * Blocks: while its address space is locked. */
+int uffd_protect(struct uffd_vma *u, uint32_t first, uint32_t last);
 /* Wake who waits for a fault of that page. Any thread, no lock. */
 void uffd_wake(struct uffd_vma *u, uint32_t index);
 /* Every touch of the page is a SIGBUS from now on, until it is mapped. gone: nobody can map it now

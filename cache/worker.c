@@ -72,3 +72,36 @@ void worker_stop(struct worker *w)
     pthread_join(w->thread, NULL);
     free(w);
 }
+
+int crew_start(struct crew *c, const char *name, worker_step step, void *arg)
+{
+    c->name = name;
+    c->step = step;
+    c->arg = arg;
+    int err = worker_start(&c->workers[0], name, step, arg);
+    atomic_store(&c->nr, err == 0 ? 1 : 0);
+    return err;
+}
+
+void crew_grow(struct crew *c, unsigned nr)
+{
+    unsigned have = atomic_load(&c->nr);
+    for (; have > 0 && have < nr && have < CREW_MOST; have++) {
+        if (worker_start(&c->workers[have], c->name, c->step, c->arg) != 0)
+            return;
+        atomic_store(&c->nr, have + 1);
+    }
+}
+
+void crew_wake(struct crew *c)
+{
+    for (unsigned i = 0, nr = atomic_load(&c->nr); i < nr; i++)
+        worker_wake(c->workers[i]);
+}
+
+void crew_stop(struct crew *c)
+{
+    for (unsigned i = 0, nr = atomic_load(&c->nr); i < nr; i++)
+        worker_stop(c->workers[i]);
+    atomic_store(&c->nr, 0);
+}

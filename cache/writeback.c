@@ -18,6 +18,7 @@
 #define TAG_BATCH      4096u /* pages tagged under one hold of the tree lock */
 #define RETRY_FIRST_MS 100u  /* back-off after a failed pass: doubles */
 #define RETRY_MOST_MS  10000u
+#define HELD_NS        30000000000u /* how long a sync tries again when a client keeps it waiting */
 
 /* ---- dirtying -------------------------------------------------------------------------------- */
 
@@ -116,7 +117,8 @@ struct pass {
     struct bio *bio;           /* being filled */
     _Atomic uint32_t inflight; /* bios submitted and not ended */
     _Atomic int error;         /* the first */
-    bool skipped;              /* a page was left out (WB_SYNC_NONE) */
+    bool skipped;              /* a page was left out: somebody holds it locked (WB_SYNC_NONE) */
+    bool held; /* likewise: it may still be stored to, by a client that keeps us waiting */
 };
 
 /* The write's outcome. Dirty again comes before the end of writeback: in between the page would look
@@ -171,10 +173,10 @@ static void pass_submit(struct pass *p)
 }
 
 /* Clean a locked page for its write, in rule 4's order: write-protected in every mapping first, or a
- * store through one of them would be lost.   Returns false: not certain everywhere; it stays dirty. */
+ * store through one of them would be lost.   Returns false: it is not, everywhere; the page stays dirty. */
 static bool clear_page_dirty_for_io(struct address_space *m, struct page *page)
 {
-    if (!page_mkclean(m, page))
+    if (page_mkclean(m, page) != 0)
         return false;
     zero_beyond_eof(m, page, UINT64_MAX); /* that is how it reaches the disk */
     pthread_mutex_lock(&m->tree_lock);
@@ -205,7 +207,7 @@ static bool pass_take_page(struct pass *p, struct page *page)
     }
     wait_on_page_writeback(page);
     if (!clear_page_dirty_for_io(m, page)) {
-        p->skipped = true; /* the next pass tries again */
+        p->held = true; /* the next pass tries again */
         return false;
     }
     uint32_t index = atomic_load(&page->index);
@@ -292,34 +294,47 @@ static void record_error(struct address_space *m, int err)
     atomic_fetch_add(&m->wb_err, 1);
 }
 
-int filemap_fdatawrite(struct address_space *m, enum writeback_sync sync)
+/* A pass that could not write everything, through no fault of the store's. */
+static bool left_out(int err)
 {
-    struct pass p = { .m = m };
+    return err == -EAGAIN || err == -EBUSY;
+}
+
+/* Begin, write, end.   Returns 0; -EBUSY, -EAGAIN: pages were held, or skipped; the first error. */
+static int run_pass(struct pass *p, enum writeback_sync sync)
+{
+    struct address_space *m = p->m;
+    const struct address_space_operations *ops = m->a_ops;
     struct writeback_pass wp = { 0 };
-    down_write(&m->writeback_sem);
     uint64_t start = clock_now(m->cache->clock);
     uint32_t written = atomic_load(&m->nrdirty);
     wp.size = atomic_load(&m->i_size); /* before the tags: see above */
     wp.writes = written > 0;
-    int err = m->a_ops != NULL && m->a_ops->writeback_begin != NULL
-                  ? m->a_ops->writeback_begin(m, &wp)
-                  : 0;
-    if (err == 0) {
-        err = wp.writes ? write_cache_pages(&p, sync) : 0;
-        int incomplete = err == 0 && p.skipped ? -EAGAIN : err;
-        int end = m->a_ops != NULL && m->a_ops->writeback_end != NULL
-                      ? m->a_ops->writeback_end(m, &wp, incomplete)
-                      : 0;
-        if (err == 0)
-            err = end;
-        if (err == 0 && p.skipped && sync == WB_SYNC_ALL)
-            err = -EAGAIN; /* a page may still be stored to somewhere: neither lost nor written */
-    }
-    count_add(&m->cache->count.passes, 1);
-    if (err != 0 && err != -EAGAIN)
-        record_error(m, err);
-    else if (err == 0 && wp.writes)
+    int err = ops != NULL && ops->writeback_begin != NULL ? ops->writeback_begin(m, &wp) : 0;
+    if (err != 0)
+        return err;
+    err = wp.writes ? write_cache_pages(p, sync) : 0;
+    int rest = p->held ? -EBUSY : p->skipped ? -EAGAIN : 0;
+    int end = ops != NULL && ops->writeback_end != NULL ? ops->writeback_end(m, &wp,
+                                                                             err != 0    ? err
+                                                                             : rest != 0 ? -EAGAIN
+                                                                                         : 0)
+                                                        : 0;
+    if (err == 0)
+        err = end != 0 ? end : rest;
+    if (err == 0 && wp.writes)
         note_bandwidth(m->cache, written, clock_now(m->cache->clock) - start);
+    return err;
+}
+
+/* Context: writeback_sem, which is released. */
+static int pass_and_release(struct address_space *m, enum writeback_sync sync)
+{
+    struct pass p = { .m = m };
+    int err = run_pass(&p, sync);
+    count_add(&m->cache->count.passes, 1);
+    if (err != 0 && !left_out(err))
+        record_error(m, err);
     /* While no pass can begin: what one has in hand is not dirty, but not written either, and a
      * sync must find it on the list. */
     bool removed = dirty_list_del_if_clean(m);
@@ -327,6 +342,20 @@ int filemap_fdatawrite(struct address_space *m, enum writeback_sync sync)
     if (removed)
         dirty_list_put(m);
     return err;
+}
+
+int filemap_fdatawrite(struct address_space *m, enum writeback_sync sync)
+{
+    uint64_t start = clock_now(m->cache->clock);
+    for (;;) {
+        down_write(&m->writeback_sem);
+        int err = pass_and_release(m, sync);
+        if (sync == WB_SYNC_NONE)
+            return left_out(err) ? 0 : err;
+        if (err != -EBUSY || clock_now(m->cache->clock) - start > HELD_NS)
+            return err;
+        cache_wait_progress(m->cache, atomic_load(&m->cache->progress), RETRY_FIRST_MS);
+    }
 }
 
 int filemap_check_errors(struct address_space *m, _Atomic uint32_t *since)
@@ -340,8 +369,12 @@ int filemap_check_errors(struct address_space *m, _Atomic uint32_t *since)
 void wakeup_flusher(struct page_cache *cache)
 {
     atomic_store_explicit(&cache->want_writeback, true, memory_order_relaxed);
-    if (cache->flusher != NULL)
-        worker_wake(cache->flusher);
+    crew_wake(&cache->flushers);
+}
+
+void page_cache_more_flushers(struct page_cache *cache, unsigned nr)
+{
+    crew_grow(&cache->flushers, nr);
 }
 
 /* Have a mapping of the list written next: to the front with it, and a reference on its owner.
@@ -383,24 +416,40 @@ static void note_outcome(struct address_space *m, int err)
         m->wb_retry_ns = 0;
     } else {
         uint64_t ms = (uint64_t)RETRY_FIRST_MS << (m->wb_failures < 10 ? m->wb_failures : 10);
-        m->wb_failures += err != -EAGAIN; /* which is no fault of the store */
+        m->wb_failures += !left_out(err);
+        if (err == -EAGAIN)
+            m->dirtied_ns = 0; /* it is as old as it was */
         m->wb_retry_ns =
             clock_now(cache->clock) + (ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS) * 1000000u;
     }
-    bool give_up = err != 0 && err != -EAGAIN &&
+    bool give_up = err != 0 && !left_out(err) &&
                    (cache->on_error == WB_ERROR_RO || m->wb_failures >= WB_TRIES);
     pthread_mutex_unlock(&cache->dirty_lock);
-    atomic_store_explicit(&cache->writeback_failing, err != 0, memory_order_relaxed);
+    atomic_store_explicit(&cache->writeback_failing, err != 0 && err != -EAGAIN,
+                          memory_order_relaxed);
     if (give_up && m->a_ops != NULL && m->a_ops->shutdown != NULL)
         m->a_ops->shutdown(m);
 }
 
-static int write_one_mapping(struct address_space *m, enum writeback_sync sync)
+/* Consumes the reference. */
+static void done_with(struct address_space *m, int err)
 {
-    int err = filemap_fdatawrite(m, sync);
     note_outcome(m, err);
     if (m->a_ops != NULL && m->a_ops->put != NULL)
         m->a_ops->put(m);
+}
+
+/* The flusher waits for nobody who may hold a page or the mapping: all other files wait for it.
+ * expired: what was left out is to be tried again soon.   Returns 0 if it is worth going on at once. */
+static int flush_mapping(struct address_space *m, bool expired)
+{
+    int err = -EAGAIN;
+    if (down_write_trylock(&m->writeback_sem)) {
+        err = pass_and_release(m, WB_SYNC_NONE);
+        if (err == -EAGAIN && !expired)
+            err = 0;
+    }
+    done_with(m, err);
     return err;
 }
 
@@ -420,9 +469,9 @@ unsigned flusher_step(struct page_cache *cache)
     if (wanted || over_background(cache))
         m = oldest_dirty(cache, now, UINT64_MAX);
     if (m != NULL)
-        worked = write_one_mapping(m, WB_SYNC_NONE) == 0;
+        worked = flush_mapping(m, false) == 0;
     while ((m = oldest_dirty(cache, now, now > expire ? now - expire : 0)) != NULL)
-        write_one_mapping(m, WB_SYNC_ALL);
+        flush_mapping(m, true);
     if (over_background(cache))
         return worked ? 0 : RETRY_FIRST_MS;
     return atomic_load(&cache->dirty_writeback_ms);
@@ -455,7 +504,8 @@ int page_cache_sync(struct page_cache *cache)
     down_write(&cache->sync_sem);
     uint64_t sync = ++cache->nr_syncs;
     while ((m = next_to_sync(cache, sync)) != NULL) {
-        int err = write_one_mapping(m, WB_SYNC_ALL);
+        int err = filemap_fdatawrite(m, WB_SYNC_ALL);
+        done_with(m, err);
         if (first == 0)
             first = err;
     }

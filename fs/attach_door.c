@@ -103,6 +103,15 @@ static void door_stuck(void *arg, pid_t pid, uint64_t number, unsigned seconds)
                (int)pid, seconds, (unsigned long long)number, (int)pid, minor(door->dev));
 }
 
+static void door_waiting(void *arg, unsigned nr)
+{
+    const struct attach_door *door = arg;
+    const struct fs *fs = door->fs;
+    page_cache_more_flushers(fs->cache, nr + 1);
+    if (fs->options.more_threads != NULL)
+        fs->options.more_threads(fs->options.front, nr + 1);
+}
+
 /* ---- the socket ------------------------------------------------------------------------------ */
 
 /* Root's sockets are for everybody: what a client may do, its descriptor says. */
@@ -151,9 +160,9 @@ static void raise_descriptor_limit(void)
 int attach_door_open(struct fs *fs, const char *mountpoint_abs, struct attach_door **out,
                      struct store_error *error)
 {
-    static const struct attach_ops ops = { .open = door_open,
-                                           .release = door_release,
-                                           .stuck = door_stuck };
+    static const struct attach_ops ops = {
+        .open = door_open, .release = door_release, .stuck = door_stuck, .waiting = door_waiting
+    };
     struct mount_entry *mount = malloc(sizeof *mount);
     struct attach_door *door = calloc(1, sizeof *door);
     int sock = -1, err = mount == NULL || door == NULL ? -ENOMEM : 0;

@@ -38,6 +38,8 @@ struct fs_options {
     int (*forget_front)(void *arg, uint64_t ino);
     /* The same for [offset, offset + len), and for attributes, which never waits. */
     void (*forget_range)(void *arg, uint64_t ino, uint64_t offset, uint64_t len);
+    /* Threads of the front may be held by clients: have at least nr of each kind. */
+    void (*more_threads)(void *arg, unsigned nr);
     void (*forget_attributes)(void *arg, uint64_t ino);
     void *front;
 };

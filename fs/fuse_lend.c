@@ -6,6 +6,7 @@
  * done by a thread of its own, and waited for a bounded time. Normally it is done by then. If not, the
  * kernel gets its copy now, and is told to forget it when the page is protected at last. */
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,7 @@
 #include "fs/fuse_ops.h"
 
 #define LEND_WAIT_MS 50u
+#define LEND_BUSY_MS 10
 #define LEND_IDLE_MS 60000u /* it is woken for work; this only bounds a sleep */
 
 enum lend_state { LEND_PENDING, LEND_DONE, LEND_ABANDONED };
@@ -30,7 +32,7 @@ struct lender { /* (l) lock  (c) constant */
     pthread_mutex_t lock;
     struct lend *first; /* oldest                                                      (l) */
     struct lend **end;  /* where the next one goes                                     (l) */
-    struct worker *worker;
+    struct crew crew;
 };
 
 /* Mark a page as lent if that needs nobody's address space.   Returns false: it does, or may. */
@@ -40,7 +42,7 @@ static bool lend_quickly(struct address_space *m, struct page *page)
         return false;
     bool quick = atomic_load(&page->mapping) != m || !page_test(page, PG_mkwrite);
     if (quick && atomic_load(&page->mapping) == m)
-        quick = page_hold_copy(m, page);
+        quick = page_hold_copy(m, page) == 0;
     unlock_page(page);
     return quick;
 }
@@ -56,15 +58,22 @@ static void lend_free(struct lend *l)
     free(l);
 }
 
+static int lend_one(struct address_space *m, struct page *page)
+{
+    lock_page(page);
+    int err = atomic_load(&page->mapping) == m ? page_hold_copy(m, page) : 0;
+    unlock_page(page);
+    return err;
+}
+
 static void lend_all(struct lend *l)
 {
-    struct address_space *m = &l->inode->mapping;
     l->certain = true;
     for (size_t i = 0; i < l->nr; i++) {
-        lock_page(l->pages[i]);
-        if (atomic_load(&l->pages[i]->mapping) == m)
-            l->certain = page_hold_copy(m, l->pages[i]) && l->certain;
-        unlock_page(l->pages[i]);
+        int err;
+        while ((err = lend_one(&l->inode->mapping, l->pages[i])) == -EBUSY)
+            (void)poll(NULL, 0, LEND_BUSY_MS);
+        l->certain = err == 0 && l->certain;
     }
 }
 
@@ -107,7 +116,7 @@ int lender_start(struct front *front)
     pthread_mutex_init(&t->lock, NULL);
     t->end = &t->first;
     front->lender = t;
-    int err = worker_start(&t->worker, "folio-lend", lender_step, front);
+    int err = crew_start(&t->crew, "folio-lend", lender_step, front);
     if (err != 0) {
         front->lender = NULL;
         pthread_mutex_destroy(&t->lock);
@@ -116,12 +125,18 @@ int lender_start(struct front *front)
     return err;
 }
 
+void front_more_threads(void *arg, unsigned nr)
+{
+    struct front *front = arg;
+    crew_grow(&front->lender->crew, nr);
+}
+
 void lender_stop(struct front *front)
 {
     struct lender *t = front->lender;
     if (t == NULL)
         return;
-    worker_stop(t->worker);
+    crew_stop(&t->crew);
     while (lender_step(front) == 0)
         ;
     front->lender = NULL;
@@ -150,7 +165,7 @@ static void lend_queue(struct lender *t, struct lend *l)
     *t->end = l;
     t->end = &l->next;
     pthread_mutex_unlock(&t->lock);
-    worker_wake(t->worker);
+    crew_wake(&t->crew);
 }
 
 int lend_pages(struct front *front, struct inode *inode, struct page **pages, size_t nr)

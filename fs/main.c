@@ -119,6 +119,7 @@ static struct fs_options make_fs_options(const struct program *p)
         .flush_front = o->cache == CACHE_KERNEL && !o->read_only ? front_flush : NULL,
         .forget_front = front_flush,
         .forget_range = front_forget_range,
+        .more_threads = front_more_threads,
         .forget_attributes = front_forget_attributes,
         .front = p->front,
     };
