@@ -14,7 +14,8 @@
  * The other processes may hold a descriptor that can punch and truncate. They change what they could
  * change by storing. Should a page vanish under us, we read zeros: a SIGBUS in our mapping gives it
  * back to the memfd, or, where that fails, puts an anonymous page there until the memfd grows again.
- * A read through the mount at that moment may be EIO: the kernel, copying it, raises no signal.
+ * A read through the mount at that moment may be EIO: the kernel, copying it, raises no signal. (The store then reads
+ * a block into memory of its own: lmdb_blocks.c.)
  *
  * Lock order: PG_locked, then memfd->lock, then mapping->tree_lock.
  */

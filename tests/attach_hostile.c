@@ -281,8 +281,10 @@ static void *read_file(void *arg)
         ssize_t n = pread(fd, buf, sizeof buf, 0);
         if (n != (ssize_t)sizeof buf && (n >= 0 || errno != EIO))
             complain("a read gave %zd, %s", n, strerrorname_np(errno));
-        if (pwrite(fd, "w", 1, 5 * PAGE) != 1 || fsync(fd) != 0)
-            complain("write, fsync: %s", strerrorname_np(errno));
+        if (pwrite(fd, "w", 1, 5 * PAGE) != 1)
+            complain("write: %s", strerrorname_np(errno));
+        if (fsync(fd) != 0)
+            complain("fsync: %s", strerrorname_np(errno));
     }
     close(fd);
     return NULL;
