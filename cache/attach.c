@@ -111,10 +111,8 @@ static void look_after_clients(struct attach *a)
         else
             waiting += client_watch(c) > 0;
     }
-    if (waiting > a->most_waiting) {
-        a->most_waiting = waiting;
+    if (waiting > 0)
         a->ops->waiting(a->arg, waiting);
-    }
 }
 
 static unsigned accept_step(void *arg)

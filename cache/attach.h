@@ -27,8 +27,7 @@
  * faults are answered, until the client's address space is gone.
  *
  * A client that keeps its address space locked holds the threads that were about to change it: at most
- * FAULT_WORKERS_CLIENT of the pool, its own, and, within the first second (UFFD_PATIENCE_NS), those that
- * write-protect. Others go on.
+ * FAULT_WORKERS_CLIENT of the pool, its own, and one that write-protects (uffd.h). Others go on.
  *
  * Locks: client->lock (its ranges; innermost), attach->lock (clients, the pool's queue; innermost).
  */
@@ -56,8 +55,8 @@ struct attach_ops {
      * waits, and whoever wants that page, or the file, waits too. Once until it ends. pid: the client's
      * process, 0 if it is not one of ours to see; number: one file that is concerned. */
     void (*stuck)(void *arg, pid_t pid, uint64_t number, unsigned seconds);
-    /* So many clients have kept threads waiting for more than a second, more than ever before. A thread that
-     * write-protects pages for everybody may be one of them: have that many more. */
+    /* So many clients have kept threads waiting for more than a second; said again while it lasts. Of the
+     * threads that write-protect pages for everybody each may hold one: have that many more. */
     void (*waiting)(void *arg, unsigned nr);
 };
 

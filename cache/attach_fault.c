@@ -24,17 +24,23 @@
 
 static unsigned pool_step(void *arg);
 
-/* Somebody who has nothing to do, woken; or one worker more. Context: lock. */
-static void pool_wake_locked(struct attach *a)
+/* Wake somebody who has nothing to do.   Returns false: everybody has. Context: lock. */
+static bool pool_wake_idle(struct attach *a)
 {
     for (unsigned i = 0; i < a->nr_workers; i++) {
         if (!a->workers[i].idle)
             continue;
         a->workers[i].idle = false;
         worker_wake(a->workers[i].worker);
-        return;
+        return true;
     }
-    if (a->nr_workers == FAULT_WORKERS_MOST)
+    return false;
+}
+
+/* The same; or one worker more. */
+static void pool_wake_locked(struct attach *a)
+{
+    if (pool_wake_idle(a) || a->nr_workers == FAULT_WORKERS_MOST)
         return;
     struct fault_worker *w = &a->workers[a->nr_workers];
     w->attach = a;
@@ -227,47 +233,72 @@ static bool is_store(const struct attach_job *job)
     return job->kind == JOB_FAULT && (job->flags & FAULT_WRITE);
 }
 
-/* A job that takes a worker of its client's share. A release waits for nobody. */
+/* Does it take a worker of its client's share? A release waits for nobody. */
 static bool is_shared_out(const struct attach_job *job)
 {
     return job->kind != JOB_RELEASE;
 }
 
-static void worker_give_back(struct attach *a, struct attach_range *r)
+/* Else whoever has the last worker of that share takes it. Context: lock. */
+static bool may_begin(const struct attach *a, const struct attach_job *job)
 {
-    pthread_mutex_lock(&a->lock);
-    r->client->workers--;
-    pthread_mutex_unlock(&a->lock);
-    range_put(r); /* which kept the client */
+    const struct attach_client *c = job->range->client;
+    if (is_store(job) &&
+        (a->nr_storing == FAULT_STORING_MOST || c->storing == FAULT_STORING_CLIENT))
+        return false;
+    return !is_shared_out(job) || c->workers < FAULT_WORKERS_CLIENT;
 }
 
-/* The first job that is due and may be done now, out of the queue.   NULL: none; *wait_ms until the next is
- * due. Context: lock. */
-static struct attach_job *pool_take(struct attach *a, unsigned *wait_ms)
+/* Where the first job is that is due and may be done now; NULL: none, *wait_ms until the next is due.
+ * Context: lock. */
+static struct attach_job **pool_find(struct attach *a, unsigned *wait_ms)
 {
     uint64_t now = clock_now(&clock_monotonic);
     *wait_ms = IDLE_MS;
     for (struct attach_job **at = &a->jobs; *at != NULL; at = &(*at)->next) {
-        struct attach_job *job = *at;
+        const struct attach_job *job = *at;
         if (job->due_ns > now) {
             uint64_t ms = (job->due_ns - now) / 1000000 + 1;
             *wait_ms = ms < IDLE_MS ? (unsigned)ms : IDLE_MS;
             break;
         }
-        if (is_store(job) && a->nr_storing == FAULT_STORING_MOST)
-            continue; /* taken by who does one now */
-        struct attach_client *c = job->range->client;
-        if (is_shared_out(job) && c->workers == FAULT_WORKERS_CLIENT)
-            continue; /* likewise */
-        *at = job->next;
-        a->nr_storing += is_store(job);
-        if (is_shared_out(job)) {
-            c->workers++;
-            atomic_fetch_add(&job->range->refs, 1);
-        }
-        return job;
+        if (may_begin(a, job))
+            return at;
     }
     return NULL;
+}
+
+/* Out of the queue with it, and somebody else looks at what is left. Context: lock. */
+static struct attach_job *pool_take(struct attach *a, unsigned *wait_ms)
+{
+    struct attach_job **at = pool_find(a, wait_ms);
+    if (at == NULL)
+        return NULL;
+    struct attach_job *job = *at;
+    struct attach_client *c = job->range->client;
+    *at = job->next;
+    a->nr_storing += is_store(job);
+    c->storing += is_store(job);
+    if (is_shared_out(job)) {
+        c->workers++;
+        atomic_fetch_add(&job->range->refs, 1); /* which keeps the client */
+    }
+    if (pool_find(a, wait_ms) != NULL)
+        pool_wake_locked(a);
+    else if (*wait_ms < IDLE_MS)
+        (void)pool_wake_idle(a);
+    return job;
+}
+
+/* Context: nothing of the job is used any more but what pool_take() keeps. */
+static void pool_give_back(struct attach *a, struct attach_range *r, bool store)
+{
+    pthread_mutex_lock(&a->lock);
+    a->nr_storing -= store;
+    r->client->storing -= store;
+    r->client->workers--;
+    pthread_mutex_unlock(&a->lock);
+    range_put(r);
 }
 
 static unsigned pool_step(void *arg)
@@ -276,14 +307,13 @@ static unsigned pool_step(void *arg)
     struct attach *a = w->attach;
     unsigned wait_ms;
     pthread_mutex_lock(&a->lock);
-    a->nr_storing -= w->storing;
     struct attach_job *job = pool_take(a, &wait_ms);
-    w->storing = job != NULL && is_store(job);
     w->idle = job == NULL;
     pthread_mutex_unlock(&a->lock);
     if (job == NULL)
         return wait_ms;
     struct attach_range *shared = is_shared_out(job) ? job->range : NULL;
+    bool store = is_store(job);
     switch (job->kind) {
     case JOB_FAULT:
         run_fault(a, job);
@@ -299,7 +329,7 @@ static unsigned pool_step(void *arg)
         break;
     }
     if (shared != NULL)
-        worker_give_back(a, shared);
+        pool_give_back(a, shared, store);
     return 0;
 }
 

@@ -17,6 +17,7 @@
 #define FAULT_WORKERS_MOST   128u
 #define FAULT_STORING_MOST   96u /* of them, so that loads do not wait for throttled stores */
 #define FAULT_WORKERS_CLIENT 16u /* of them for one client, which may keep them */
+#define FAULT_STORING_CLIENT 12u
 
 struct attach_open { /* counted by its ranges, and until it is mapped */
     struct attach_file file;
@@ -60,6 +61,7 @@ struct attach_client {       /* (c) constant  (l) lock  (a) atomic  (q) its requ
     _Atomic bool hung_up, ended;                  /* (a) ended: no store of it can come any more */
     struct uffd_calls calls;                      /* (a) */
     unsigned workers; /* of the pool that are busy for it                  (attach->lock) */
+    unsigned storing; /* of them with a store's fault                      (attach->lock) */
     bool told;        /* the accepting thread's: it was said that it is stuck */
     pthread_mutex_t lock;
     struct attach_range **ranges; /* by address, apart from each other                     (l) */
@@ -75,12 +77,11 @@ struct attach {                   /* (c) constant  (l) lock  (a) atomic */
     pthread_mutex_t lock;
     struct list_head clients; /* (l) */
     unsigned nr_clients;      /* (l) */
-    unsigned most_waiting;    /* the accepting thread's: see attach_ops.waiting */
     struct attach_job *jobs;  /* soonest first                                             (l) */
     struct fault_worker {
         struct attach *attach;
         struct worker *worker;
-        bool idle, storing; /* (l) */
+        bool idle; /* (l) */
     } workers[FAULT_WORKERS_MOST];
     unsigned nr_workers; /* (l) */
     unsigned nr_storing; /* workers with a store's fault, which may be throttled              (l) */

@@ -7,6 +7,8 @@
 #include "cache/memfd.h"
 #include "cache/page_cache.h"
 
+#define CHANGING_NS 1000000000u /* how long an address space may be changing */
+
 void vma_insert(struct vm_area *vma)
 {
     struct address_space *m = vma->mapping;
@@ -50,8 +52,14 @@ static int for_each_vma(struct address_space *m, struct page *page, bool zap)
     assert(page_test(page, PG_locked));
     if (atomic_load(&m->nr_vmas) == 0)
         return 0;
-    while ((err = try_each_vma(m, atomic_load(&page->index), zap)) == -EAGAIN)
+    uint64_t until = 0;
+    while ((err = try_each_vma(m, atomic_load(&page->index), zap)) == -EAGAIN) {
+        uint64_t now = clock_now(&clock_monotonic);
+        until = until != 0 ? until : now + CHANGING_NS;
+        if (now > until && !zap)
+            return -EBUSY;
         sched_yield();
+    }
     return err;
 }
 

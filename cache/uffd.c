@@ -1,6 +1,7 @@
 #include "cache/uffd.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 
 #include "cache/attach_proto.h"
@@ -149,14 +150,37 @@ int uffd_protect(struct uffd_vma *u, uint32_t first, uint32_t last)
                                                                          : err;
 }
 
+/* Has it kept somebody waiting for too long? */
+static bool keeps_waiting(struct uffd_calls *calls)
+{
+    uint64_t since = 0, file;
+    return uffd_longest(calls, &since, &file) &&
+           clock_now(&clock_monotonic) > since + UFFD_PATIENCE_NS;
+}
+
+/* Returns false: whoever is at it is held, or the next would be. */
+static bool protect_begin(struct uffd_calls *calls)
+{
+    while (!keeps_waiting(calls)) {
+        bool free = false;
+        if (atomic_compare_exchange_strong(&calls->protecting, &free, true))
+            return true;
+        sched_yield();
+    }
+    return false;
+}
+
 static int uffd_write_protect(struct vm_area *vma, uint32_t first, uint32_t last)
 {
     struct uffd_vma *u = (struct uffd_vma *)vma;
-    uint64_t since = 0, file;
-    if (u->calls != NULL && uffd_longest(u->calls, &since, &file) &&
-        clock_now(&clock_monotonic) > since + UFFD_PATIENCE_NS)
+    if (!u->writable)
+        return 0;
+    if (u->calls != NULL && !protect_begin(u->calls))
         return -EBUSY;
-    return uffd_protect(u, first, last);
+    int err = uffd_protect(u, first, last);
+    if (u->calls != NULL)
+        atomic_store_explicit(&u->calls->protecting, false, memory_order_release);
+    return err;
 }
 
 /* The memfd's punching takes the page out everywhere. */

@@ -27,6 +27,8 @@
 
 /* The ioctls on one client that are under way. */
 struct uffd_calls { /* (a) atomic */
+    _Atomic bool
+        protecting; /* somebody write-protects: one at a time, so that one at most is held (a) */
     struct uffd_call {
         _Atomic uint64_t since_ns; /* clock_monotonic; 0: free                              (a) */
         _Atomic uint64_t file;     /* written by who took it                                (a) */

@@ -9,6 +9,7 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -117,8 +118,8 @@ struct pass {
     struct bio *bio;           /* being filled */
     _Atomic uint32_t inflight; /* bios submitted and not ended */
     _Atomic int error;         /* the first */
-    bool skipped;              /* a page was left out: somebody holds it locked (WB_SYNC_NONE) */
-    bool held; /* likewise: it may still be stored to, by a client that keeps us waiting */
+    bool skipped;              /* a page was left out */
+    bool held;                 /* likewise, because a client keeps others waiting for too long */
 };
 
 /* The write's outcome. Dirty again comes before the end of writeback: in between the page would look
@@ -173,11 +174,12 @@ static void pass_submit(struct pass *p)
 }
 
 /* Clean a locked page for its write, in rule 4's order: write-protected in every mapping first, or a
- * store through one of them would be lost.   Returns false: it is not, everywhere; the page stays dirty. */
-static bool clear_page_dirty_for_io(struct address_space *m, struct page *page)
+ * store through one of them would be lost.   Returns 0, or page_mkclean's error: the page stays dirty. */
+static int clear_page_dirty_for_io(struct address_space *m, struct page *page)
 {
-    if (page_mkclean(m, page) != 0)
-        return false;
+    int err = page_mkclean(m, page);
+    if (err != 0)
+        return err;
     zero_beyond_eof(m, page, UINT64_MAX); /* that is how it reaches the disk */
     pthread_mutex_lock(&m->tree_lock);
     clear_dirty_tagged(m, page);
@@ -185,7 +187,7 @@ static bool clear_page_dirty_for_io(struct address_space *m, struct page *page)
     radix_tree_tag_set(&m->pages, atomic_load(&page->index), RADIX_TAG_WRITEBACK);
     pthread_mutex_unlock(&m->tree_lock);
     atomic_fetch_add(&m->cache->nr_writeback, 1);
-    return true;
+    return 0;
 }
 
 static void clear_towrite(struct address_space *m, struct page *page)
@@ -206,8 +208,10 @@ static bool pass_take_page(struct pass *p, struct page *page)
         return false;
     }
     wait_on_page_writeback(page);
-    if (!clear_page_dirty_for_io(m, page)) {
-        p->held = true; /* the next pass tries again */
+    int err = clear_page_dirty_for_io(m, page);
+    if (err != 0) { /* the next pass tries again */
+        p->held = p->held || err == -EBUSY;
+        p->skipped = true;
         return false;
     }
     uint32_t index = atomic_load(&page->index);
@@ -344,18 +348,25 @@ static int pass_and_release(struct address_space *m, enum writeback_sync sync)
     return err;
 }
 
-int filemap_fdatawrite(struct address_space *m, enum writeback_sync sync)
+/* WB_SYNC_ALL, until it was not held, or the time is over (clock_monotonic, as only real clients hold). */
+static int write_all(struct address_space *m, uint64_t until)
 {
-    uint64_t start = clock_now(m->cache->clock);
     for (;;) {
         down_write(&m->writeback_sem);
-        int err = pass_and_release(m, sync);
-        if (sync == WB_SYNC_NONE)
-            return left_out(err) ? 0 : err;
-        if (err != -EBUSY || clock_now(m->cache->clock) - start > HELD_NS)
+        int err = pass_and_release(m, WB_SYNC_ALL);
+        if (err != -EBUSY || clock_now(&clock_monotonic) >= until)
             return err;
-        cache_wait_progress(m->cache, atomic_load(&m->cache->progress), RETRY_FIRST_MS);
+        (void)poll(NULL, 0, RETRY_FIRST_MS);
     }
+}
+
+int filemap_fdatawrite(struct address_space *m, enum writeback_sync sync)
+{
+    if (sync == WB_SYNC_ALL)
+        return write_all(m, clock_now(&clock_monotonic) + HELD_NS);
+    down_write(&m->writeback_sem);
+    int err = pass_and_release(m, sync);
+    return left_out(err) ? 0 : err;
 }
 
 int filemap_check_errors(struct address_space *m, _Atomic uint32_t *since)
@@ -407,6 +418,11 @@ static struct address_space *oldest_dirty(struct page_cache *cache, uint64_t now
     return m;
 }
 
+static bool above_background(struct page_cache *cache, uint64_t pages)
+{
+    return pages > dirty_limit(cache, atomic_load(&cache->dirty_background_ratio));
+}
+
 static void note_outcome(struct address_space *m, int err)
 {
     struct page_cache *cache = m->cache;
@@ -425,8 +441,9 @@ static void note_outcome(struct address_space *m, int err)
     bool give_up = err != 0 && !left_out(err) &&
                    (cache->on_error == WB_ERROR_RO || m->wb_failures >= WB_TRIES);
     pthread_mutex_unlock(&cache->dirty_lock);
-    atomic_store_explicit(&cache->writeback_failing, err != 0 && err != -EAGAIN,
-                          memory_order_relaxed);
+    /* What others hold says nothing about the store; but nobody can wait for so much of it to be written. */
+    if (!left_out(err) || (err == -EBUSY && above_background(cache, atomic_load(&m->nrdirty))))
+        atomic_store_explicit(&cache->writeback_failing, err != 0, memory_order_relaxed);
     if (give_up && m->a_ops != NULL && m->a_ops->shutdown != NULL)
         m->a_ops->shutdown(m);
 }
@@ -440,7 +457,7 @@ static void done_with(struct address_space *m, int err)
 }
 
 /* The flusher waits for nobody who may hold a page or the mapping: all other files wait for it.
- * expired: what was left out is to be tried again soon.   Returns 0 if it is worth going on at once. */
+ * expired: what was left out is to be tried again soon.   Returns 0; -EAGAIN, -EBUSY: somebody does; errors. */
 static int flush_mapping(struct address_space *m, bool expired)
 {
     int err = -EAGAIN;
@@ -453,27 +470,20 @@ static int flush_mapping(struct address_space *m, bool expired)
     return err;
 }
 
-static bool over_background(struct page_cache *cache)
-{
-    return atomic_load(&cache->nr_dirty) >
-           dirty_limit(cache, atomic_load(&cache->dirty_background_ratio));
-}
-
 unsigned flusher_step(struct page_cache *cache)
 {
     uint64_t now = clock_now(cache->clock);
     uint64_t expire = (uint64_t)atomic_load(&cache->dirty_expire_ms) * 1000000u;
     bool wanted = atomic_exchange(&cache->want_writeback, false);
-    struct address_space *m = NULL;
-    bool worked = false;
-    if (wanted || over_background(cache))
-        m = oldest_dirty(cache, now, UINT64_MAX);
-    if (m != NULL)
-        worked = flush_mapping(m, false) == 0;
+    struct address_space *m;
+    int err = -EAGAIN;
+    bool background = wanted || above_background(cache, atomic_load(&cache->nr_dirty));
+    while (background && left_out(err) && (m = oldest_dirty(cache, now, UINT64_MAX)) != NULL)
+        err = flush_mapping(m, false);
     while ((m = oldest_dirty(cache, now, now > expire ? now - expire : 0)) != NULL)
         flush_mapping(m, true);
-    if (over_background(cache))
-        return worked ? 0 : RETRY_FIRST_MS;
+    if (above_background(cache, atomic_load(&cache->nr_dirty)))
+        return err == 0 ? 0 : RETRY_FIRST_MS;
     return atomic_load(&cache->dirty_writeback_ms);
 }
 
@@ -501,10 +511,11 @@ int page_cache_sync(struct page_cache *cache)
 {
     int first = 0;
     struct address_space *m;
+    uint64_t until = clock_now(&clock_monotonic) + HELD_NS;
     down_write(&cache->sync_sem);
     uint64_t sync = ++cache->nr_syncs;
     while ((m = next_to_sync(cache, sync)) != NULL) {
-        int err = filemap_fdatawrite(m, WB_SYNC_ALL);
+        int err = write_all(m, until);
         done_with(m, err);
         if (first == 0)
             first = err;

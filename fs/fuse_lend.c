@@ -6,7 +6,7 @@
  * done by a thread of its own, and waited for a bounded time. Normally it is done by then. If not, the
  * kernel gets its copy now, and is told to forget it when the page is protected at last. */
 #include <errno.h>
-#include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,7 +14,8 @@
 #include "fs/fuse_ops.h"
 
 #define LEND_WAIT_MS 50u
-#define LEND_BUSY_MS 10
+#define LEND_BUSY_MS 10u
+#define LEND_TRIES   200u /* a page's lock is held for a moment, or for as long as a client likes */
 #define LEND_IDLE_MS 60000u /* it is woken for work; this only bounds a sleep */
 
 enum lend_state { LEND_PENDING, LEND_DONE, LEND_ABANDONED };
@@ -24,7 +25,7 @@ struct lend {
     struct inode *inode; /* a reference */
     _Atomic uint32_t state;
     bool certain;
-    size_t nr;
+    size_t nr, done;
     struct page *pages[]; /* references */
 };
 
@@ -32,6 +33,7 @@ struct lender { /* (l) lock  (c) constant */
     pthread_mutex_t lock;
     struct lend *first; /* oldest                                                      (l) */
     struct lend **end;  /* where the next one goes                                     (l) */
+    struct lend *busy;  /* tried, and to be tried again                                (l) */
     struct crew crew;
 };
 
@@ -58,23 +60,29 @@ static void lend_free(struct lend *l)
     free(l);
 }
 
+/* Returns 0; -EBUSY: somebody has it locked, or a client keeps us waiting. */
 static int lend_one(struct address_space *m, struct page *page)
 {
-    lock_page(page);
+    for (unsigned tries = 0; !trylock_page(page); tries++) {
+        if (tries == LEND_TRIES)
+            return -EBUSY;
+        sched_yield();
+    }
     int err = atomic_load(&page->mapping) == m ? page_hold_copy(m, page) : 0;
     unlock_page(page);
     return err;
 }
 
-static void lend_all(struct lend *l)
+/* Returns false: not all of them yet. */
+static bool lend_all(struct lend *l)
 {
-    l->certain = true;
-    for (size_t i = 0; i < l->nr; i++) {
-        int err;
-        while ((err = lend_one(&l->inode->mapping, l->pages[i])) == -EBUSY)
-            (void)poll(NULL, 0, LEND_BUSY_MS);
+    for (; l->done < l->nr; l->done++) {
+        int err = lend_one(&l->inode->mapping, l->pages[l->done]);
+        if (err == -EBUSY)
+            return false;
         l->certain = err == 0 && l->certain;
     }
+    return true;
 }
 
 static void take_back_all(struct front *front, const struct lend *l)
@@ -84,10 +92,18 @@ static void take_back_all(struct front *front, const struct lend *l)
                            (uint64_t)atomic_load(&l->pages[i]->index) << PAGE_SHIFT, PAGE_SIZE);
 }
 
-static unsigned lender_step(void *arg)
+/* Context: lock. */
+static void lend_put(struct lender *t, struct lend *l)
 {
-    struct front *front = arg;
-    struct lender *t = front->lender;
+    l->next = NULL;
+    *t->end = l;
+    t->end = &l->next;
+}
+
+/* The oldest; those that could not be done have their turn again when there is no other.
+ * *again: there are such. */
+static struct lend *lend_take(struct lender *t, bool *again)
+{
     pthread_mutex_lock(&t->lock);
     struct lend *l = t->first;
     if (l != NULL) {
@@ -95,11 +111,30 @@ static unsigned lender_step(void *arg)
         if (t->first == NULL)
             t->end = &t->first;
     }
+    *again = t->busy != NULL;
+    while (l == NULL && t->busy != NULL) {
+        struct lend *next = t->busy->next;
+        lend_put(t, t->busy);
+        t->busy = next;
+    }
     pthread_mutex_unlock(&t->lock);
+    return l;
+}
+
+static unsigned lender_step(void *arg)
+{
+    struct front *front = arg;
+    struct lender *t = front->lender;
+    bool again;
+    struct lend *l = lend_take(t, &again);
     if (l == NULL)
-        return LEND_IDLE_MS;
-    lend_all(l);
-    if (atomic_exchange(&l->state, LEND_DONE) == LEND_ABANDONED) {
+        return again ? LEND_BUSY_MS : LEND_IDLE_MS;
+    if (!lend_all(l)) {
+        pthread_mutex_lock(&t->lock);
+        l->next = t->busy;
+        t->busy = l;
+        pthread_mutex_unlock(&t->lock);
+    } else if (atomic_exchange(&l->state, LEND_DONE) == LEND_ABANDONED) {
         take_back_all(front, l);
         lend_free(l);
     } else {
@@ -137,7 +172,7 @@ void lender_stop(struct front *front)
     if (t == NULL)
         return;
     crew_stop(&t->crew);
-    while (lender_step(front) == 0)
+    while (lender_step(front) != LEND_IDLE_MS)
         ;
     front->lender = NULL;
     pthread_mutex_destroy(&t->lock);
@@ -162,8 +197,7 @@ static int lend_wait(struct lend *l)
 static void lend_queue(struct lender *t, struct lend *l)
 {
     pthread_mutex_lock(&t->lock);
-    *t->end = l;
-    t->end = &l->next;
+    lend_put(t, l);
     pthread_mutex_unlock(&t->lock);
     crew_wake(&t->crew);
 }
@@ -185,6 +219,7 @@ int lend_pages(struct front *front, struct inode *inode, struct page **pages, si
         return 0;
     inode_ref(inode, 1);
     l->inode = inode;
+    l->certain = true;
     lend_queue(front->lender, l);
     return lend_wait(l);
 }
