@@ -203,8 +203,8 @@ mutant cut_page_not_dirtied cache/truncate.c \
 
 rule 4 'cleaning: write-protect, then clear dirty and set writeback at once, all under the lock'
 mutant cleaned_unlocked cache/writeback.c \
-    's/^    if (!clear_page_dirty_for_io(m, page)) {/    unlock_page(page);\n    bool clean = clear_page_dirty_for_io(m, page);\n    lock_page(page);\n    if (!clean) {/' \
-    's/if (!page_mkclean(m, page))/if (0)/'
+    's/^    int err = clear_page_dirty_for_io(m, page);/    unlock_page(page);\n&\n    lock_page(page);/' \
+    's/int err = page_mkclean(m, page);/int err = 0;/'
 mutant writeback_set_late cache/writeback.c \
     '/^static.* clear_page_dirty_for_io/,/^}/ s/    page_set(page, PG_writeback);//' \
     '/^static.* clear_page_dirty_for_io/,/^}/ s/atomic_fetch_add/unlock_page(page); cache_yield(); lock_page(page); page_set(page, PG_writeback);\n    &/'
@@ -216,23 +216,23 @@ mutant dirty_after_unlock cache/write.c \
 mutant pass_does_not_wait cache/writeback.c \
     '/^static int write_cache_pages/,/^}/ s/while ((left = atomic_load(&p->inflight)) != 0)/while ((left = atomic_load(\&p->inflight)) > 1)/'
 mutant passes_overlap cache/writeback.c \
-    '/^int filemap_fdatawrite/,/^}/ { s/down_write(&m->writeback_sem);//; s/up_write(&m->writeback_sem);// }'
+    's/down_write(&m->writeback_sem);//; s/down_write_trylock(&m->writeback_sem)/true/; s/up_write(&m->writeback_sem);//'
 mutant sync_all_skips cache/writeback.c \
     '/^static bool pass_lock_page/,/^}/ s/^        lock_page(page);/        if (!trylock_page(page)) return false;/'
 
-mutant protect_missing cache/writeback.c 's/if (!page_mkclean(m, page))/if (0)/'
-mutant protect_late cache/writeback.c 's/if (!page_mkclean(m, page))/if (0)/' \
+mutant protect_missing cache/writeback.c 's/int err = page_mkclean(m, page);/int err = 0;/'
+mutant protect_late cache/writeback.c 's/int err = page_mkclean(m, page);/int err = 0;/' \
     '/^static.* clear_page_dirty_for_io/,/^}/ s/^    atomic_fetch_add/    page_mkclean(m, page);\n&/'
-mutant protect_uncertain_ignored cache/writeback.c 's/if (!page_mkclean(m, page))/page_mkclean(m, page);\n    if (0)/'
+mutant protect_uncertain_ignored cache/writeback.c 's/int err = page_mkclean(m, page);/page_mkclean(m, page);\n    int err = 0;/'
 mutant protect_not_known_missing cache/memory.c \
     '/^static int page_mkwrite/,/^}/ s/page_set(page, PG_mkwrite);/;/'
-mutant protect_uncertain_forgotten cache/memory.c '/^bool page_mkclean/,/^}/ s/if (certain)/if (1)/'
-mutant protect_busy_is_done cache/memory.c '/^static bool for_each_vma/,/^}/ s/== -EAGAIN)/== 1)/' \
-    '/^static bool for_each_vma/,/^}/ s/return err == 0;/return err == 0 || err == -EAGAIN;/'
-mutant left_out_is_success cache/writeback.c 's/if (err == 0 \&\& p.skipped \&\& sync == WB_SYNC_ALL)/if (0)/'
+mutant protect_uncertain_forgotten cache/memory.c '/^int page_mkclean/,/^}/ s/if (err == 0)/if (1)/'
+mutant protect_busy_is_done cache/memory.c '/^static int for_each_vma/,/^}/ s/== -EAGAIN)/== 1)/' \
+    '/^static int for_each_vma/,/^}/ s/return err;/return err == -EAGAIN ? 0 : err;/'
+mutant left_out_is_success cache/writeback.c 's/err = end != 0 ? end : rest;/err = end;/'
 mutant sync_misses_second_pass cache/writeback.c \
-    '/^int filemap_fdatawrite/,/^}/ s/^    up_write(&m->writeback_sem);//' \
-    '/^int filemap_fdatawrite/,/^}/ s/^    bool removed/    up_write(\&m->writeback_sem);\n&/'
+    '/^static int pass_and_release/,/^}/ s/^    up_write(&m->writeback_sem);//' \
+    '/^static int pass_and_release/,/^}/ s/^    bool removed/    up_write(\&m->writeback_sem);\n&/'
 # (Caught as it is, but that takes more seeds: so the gap is made wider.)
 mutant sync_misses_pass_in_truncation cache/truncate.c \
     '/^unsigned truncate_inode_pages_range/,/^}/ s/^        up_write(&m->writeback_sem);//' \
@@ -323,7 +323,7 @@ mutant redirtied_late cache/writeback.c \
     '/^static void end_page_writeback/,/^}/ s/^        set_dirty_tagged(m, page);/        (void)0;/' \
     '/^static void end_page_writeback/,/^}/ s/^    atomic_fetch_sub/    if (error != 0) { cache_yield(); pthread_mutex_lock(\&m->tree_lock); if (atomic_load(\&page->mapping) == m) set_dirty_tagged(m, page); pthread_mutex_unlock(\&m->tree_lock); }\n&/'
 mutant error_not_told cache/writeback.c \
-    '/^int filemap_fdatawrite/,/^}/ s/record_error(m, err);/;/'
+    '/^static int pass_and_release/,/^}/ s/record_error(m, err);/;/'
 mutant error_told_twice cache/writeback.c \
     '/^int filemap_check_errors/,/^}/ s/atomic_exchange(since, now)/atomic_load(since)/'
 mutant error_swallowed cache/writeback.c \
@@ -342,7 +342,7 @@ mutant shadows_without_limit cache/workingset.c \
 
 rule - 'a pass: the size is read before the pages are chosen'
 mutant size_read_late cache/writeback.c \
-    '/^int filemap_fdatawrite/,/^}/ s/int incomplete = /wp.size = atomic_load(\&m->i_size);\n        &/'
+    '/^static int run_pass/,/^}/ s/int rest = /wp.size = atomic_load(\&m->i_size);\n        &/'
 
 rule - 'waiting: nobody is forgotten'
 mutant lost_wakeup_page cache/page.c '/^void page_clear_and_wake/,/^}/ s/wake_word(&page->flags);/;/'

@@ -160,13 +160,13 @@ mutant() # NAME FILE EXPRESSION...
 # --- the deliberate bugs -----------------------------------------------------------------------
 
 # skip page_mkclean
-mutant protect_skipped cache/writeback.c 's/if (!page_mkclean(m, page))/if (0)/'
+mutant protect_skipped cache/writeback.c 's/int err = page_mkclean(m, page);/int err = 0;/'
 
 # clear dirty before write-protecting. A store in between is still in the copy that the store takes; but
 # behind the end of file nobody zeroes it any more when the file grows. Some time passes, for one to
 # come.
-mutant protect_late cache/writeback.c 's/if (!page_mkclean(m, page))/if (0)/' \
-    '/^static bool clear_page_dirty_for_io/,/^}/ s/^    atomic_fetch_add/    extern int usleep(unsigned);\n    usleep(200);\n    page_mkclean(m, page);\n&/'
+mutant protect_late cache/writeback.c 's/int err = page_mkclean(m, page);/int err = 0;/' \
+    '/^static int clear_page_dirty_for_io/,/^}/ s/^    atomic_fetch_add/    extern int usleep(unsigned);\n    usleep(200);\n    page_mkclean(m, page);\n&/'
 
 # skip the re-check after locking
 mutant recheck_skipped cache/memory.c \
