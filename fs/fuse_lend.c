@@ -164,7 +164,8 @@ void front_more_threads(void *arg, unsigned nr)
 {
     struct front *front = arg;
     crew_grow(&front->lender->crew, nr);
-    crew_wake(&front->lender->crew); /* whoever had lends to try again may be the one that is held */
+    crew_wake(
+        &front->lender->crew); /* whoever had lends to try again may be the one that is held */
 }
 
 void lender_stop(struct front *front)
