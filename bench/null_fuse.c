@@ -1,11 +1,12 @@
 /* null_fuse.c: a FUSE server that does nothing, with the loop and the hooks of foliofs.
  *
- *   bench_null_fuse [--stock] MOUNTPOINT
+ *   bench_null_fuse [--stock | --ring] MOUNTPOINT
  *
  * What a request costs here is the price of the way to a server and back: the bound of every FUSE
  * filesystem that works as ours does. It runs in the foreground until it is unmounted.
  *
  * --stock: libfuse's loop as it comes, without our hooks and our number of threads.
+ * --ring: FUSE over io_uring, as foliofs -o io_uring.
  *
  * "data" reads as a constant buffer, past every cache. Other files are named by a number after any
  * letters, are empty, and live as one bit each: enough for bench_meta. Nothing is listed.
@@ -20,6 +21,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fs/fuse_ring.h"
 #include "fs/fuse_wire.h"
 
 #define THREADS       16 /* the default of foliofs -o threads */
@@ -214,24 +216,52 @@ static int loop_stock(struct fuse_session *se)
     return status;
 }
 
-static int serve(struct fuse_session *se, const char *mountpoint, bool stock)
+enum mode { MODE_OURS, MODE_STOCK, MODE_RING };
+
+static int loop(struct fuse_session *se, struct wire *wire, enum mode mode)
+{
+    int err = mode == MODE_RING
+                  ? ring_start(&wire->ring, se, THREADS, MAX_IO, wire_amend_request, wire)
+                  : 0;
+    if (err != 0) {
+        fprintf(stderr, "bench_null_fuse: io_uring: %s\n", strerror(-err));
+        return 1;
+    }
+    int status = mode == MODE_STOCK ? loop_stock(se) : loop_as_ours(se);
+    ring_stop(wire->ring);
+    ring_free(wire->ring);
+    if (mode == MODE_RING && !wire_agreed(wire, WIRE_OVER_IO_URING)) {
+        fputs("bench_null_fuse: FUSE over io_uring is switched off\n", stderr);
+        return 1;
+    }
+    return status;
+}
+
+static int serve(struct fuse_session *se, struct wire *wire, const char *mountpoint, enum mode mode)
 {
     if (fuse_set_signal_handlers(se) != 0)
         return 1;
     int status = 1;
     if (fuse_session_mount(se, mountpoint) == 0) {
-        status = stock ? loop_stock(se) : loop_as_ours(se);
+        status = loop(se, wire, mode);
         fuse_session_unmount(se);
     }
     fuse_remove_signal_handlers(se);
     return status;
 }
 
+static enum mode mode_of(const char *arg)
+{
+    return strcmp(arg, "--stock") == 0  ? MODE_STOCK
+           : strcmp(arg, "--ring") == 0 ? MODE_RING
+                                        : MODE_OURS;
+}
+
 int main(int argc, char **argv)
 {
-    bool stock = argc > 1 && strcmp(argv[1], "--stock") == 0;
-    if (argc != 2 + stock) {
-        fputs("usage: bench_null_fuse [--stock] MOUNTPOINT\n", stderr);
+    enum mode mode = argc > 1 ? mode_of(argv[1]) : MODE_OURS;
+    if (argc != 2 + (mode != MODE_OURS)) {
+        fputs("usage: bench_null_fuse [--stock | --ring] MOUNTPOINT\n", stderr);
         return 2;
     }
     struct null_server *server = calloc(1, sizeof *server);
@@ -243,7 +273,7 @@ int main(int argc, char **argv)
         memset(server->data, 'x', MAX_IO);
         struct fuse_session *se = fuse_session_new(&args, &operations, sizeof operations, server);
         if (se != NULL) {
-            status = serve(se, argv[1 + stock], stock);
+            status = serve(se, &server->wire, argv[argc - 1], mode);
             fuse_session_destroy(se);
         }
     }

@@ -3,12 +3,13 @@
 #
 # up_peer NAME mounts it, new and empty; $reason says why it cannot. work_dir NAME is where to work.
 
-all_peers='ext4 xfs tmpfs fuse2fs ll ll_wb folio folio_direct null null_stock'
+all_peers='ext4 xfs tmpfs fuse2fs ll ll_wb folio folio_direct folio_ring direct_ring null null_ring
+    null_stock'
 
 work_dir()
 {
     case $1 in
-    null | null_stock) echo "$T/mnt/$1" ;;
+    null | null_ring | null_stock) echo "$T/mnt/$1" ;;
     *) echo "$T/mnt/$1/work" ;;
     esac
 }
@@ -20,6 +21,10 @@ why_not()
     ext4 | fuse2fs) tool=mkfs.ext4 ;;
     xfs) tool=mkfs.xfs ;;
     ll | ll_wb) tool=passthrough_ll ;;
+    *_ring)
+        why_no_uring
+        return
+        ;;
     *) tool=sh ;;
     esac
     if [ "$tool" = passthrough_ll ]; then
@@ -131,13 +136,16 @@ up_peer()
     ll_wb) up_ll ll_wb ,writeback,cache=always ;;
     folio) up_folio folio "cache=kernel${FOLIO_OPTIONS:+,$FOLIO_OPTIONS}" ;;
     folio_direct) up_folio folio_direct "cache=direct${FOLIO_OPTIONS:+,$FOLIO_OPTIONS}" ;;
+    folio_ring) with_uring up_folio folio_ring "cache=kernel,io_uring${FOLIO_OPTIONS:+,$FOLIO_OPTIONS}" ;;
+    direct_ring) with_uring up_folio direct_ring "cache=direct,io_uring${FOLIO_OPTIONS:+,$FOLIO_OPTIONS}" ;;
     null) serve null "$programs/bench_null_fuse" "$T/mnt/null" ;;
+    null_ring) with_uring serve null_ring "$programs/bench_null_fuse" --ring "$T/mnt/null_ring" ;;
     null_stock) serve null_stock "$programs/bench_null_fuse" --stock "$T/mnt/null_stock" ;;
     *) reason='there is no such peer' ;;
     esac || reason=${reason:-$(tail -n 1 "$T/up.out")}
     [ -z "$reason" ] && is_mounted "$T/mnt/$1" || return 1
     case $1 in
-    null | null_stock) ;;
+    null | null_ring | null_stock) ;;
     *) mkdir -p "$T/mnt/$1/work/names" || reason='it could not be written to' ;;
     esac
     [ -z "$reason" ]
@@ -169,7 +177,7 @@ down_peer()
 
 ctl_folios() # COMMAND...
 {
-    for folio in folio folio_direct; do
+    for folio in folio folio_direct folio_ring direct_ring; do
         if is_mounted "$T/mnt/$folio"; then
             "$FOLIO_BIN/foliofsctl" "$T/mnt/$folio" "$@" >"$T/ctl.out" 2>&1 ||
                 fail "foliofsctl $*: $(cat "$T/ctl.out")"

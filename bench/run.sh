@@ -6,7 +6,8 @@
 # --quick     small files and one round, some minutes: does it work here at all?
 # --rounds N  every peer has N turns at every row (3); the order rotates
 # --only      these rows (bench/rows.tsv lists them)
-# --peers     these: ext4 xfs tmpfs fuse2fs ll ll_wb folio folio_direct null null_stock
+# --peers     these: ext4 xfs tmpfs fuse2fs ll ll_wb folio folio_direct folio_ring direct_ring null
+#             null_ring null_stock
 # --out DIR   where the results go: table.md, raw.csv, plots (./bench-results)
 # --profile   record FolioFS's daemon meanwhile: out/profile says which requests came, how long they
 #             took, and where the processor time went. The table of such a run is slowed by it
@@ -15,7 +16,8 @@
 #
 # ext4 and xfs lie on loop files, fuse2fs has an ext4 image of the same kind, ll and ll_wb are
 # libfuse's passthrough_ll over a directory of the ext4 peer, as it comes and with "writeback,
-# cache=always"; null and null_stock are FUSE servers that do nothing (bench/null_fuse.c). All images
+# cache=always"; null, null_ring and null_stock are FUSE servers that do nothing (bench/null_fuse.c); what
+# ends in _ring gets its requests by io_uring, which is switched on while it is mounted. All images
 # and the volumes lie in one directory below $TMPDIR. Needs root, or sudo without a password.
 #
 # FOLIO_OPTIONS: mount options of FolioFS (memory=1536M). FOLIO_BUILD: a build directory to use as it
@@ -130,8 +132,8 @@ tab=$(printf '\t')
 takes_part() # PEER KIND: of row
 {
     case $2:$1 in
-    all:null | all:null_stock | names:null_stock) return 1 ;;
-    trip:null | trip:null_stock | trip:folio_direct) return 0 ;;
+    all:null | all:null_ring | all:null_stock | names:null_stock) return 1 ;;
+    trip:null | trip:null_ring | trip:null_stock | trip:folio_direct | trip:direct_ring) return 0 ;;
     trip:*) return 1 ;;
     esac
 }

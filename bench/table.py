@@ -9,8 +9,9 @@ import sys
 from collections import defaultdict
 
 PEERS = [("ext4", "ext4"), ("xfs", "xfs"), ("tmpfs", "tmpfs"), ("fuse2fs", "fuse2fs"), ("ll", "ll"),
-         ("ll_wb", "ll wb"), ("null", "bare FUSE"), ("null_stock", "bare, stock"),
-         ("folio", "FolioFS"), ("folio_direct", "FolioFS direct")]
+         ("ll_wb", "ll wb"), ("null", "bare FUSE"), ("null_ring", "bare, ring"),
+         ("null_stock", "bare, stock"), ("folio", "FolioFS"), ("folio_direct", "direct"),
+         ("folio_ring", "ring"), ("direct_ring", "direct, ring")]
 BUSY_PERCENT = 5   # what others may use of the processors
 SPREAD = 1.5       # largest ratio to smallest, within the rounds of one cell
 STOCK_AIM = 3      # of cache=direct to the stock loop, one client, idle machine
@@ -152,10 +153,12 @@ def bounds(rows, results):
 
 def stock(rows, results):
     for row in ("pread_1", "pread_2"):
-        found = ratios(results, row, "folio_direct", "null_stock")
-        if found:
-            aim = "; aim %d on an idle machine" % STOCK_AIM if row == "pread_1" else ""
-            print("- %s: cache=direct is %s times libfuse's stock loop%s" % (row, cell(found), aim))
+        for peer in ("folio_direct", "direct_ring"):
+            found = ratios(results, row, peer, "null_stock")
+            if found:
+                aim = "; aim %d on an idle machine" % STOCK_AIM if row == "pread_1" else ""
+                print("- %s: %s is %s times libfuse's stock loop%s" % (row, dict(PEERS)[peer],
+                                                                       cell(found), aim))
 
 
 def latencies(rows, results, peers):

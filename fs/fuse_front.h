@@ -23,9 +23,10 @@ struct front_options {
     bool attach;       /* attached mappings are offered: no write may wait in the kernel */
     bool kernel_cache; /* the kernel caches file data, writes included, in front of us */
     bool read_only;
-    bool debug;        /* print every request */
-    uint32_t spin_us;  /* look for requests so long before sleeping; see fuse_wire.h */
-    unsigned threads;  /* at most so many requests are worked on at once */
+    bool debug;       /* print every request */
+    bool io_uring;    /* get requests by io_uring too, if the kernel offers that; see fuse_ring.h */
+    uint32_t spin_us; /* look for requests so long before sleeping; see fuse_wire.h */
+    unsigned threads; /* at most so many requests are worked on at once */
     uint32_t max_read; /* largest READ, bytes; up to FRONT_MAX_IO, which is the largest WRITE */
     const char *fuse_options; /* mount options for libfuse, comma-separated, escaped */
 };

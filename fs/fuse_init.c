@@ -11,6 +11,7 @@
 
 #include "fs/control_path.h"
 #include "fs/daemon.h"
+#include "fs/fuse_ring.h"
 #include "fs/fuse_ops.h"
 #include "fs/names.h"
 #include "store/error.h"
@@ -66,6 +67,8 @@ void front_print_missing(const struct front *front, FILE *to)
             fprintf(to, "without %s (%s)\n", abilities[i].means,
                     front->hooked ? "the kernel does not offer it" : "libfuse has no hooks");
     }
+    if (front->options.io_uring && (front->wire.offered & WIRE_OVER_IO_URING) == 0)
+        fprintf(to, "without FUSE over io_uring (the kernel does not offer it any more)\n");
     if (front->options.kernel_cache && !front->options.attach && !front->options.read_only &&
         !front->kernel_cache)
         fprintf(to, "without WRITEBACK_CACHE: every write is a request\n");
@@ -178,6 +181,33 @@ static void widen_readahead(struct wire *wire)
     free(mount);
 }
 
+/* Whether the kernel will offer it stands here; so nothing is mounted when it will not. */
+#define URING_SWITCH "/sys/module/fuse/parameters/enable_uring"
+
+static int prepare_ring(struct front *front, struct store_error *error)
+{
+    char on = 'N';
+    int fd = open(URING_SWITCH, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return store_fail(
+            error, -ENOTSUP,
+            "io_uring: this kernel has no FUSE over io_uring (Linux 6.14 has); leave the "
+            "option out");
+    ssize_t n = read(fd, &on, 1);
+    close(fd);
+    if (n != 1 || on != 'Y')
+        return store_fail(error, -ENOTSUP,
+                          "io_uring: FUSE over io_uring is switched off; as root: echo Y > %s",
+                          URING_SWITCH);
+    int err = ring_start(&front->wire.ring, front->se, front->options.threads, FRONT_MAX_IO,
+                         wire_amend_request, &front->wire);
+    return err == 0 ? 0
+                    : store_fail(error, err,
+                                 "io_uring: no ring could be made (%s; see "
+                                 "/proc/sys/kernel/io_uring_disabled); leave the option out",
+                                 strerror(-err));
+}
+
 int front_mount(struct front *front, struct fs *fs, const char *mountpoint,
                 struct store_error *error)
 {
@@ -187,6 +217,9 @@ int front_mount(struct front *front, struct fs *fs, const char *mountpoint,
     front->se = front->mountpoint != NULL ? new_session(front) : NULL;
     if (front->se == NULL)
         return store_fail(error, -EIO, "%s: no FUSE session could be made", mountpoint);
+    int err = front->options.io_uring ? prepare_ring(front, error) : 0;
+    if (err != 0)
+        return err;
     if (fuse_session_mount(front->se, mountpoint) != 0)
         return store_fail(error, -EIO,
                           "%s: mounting failed (see above); it needs /dev/fuse and, unless you are "
@@ -195,7 +228,7 @@ int front_mount(struct front *front, struct fs *fs, const char *mountpoint,
     front->wire.agreed_upon = widen_readahead;
     front->wire.spin_ns = (uint64_t)front->options.spin_us * 1000;
     front->hooked = wire_attach(front->se) == 0;
-    int err = notifier_start(front);
+    err = notifier_start(front);
     if (err == 0)
         err = throttle_start(front);
     if (err == 0)
@@ -223,6 +256,7 @@ int front_loop(struct front *front, void (*ready)(void *arg), void *arg)
     front->ready = ready;
     front->ready_arg = arg;
     int err = run_loop(front);
+    ring_stop(front->wire.ring);
     atomic_store(&front->left, true);
     return err < 0 ? err : 0;
 }
@@ -291,6 +325,7 @@ void front_quit(struct front *front)
 
 void front_destroy(struct front *front)
 {
+    ring_stop(front->wire.ring);
     if (front->se != NULL) {
         fuse_session_unmount(front->se); /* nothing when it is not mounted any more */
         lender_stop(front);
@@ -298,6 +333,7 @@ void front_destroy(struct front *front)
         notifier_stop(front);
         fuse_session_destroy(front->se);
     }
+    ring_free(front->wire.ring);
     free(front->mountpoint);
     free(front);
 }

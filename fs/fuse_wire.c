@@ -10,6 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "fs/fuse_ring.h"
+
 #define WANTED (WIRE_PARALLEL_DIROPS | WIRE_KILLPRIV_V2 | WIRE_DIRECT_IO_ALLOW_MMAP)
 
 /* Of struct fuse_init_in and _out since protocol 7.36; the headers we build with may be older. */
@@ -29,8 +31,9 @@ static void see_init(struct wire *wire, const struct fuse_in_header *in, const v
     atomic_store(&wire->init_unique, in->unique);
 }
 
-static void amend_request(struct wire *wire, char *buf, size_t len)
+void wire_amend_request(void *userdata, char *buf, size_t len)
 {
+    struct wire *wire = userdata;
     const struct fuse_in_header *in = (const void *)buf;
     char *arg = buf + sizeof *in;
     len -= sizeof *in;
@@ -115,7 +118,7 @@ static ssize_t wire_read(int fd, void *buf, size_t size, void *userdata)
     if (n < 0 && errno == ECONNABORTED)
         errno = ENODEV;
     if (n >= (ssize_t)sizeof(struct fuse_in_header))
-        amend_request(userdata, buf, (size_t)n);
+        wire_amend_request(userdata, buf, (size_t)n);
     return n;
 }
 
@@ -131,6 +134,8 @@ static bool amend_init(struct wire *wire, const struct iovec *iov, int count)
     struct fuse_init_out *init = iov[1].iov_base;
     char *at2 = (char *)iov[1].iov_base + INIT_OUT_FLAGS2;
     uint64_t add = WANTED & wire->offered;
+    if (wire->ring != NULL)
+        add |= WIRE_OVER_IO_URING & wire->offered;
     uint32_t flags2 = 0;
     if ((init->flags & FUSE_INIT_EXT) != 0)
         memcpy(&flags2, at2, sizeof flags2);
@@ -144,18 +149,27 @@ static bool amend_init(struct wire *wire, const struct iovec *iov, int count)
     return true;
 }
 
+static ssize_t init_writev(struct wire *wire, int fd, struct iovec *iov, int count)
+{
+    bool last = amend_init(wire, iov, count);
+    ssize_t n = writev(fd, iov, count);
+    if (last && n > 0 && wire_agreed(wire, WIRE_OVER_IO_URING))
+        ring_begin(wire->ring);
+    if (last && n > 0 && wire->agreed_upon != NULL)
+        wire->agreed_upon(wire);
+    return n;
+}
+
 static ssize_t wire_writev(int fd, struct iovec *iov, int count, void *userdata)
 {
     struct wire *wire = userdata;
     assert(count > 0); /* there is always a header */
-    if (atomic_load_explicit(&wire->init_unique, memory_order_relaxed) == 0 ||
-        iov[0].iov_len < sizeof(struct fuse_out_header))
+    if (iov[0].iov_len < sizeof(struct fuse_out_header))
         return writev(fd, iov, count);
-    bool last = amend_init(wire, iov, count);
-    ssize_t n = writev(fd, iov, count);
-    if (last && n > 0 && wire->agreed_upon != NULL)
-        wire->agreed_upon(wire);
-    return n;
+    if (atomic_load_explicit(&wire->init_unique, memory_order_relaxed) != 0)
+        return init_writev(wire, fd, iov, count);
+    ssize_t n = wire->ring != NULL ? ring_reply(wire->ring, iov, count) : -1;
+    return n >= 0 ? n : writev(fd, iov, count);
 }
 
 int wire_attach(struct fuse_session *se)

@@ -4,7 +4,8 @@
  * requests. Every request and reply passes through two hooks (fuse_session_custom_io), which amend
  *
  *   the INIT reply   with FUSE_HANDLE_KILLPRIV_V2, FUSE_PARALLEL_DIROPS and, by FUSE_INIT_EXT,
- *                    FUSE_DIRECT_IO_ALLOW_MMAP: each only if the kernel's INIT offered it
+ *                    FUSE_DIRECT_IO_ALLOW_MMAP, and, if there is a ring (fuse_ring.h),
+ *                    FUSE_OVER_IO_URING: each only if the kernel's INIT offered it
  *   WRITE, OPEN and CREATE requests   with WIRE_KILL_PRIV in the open flags when the kernel asks to
  *                    clear suid and sgid: it decides by the caller's CAP_FSETID, which we cannot see
  *
@@ -18,6 +19,7 @@
 #include <poll.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct fuse_session;
@@ -34,6 +36,7 @@ struct wire {
     _Atomic uint32_t in_vain;     /* times in a row that no request came */
     _Atomic uint32_t skip;        /* so often sleep at once */
     struct pollfd pollfd;         /* the spinning thread's */
+    struct fuse_ring *ring; /* requests come by io_uring too (fuse_ring.h), if agreed; or NULL */
     void (*agreed_upon)(struct wire *wire); /* called when the kernel has that reply; or NULL */
 };
 
@@ -41,6 +44,7 @@ struct wire {
 #define WIRE_PARALLEL_DIROPS      ((uint64_t)1 << 18)
 #define WIRE_KILLPRIV_V2          ((uint64_t)1 << 28)
 #define WIRE_DIRECT_IO_ALLOW_MMAP ((uint64_t)1 << 36) /* Linux 6.6 */
+#define WIRE_OVER_IO_URING        ((uint64_t)1 << 41) /* Linux 6.14, where switched on */
 
 /* Put the hooks into a mounted session whose userdata starts with a struct wire.
  *
@@ -49,6 +53,9 @@ struct wire {
  * notices that somebody else needs the core, and looks ever more seldom while nothing comes of it.
  * Returns 0 or -errno: the session works on without them. */
 int wire_attach(struct fuse_session *se);
+
+/* Amend a request, as the hooks do with those from /dev/fuse; userdata is the struct wire. */
+void wire_amend_request(void *userdata, char *buf, size_t len);
 
 static inline bool wire_agreed(const struct wire *wire, uint64_t ability)
 {

@@ -207,6 +207,7 @@ static int run(struct program *p, struct store_error *error)
         .read_only = o->read_only,
         .debug = o->debug,
         .threads = o->threads,
+        .io_uring = o->io_uring,
         .spin_us = o->spin_us,
         .max_read = p->budget.max_read,
         .fuse_options = o->fuse_options,

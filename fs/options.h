@@ -31,6 +31,7 @@ struct options {
     uint32_t dirty_expire_s, dirty_writeback_s;
     enum writeback_error on_error;
     uint32_t threads;
+    bool io_uring;
     uint32_t spin_us; /* see fuse_wire.h */
     bool fsname_given, subtype_given;
     char *fuse_options; /* what libfuse gets, comma-separated and escaped; NULL: nothing yet */

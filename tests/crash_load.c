@@ -163,7 +163,8 @@ static void check(struct worker *w, const char *what, long long result)
 {
     if (result >= 0)
         return;
-    if (errno == ENOTCONN || errno == ECONNABORTED || errno == EIO || errno == ENODEV)
+    if (errno == ENOTCONN || errno == ECONNABORTED || errno == EIO || errno == ENODEV ||
+        errno == ECANCELED) /* a request that io_uring was just handing to it */
         _exit(0);
     fprintf(stderr, "crash_load: worker %u: %s: %s\n", w->number, what, strerror(errno));
     _exit(1);

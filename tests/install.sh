@@ -9,7 +9,7 @@
 set -u
 
 build='build-essential cmake ninja-build pkg-config libfuse3-dev fuse3 liblmdb-dev liburcu-dev
-    libjansson-dev libisal-dev libbsd-dev'
+    libjansson-dev libisal-dev libbsd-dev liburing-dev'
 test='libcriterion-dev stress-ng rsync git sqlite3 attr acl tar e2fsprogs xfsprogs psmisc util-linux jq python3'
 check='clang clang-tidy clang-format cppcheck spin'
 bench='gnuplot-nox fio strace sqlite3 python3 git e2fsprogs xfsprogs fuse2fs libfuse3-dev util-linux linux-perf'

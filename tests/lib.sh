@@ -8,8 +8,8 @@
 #   unmount_volume
 #   check_volume
 #
-# FOLIO_BIN holds the programs. Everything lives below $T, a private directory: the volume $V, the
-# mount point $M. Whatever happens to the script, a trap unmounts, ends the daemons and removes $T;
+# FOLIO_BIN holds the programs; FOLIO_MOUNT_OPTIONS is added to the options of every mount. Everything
+# lives below $T, a private directory: the volume $V, the mount point $M. Whatever happens to the script, a trap unmounts, ends the daemons and removes $T;
 # if the script itself is killed, a guardian process does. A test ends with 0, 1 (fail says why) or
 # 77 (skip says why).
 set -u
@@ -111,10 +111,44 @@ note_daemons()
     done
 }
 
+# --- FUSE over io_uring: a switch of the machine's, on only while something is being mounted -----
+
+uring_switch=/sys/module/fuse/parameters/enable_uring
+why_no_uring()
+{
+    if [ ! -e $uring_switch ]; then
+        echo 'this kernel has no FUSE over io_uring'
+    elif [ "$(cat $uring_switch)" != Y ] && [ ! -w $uring_switch ]; then
+        echo "FUSE over io_uring is switched off ($uring_switch)"
+    elif [ "$(cat /proc/sys/kernel/io_uring_disabled 2>/dev/null || echo 0)" -gt "$(is_root && echo 1 || echo 0)" ]; then
+        echo 'io_uring is switched off (/proc/sys/kernel/io_uring_disabled)'
+    fi
+}
+# One at a time, so that each finds the switch as it was.
+with_uring() # COMMAND...
+{
+    exec 8<$uring_switch
+    flock 8
+    uring_was=$(cat $uring_switch)
+    [ "$uring_was" = Y ] || echo "$uring_was" >"$T/uring_was"
+    [ "$uring_was" = Y ] || echo Y >$uring_switch
+    "$@" 8<&-
+    uring_status=$?
+    restore_uring
+    exec 8<&-
+    return $uring_status
+}
+restore_uring()
+{
+    [ ! -f "$T/uring_was" ] || cat "$T/uring_was" >$uring_switch
+    rm -f "$T/uring_was"
+}
+
 clean_up()
 {
     trap '' INT TERM HUP EXIT
     cd /
+    restore_uring
     note_daemons
     end_processes CONT
     mounts_below "$T" | while read -r point; do
@@ -167,6 +201,7 @@ for program in foliofs mkfs.foliofs fsck.foliofs foliofsctl; do
     [ -x "$FOLIO_BIN/$program" ] || fail "FOLIO_BIN=$FOLIO_BIN has no $program"
 done
 daemon=
+more_options=${FOLIO_MOUNT_OPTIONS-} # for every mount, beside the test's own
 
 # until SECONDS COMMAND...: try again until it succeeds; 1 when the time is over.
 until_true()
@@ -194,7 +229,7 @@ is_up_or_dead()
 # mount_volume [-o OPTIONS]...: in the foreground, so that we know its process. $daemon is its number.
 try_mount()
 {
-    "$FOLIO_BIN/foliofs" -f "$@" "$V" "$M" >>"$T/daemon.out" 2>&1 </dev/null &
+    "$FOLIO_BIN/foliofs" -f ${more_options:+-o "$more_options"} "$@" "$V" "$M" >>"$T/daemon.out" 2>&1 </dev/null &
     daemon=$!
     note_process "$daemon"
     until_true 30 is_up_or_dead && is_mounted "$M" && ! has_ended "$daemon"
@@ -272,7 +307,7 @@ END
 }
 mount_to_crash() # MOUNT-OPTIONS
 {
-    make_crasher "$1"
+    make_crasher "$1${more_options:+,$more_options}"
     sh "$T/crasher" mount || fail "does not mount: $(tail -n 5 "$T/daemon.out")"
 }
 crashed_daemon_ended()

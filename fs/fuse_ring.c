@@ -1,0 +1,497 @@
+#include "fs/fuse_ring.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <fuse_lowlevel.h>
+#include <liburing.h>
+#include <linux/fuse.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include "cache/page.h"
+#include "cache/wait.h"
+#include "cache/worker.h"
+#include "fs/daemon.h"
+
+/* ---- the kernel's interface (include/uapi/linux/fuse.h since protocol 7.42) -------------------- */
+
+#define RING_REGISTER         1u
+#define RING_COMMIT_AND_FETCH 2u
+
+struct ring_entry_header {
+    char in_out[128]; /* struct fuse_in_header, then struct fuse_out_header */
+    char op_in[128];  /* the operation's own struct */
+    uint64_t flags;
+    uint64_t commit_id;
+    uint32_t payload_size;
+    uint32_t padding;
+    uint64_t reserved;
+};
+
+struct ring_command { /* in the SQE */
+    uint64_t flags;
+    uint64_t commit_id;
+    uint16_t qid;
+    uint8_t padding[6];
+};
+
+/* ---- threads ---------------------------------------------------------------------------------- */
+
+#define SQ_ENTRIES  4u   /* the entry's command and the watch for the end */
+#define LEAST       4u   /* threads for each processor */
+#define MANY_CPUS   4u   /* from so many on there are fewer for each */
+#define RING_MOST   512u /* threads of a queue that wait for others to reply */
+#define TAG_STOP    1u
+#define TAG_ENTRY   2u
+#define STAGE_BYTES PAGE_SIZE /* before the payload; see ring_thread */
+#define ENDED_MS    60000u    /* there is no next step; this only bounds a sleep */
+
+enum ring_state { RING_WAITING, RING_BEGUN, RING_ENDED };
+enum reply_state { REPLY_NONE, REPLY_MADE, REPLY_NOT_WAITED_FOR };
+
+struct ring_queue {           /* (c) constant once started  (g) growing  (a) atomic */
+    unsigned qid;             /* (c) */
+    cpu_set_t *set;           /* its processor                                       (c) */
+    unsigned base;            /* threads that do not wait for others to reply        (c) */
+    unsigned nr;              /* threads                                             (g) */
+    _Atomic unsigned waiting; /* of which so many do                                 (a) */
+};
+
+/* (t) the thread's own  (r) whoever replies; see the header  (c) constant */
+struct ring_thread {
+    struct fuse_ring *ring;   /* (c) */
+    struct ring_queue *queue; /* (c) */
+    struct worker *worker;    /* (c) */
+    struct io_uring uring;    /* (t) */
+    uint64_t commit_id;       /* (t) */
+    bool bound;               /* to the queue's processor                            (t) */
+    /* One mapping: a page that starts with the header and ends with a copy of the request's two headers,
+     * then the payload: so libfuse gets the request in one piece and nothing large is copied. */
+    struct ring_entry_header *header; /* (r) */
+    char *payload;                    /* (r) */
+    _Atomic uint64_t unique;          /* the request it works on; 0: none */
+    _Atomic uint32_t replied;         /* enum reply_state */
+};
+
+struct fuse_ring {           /* (c) constant once started  (g) growing */
+    struct fuse_session *se; /* (c) */
+    ring_amend amend;        /* (c) */
+    void *arg;               /* (c) */
+    size_t max_io;           /* (c) */
+    int stop;                /* an eventfd: readable when the threads shall end (c) */
+    _Atomic uint32_t state;  /* enum ring_state; ENDED is set under growing */
+    _Atomic uint32_t nr_ready;
+    _Atomic int err;           /* of a thread that could not start */
+    cpu_set_t *anywhere;       /* (c) */
+    size_t set_size;           /* bytes of a set of processors                     (c) */
+    unsigned nr_queues;        /* (c) */
+    struct ring_queue *queues; /* (c) */
+    pthread_mutex_t growing;
+    _Atomic unsigned nr;          /* threads that were made                        (g) */
+    struct ring_thread **threads; /* (g); those below nr are there */
+};
+
+static _Thread_local struct ring_thread *self;
+
+/* To the queue's processor or to where the process may run; where it cannot be had, it stays as it is. */
+static void bind_thread(struct ring_thread *t, bool bound)
+{
+    t->bound = bound;
+    (void)pthread_setaffinity_np(pthread_self(), t->ring->set_size,
+                                 bound ? t->queue->set : t->ring->anywhere);
+}
+
+static int create_thread(struct fuse_ring *ring, struct ring_queue *queue);
+
+/* One of the queue's threads begins to wait for somebody else's reply. */
+static void replace_thread(struct fuse_ring *ring, struct ring_queue *queue)
+{
+    unsigned waiting = atomic_fetch_add(&queue->waiting, 1) + 1;
+    pthread_mutex_lock(&ring->growing);
+    if (queue->nr < queue->base + waiting && waiting <= RING_MOST &&
+        atomic_load(&ring->state) == RING_BEGUN)
+        (void)create_thread(ring, queue); /* the next that waits tries again */
+    pthread_mutex_unlock(&ring->growing);
+}
+
+/* ---- a request --------------------------------------------------------------------------------- */
+
+static struct io_uring_sqe *next_sqe(struct ring_thread *t, unsigned command)
+{
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&t->uring); /* one is free: two are ever in use */
+    struct ring_command c = { .commit_id = t->commit_id, .qid = (uint16_t)t->queue->qid };
+    io_uring_prep_rw(IORING_OP_URING_CMD, sqe, fuse_session_fd(t->ring->se), NULL, 0, 0);
+    sqe->cmd_op = command;
+    memcpy(sqe->cmd, &c, sizeof c);
+    io_uring_sqe_set_data64(sqe, TAG_ENTRY);
+    return sqe;
+}
+
+/* Returns the request in one piece, *len its length; NULL: it makes no sense. */
+static char *put_together(struct ring_thread *t, size_t *len)
+{
+    struct fuse_in_header in;
+    memcpy(&in, t->header->in_out, sizeof in);
+    size_t payload = t->header->payload_size;
+    if (in.len < sizeof in + payload || payload > t->ring->max_io ||
+        in.len - sizeof in - payload > sizeof t->header->op_in)
+        return NULL;
+    size_t op = in.len - sizeof in - payload;
+    char *request = t->payload - op - sizeof in;
+    memcpy(request + sizeof in, t->header->op_in, op);
+    memcpy(request, &in, sizeof in);
+    *len = in.len;
+    return request;
+}
+
+/* Who waits for the disk is woken several times by interrupts that come to any processor: there it should
+ * run, and not wake its own each time. */
+static bool waits_for_disk(uint32_t opcode)
+{
+    return opcode == FUSE_FSYNC || opcode == FUSE_FSYNCDIR;
+}
+
+static bool may_need_notifier(uint32_t opcode)
+{
+    return opcode == FUSE_FALLOCATE || opcode == FUSE_LSEEK || opcode == FUSE_RENAME ||
+           opcode == FUSE_RENAME2;
+}
+
+static void refuse(struct ring_thread *t, uint64_t unique, int err)
+{
+    struct fuse_out_header out = { .len = sizeof out, .error = err, .unique = unique };
+    struct iovec iov = { .iov_base = &out, .iov_len = sizeof out };
+    (void)ring_reply(t->ring, &iov, 1);
+}
+
+/* Returns false: it was told to end before there was one. */
+static bool wait_for_reply(struct ring_thread *t)
+{
+    if (atomic_load(&t->replied) == REPLY_NONE) {
+        replace_thread(t->ring, t->queue);
+        while (atomic_load(&t->replied) == REPLY_NONE && atomic_load(&t->ring->state) == RING_BEGUN)
+            (void)wait_on_word(&t->replied, REPLY_NONE, 0);
+        atomic_fetch_sub(&t->queue->waiting, 1);
+    }
+    if (atomic_load(&t->replied) != REPLY_MADE)
+        return false;
+    atomic_store(&t->unique, 0);
+    return true;
+}
+
+/* Likewise. */
+static bool answer(struct ring_thread *t)
+{
+    struct fuse_in_header in;
+    size_t len;
+    memcpy(&in, t->header->in_out, sizeof in);
+    char *request = put_together(t, &len);
+    bool bound = !waits_for_disk(in.opcode);
+    if (bound != t->bound)
+        bind_thread(t, bound);
+    t->commit_id = t->header->commit_id;
+    atomic_store(&t->replied, REPLY_NONE);
+    atomic_store(&t->unique, in.unique);
+    if (request == NULL) {
+        refuse(t, in.unique, -EIO);
+    } else if (may_need_notifier(in.opcode) && atomic_load(&t->queue->waiting) >= RING_MOST) {
+        refuse(t, in.unique, -ENOMEM);
+    } else {
+        struct fuse_buf buf = { .mem = request, .size = len };
+        t->ring->amend(t->ring->arg, request, len);
+        fuse_session_process_buf(t->ring->se, &buf);
+    }
+    return wait_for_reply(t);
+}
+
+/* ---- a reply ----------------------------------------------------------------------------------- */
+
+static struct ring_thread *find_thread(struct fuse_ring *ring, uint64_t unique)
+{
+    if (self != NULL && atomic_load_explicit(&self->unique, memory_order_relaxed) == unique)
+        return self;
+    unsigned nr = atomic_load(&ring->nr);
+    for (unsigned i = 0; i < nr; i++)
+        if (atomic_load(&ring->threads[i]->unique) == unique)
+            return ring->threads[i];
+    return NULL;
+}
+
+/* Returns bytes of payload, or -1: more than there is room for. */
+static ssize_t copy_payload(struct ring_thread *t, const struct iovec *iov, int count)
+{
+    size_t n = 0;
+    for (int i = 0; i < count; n += iov[i].iov_len, i++) {
+        if (iov[i].iov_len > t->ring->max_io - n)
+            return -1;
+        memcpy(t->payload + n, iov[i].iov_base, iov[i].iov_len);
+    }
+    return (ssize_t)n;
+}
+
+ssize_t ring_reply(struct fuse_ring *ring, const struct iovec *iov, int count)
+{
+    struct fuse_out_header out;
+    memcpy(&out, iov[0].iov_base, sizeof out);
+    struct ring_thread *t = out.unique != 0 ? find_thread(ring, out.unique) : NULL;
+    if (t == NULL)
+        return -1;
+    ssize_t n = copy_payload(t, iov + 1, count - 1);
+    if (n < 0) {
+        out.error = -EIO;
+        n = 0;
+    }
+    memcpy(t->header->in_out, &out, sizeof out);
+    t->header->payload_size = (uint32_t)n;
+    atomic_store(&t->replied, REPLY_MADE);
+    if (t != self)
+        wake_word(&t->replied);
+    return (ssize_t)out.len;
+}
+
+/* ---- the loop ---------------------------------------------------------------------------------- */
+
+/* Hand over what was prepared and wait.   Returns 0: a request is here; or -errno: the end. */
+static int next_request(struct ring_thread *t)
+{
+    for (;;) {
+        struct io_uring_cqe *cqe;
+        int err = io_uring_submit_and_wait(&t->uring, 1);
+        if (err < 0 && err != -EINTR)
+            return err;
+        if (io_uring_peek_cqe(&t->uring, &cqe) != 0)
+            continue;
+        int res = cqe->user_data == TAG_STOP ? -ENOTCONN : cqe->res;
+        io_uring_cqe_seen(&t->uring, cqe);
+        return res;
+    }
+}
+
+static void watch_for_stop(struct ring_thread *t)
+{
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&t->uring);
+    io_uring_prep_poll_add(sqe, t->ring->stop, POLLIN);
+    io_uring_sqe_set_data64(sqe, TAG_STOP);
+}
+
+static void serve_queue(struct ring_thread *t)
+{
+    struct iovec iov[2] = { { .iov_base = t->header, .iov_len = sizeof *t->header },
+                            { .iov_base = t->payload, .iov_len = t->ring->max_io } };
+    struct io_uring_sqe *sqe = next_sqe(t, RING_REGISTER);
+    sqe->addr = (uintptr_t)iov;
+    sqe->len = 2;
+    watch_for_stop(t);
+    int err;
+    while ((err = next_request(t)) == 0 && answer(t))
+        next_sqe(t, RING_COMMIT_AND_FETCH);
+    if (err != 0 && err != -ENOTCONN && err != -ECONNABORTED && err != -ECANCELED)
+        daemon_say("a thread that answers requests by io_uring ended: %s", strerror(-err));
+}
+
+static int prepare_thread(struct ring_thread *t)
+{
+    struct io_uring_params p = { .flags = IORING_SETUP_SQE128 | IORING_SETUP_SINGLE_ISSUER |
+                                          IORING_SETUP_DEFER_TASKRUN };
+    bind_thread(t, true);
+    return io_uring_queue_init_params(SQ_ENTRIES, &t->uring, &p);
+}
+
+/* The only step. */
+static unsigned ring_step(void *arg)
+{
+    struct ring_thread *t = arg;
+    struct fuse_ring *ring = t->ring;
+    int err = atomic_load(&ring->state) == RING_ENDED ? -ENOTCONN : prepare_thread(t);
+    if (err != 0)
+        atomic_store(&ring->err, err);
+    atomic_fetch_add(&ring->nr_ready, 1);
+    wake_word(&ring->nr_ready);
+    if (err != 0)
+        return ENDED_MS;
+    self = t;
+    while (atomic_load(&ring->state) == RING_WAITING)
+        (void)wait_on_word(&ring->state, RING_WAITING, 0);
+    if (atomic_load(&ring->state) == RING_BEGUN)
+        serve_queue(t);
+    io_uring_queue_exit(&t->uring);
+    return ENDED_MS;
+}
+
+/* ---- starting and ending ----------------------------------------------------------------------- */
+
+static void free_thread(struct ring_thread *t)
+{
+    if (t->header != NULL)
+        munmap(t->header, STAGE_BYTES + t->ring->max_io);
+    free(t);
+}
+
+/* Context: growing, or nobody else knows the ring. */
+static int create_thread(struct fuse_ring *ring, struct ring_queue *queue)
+{
+    struct ring_thread *t = calloc(1, sizeof *t);
+    if (t == NULL)
+        return -ENOMEM;
+    *t = (struct ring_thread){ .ring = ring, .queue = queue };
+    char *map = mmap(NULL, STAGE_BYTES + ring->max_io, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    int err = map == MAP_FAILED ? -errno : 0;
+    if (err == 0) {
+        t->header = (void *)map;
+        t->payload = map + STAGE_BYTES;
+        err = worker_start(&t->worker, "folio-ring", ring_step, t);
+    }
+    if (err != 0) {
+        free_thread(t);
+        return err;
+    }
+    queue->nr++;
+    ring->threads[atomic_load(&ring->nr)] = t;
+    atomic_fetch_add(&ring->nr, 1);
+    return 0;
+}
+
+static bool is_online(unsigned cpu)
+{
+    char path[64], word = '1';
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%u/online", cpu);
+    int fd = open(path, O_RDONLY | O_CLOEXEC); /* not there: it cannot be switched off */
+    if (fd >= 0) {
+        (void)!read(fd, &word, 1);
+        close(fd);
+    }
+    return word == '1';
+}
+
+/* The queue of a processor that is not there needs an entry, too. */
+static unsigned threads_of(unsigned qid, unsigned threads)
+{
+    unsigned cpus = (unsigned)get_nprocs();
+    unsigned each = cpus > MANY_CPUS ? threads * MANY_CPUS / cpus : threads;
+    unsigned least = threads < LEAST ? threads : LEAST;
+    if (!is_online(qid))
+        return 1;
+    return each > least ? each : least;
+}
+
+unsigned ring_threads(unsigned threads)
+{
+    unsigned queues = (unsigned)get_nprocs_conf(), nr = 0;
+    for (unsigned q = 0; q < queues; q++)
+        nr += threads_of(q, threads);
+    return nr;
+}
+
+static int create_queue(struct fuse_ring *ring, unsigned qid, unsigned threads)
+{
+    struct ring_queue *queue = &ring->queues[qid];
+    *queue = (struct ring_queue){ .qid = qid, .base = threads_of(qid, threads) };
+    queue->set = CPU_ALLOC(ring->nr_queues);
+    if (queue->set == NULL)
+        return -ENOMEM;
+    CPU_ZERO_S(ring->set_size, queue->set);
+    CPU_SET_S(qid, ring->set_size, queue->set);
+    int err = 0;
+    while (queue->nr < queue->base && err == 0)
+        err = create_thread(ring, queue);
+    return err;
+}
+
+static int create_queues(struct fuse_ring *ring, unsigned threads)
+{
+    unsigned nr = ring->nr_queues;
+    ring->queues = calloc(nr, sizeof *ring->queues);
+    ring->threads = calloc((size_t)nr * (threads + RING_MOST), sizeof *ring->threads);
+    ring->anywhere = CPU_ALLOC(nr);
+    if (ring->queues == NULL || ring->threads == NULL || ring->anywhere == NULL)
+        return -ENOMEM;
+    int err = sched_getaffinity(0, ring->set_size, ring->anywhere) == 0 ? 0 : -errno;
+    for (unsigned q = 0; q < nr && err == 0; q++)
+        err = create_queue(ring, q, threads);
+    for (uint32_t n; (n = atomic_load(&ring->nr_ready)) < atomic_load(&ring->nr);)
+        (void)wait_on_word(&ring->nr_ready, n, 0);
+    return err != 0 ? err : atomic_load(&ring->err);
+}
+
+int ring_start(struct fuse_ring **out, struct fuse_session *se, unsigned threads, size_t max_io,
+               ring_amend amend, void *arg)
+{
+    struct fuse_ring *ring = calloc(1, sizeof *ring);
+    unsigned queues = (unsigned)get_nprocs_conf();
+    if (ring == NULL)
+        return -ENOMEM;
+    *ring = (struct fuse_ring){
+        .se = se, .amend = amend, .arg = arg, .max_io = max_io, .nr_queues = queues
+    };
+    ring->set_size = CPU_ALLOC_SIZE(queues);
+    pthread_mutex_init(&ring->growing, NULL);
+    ring->stop = eventfd(0, EFD_CLOEXEC);
+    int err = ring->stop < 0 ? -errno : create_queues(ring, threads);
+    if (err == 0) {
+        *out = ring;
+        return 0;
+    }
+    ring_stop(ring);
+    ring_free(ring);
+    return err;
+}
+
+/* Returns what it was. */
+static enum ring_state set_state(struct fuse_ring *ring, enum ring_state state)
+{
+    pthread_mutex_lock(&ring->growing);
+    enum ring_state was = (enum ring_state)atomic_exchange(&ring->state, state);
+    pthread_mutex_unlock(&ring->growing);
+    wake_word(&ring->state);
+    return was;
+}
+
+void ring_begin(struct fuse_ring *ring)
+{
+    (void)set_state(ring, RING_BEGUN);
+}
+
+void ring_stop(struct fuse_ring *ring)
+{
+    uint64_t one = 1;
+    if (ring == NULL || set_state(ring, RING_ENDED) == RING_ENDED)
+        return;
+    if (ring->stop >= 0 && write(ring->stop, &one, sizeof one) != (ssize_t)sizeof one)
+        daemon_say("the threads of io_uring could not be told to end: %s", strerror(errno));
+    for (unsigned i = 0; i < atomic_load(&ring->nr); i++) {
+        uint32_t none = REPLY_NONE;
+        atomic_compare_exchange_strong(&ring->threads[i]->replied, &none, REPLY_NOT_WAITED_FOR);
+        wake_word(&ring->threads[i]->replied);
+    }
+    for (unsigned i = 0; i < atomic_load(&ring->nr); i++)
+        worker_stop(ring->threads[i]->worker);
+}
+
+void ring_free(struct fuse_ring *ring)
+{
+    if (ring == NULL)
+        return;
+    for (unsigned i = 0; i < atomic_load(&ring->nr); i++)
+        free_thread(ring->threads[i]);
+    for (unsigned q = 0; ring->queues != NULL && q < ring->nr_queues; q++)
+        CPU_FREE(ring->queues[q].set);
+    CPU_FREE(ring->anywhere);
+    free(ring->queues);
+    free(ring->threads);
+    if (ring->stop >= 0)
+        close(ring->stop);
+    pthread_mutex_destroy(&ring->growing);
+    free(ring);
+}
