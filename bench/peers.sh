@@ -85,7 +85,9 @@ serve() # PEER COMMAND...: a FUSE server in the foreground; its process goes to 
     server=$!
     note_process "$server"
     echo "$server" >"$T/server/$peer_name"
-    until_true 30 is_up_or_dead_at "$point" "$server" && is_mounted "$point" && return 0
+    # stat waits until the two have agreed on how to talk.
+    until_true 30 is_up_or_dead_at "$point" "$server" && is_mounted "$point" &&
+        stat "$point" >/dev/null 2>&1 && return 0
     reason=$(tail -n 1 "$T/$peer_name.out")
     return 1
 }

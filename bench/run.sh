@@ -17,7 +17,7 @@
 # ext4 and xfs lie on loop files, fuse2fs has an ext4 image of the same kind, ll and ll_wb are
 # libfuse's passthrough_ll over a directory of the ext4 peer, as it comes and with "writeback,
 # cache=always"; null, null_ring and null_stock are FUSE servers that do nothing (bench/null_fuse.c); what
-# ends in _ring gets its requests by io_uring, which is switched on while it is mounted. All images
+# ends in _ring gets its requests by io_uring, which is switched on while it is being mounted. All images
 # and the volumes lie in one directory below $TMPDIR. Needs root, or sudo without a password.
 #
 # FOLIO_OPTIONS: mount options of FolioFS (memory=1536M). FOLIO_BUILD: a build directory to use as it

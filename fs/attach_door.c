@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -147,16 +146,6 @@ static int bind_socket(struct attach_door *door, int sock)
                : socket_bind(sock, door->path, geteuid() == 0 ? 0666 : 0600, BACKLOG, &door->file);
 }
 
-/* Each attached file takes two descriptors, each client three. */
-static void raise_descriptor_limit(void)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        (void)setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
 int attach_door_open(struct fs *fs, const char *mountpoint_abs, struct attach_door **out,
                      struct store_error *error)
 {
@@ -171,7 +160,6 @@ int attach_door_open(struct fs *fs, const char *mountpoint_abs, struct attach_do
     if (err == 0) {
         door->fs = fs;
         door->dev = mount->dev;
-        raise_descriptor_limit();
         sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         err = sock < 0 ? -errno : bind_socket(door, sock);
     }

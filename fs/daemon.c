@@ -12,6 +12,7 @@
 #include <sys/eventfd.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <syslog.h>
@@ -76,6 +77,16 @@ static int fork_child(struct daemon_state *d)
     return chdir("/") == 0 ? 0 : -errno;
 }
 
+/* Each attached file takes two descriptors, each client three, each ring one. */
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 int daemon_start(struct daemon_state *d, bool foreground)
 {
     sigset_t set;
@@ -85,6 +96,7 @@ int daemon_start(struct daemon_state *d, bool foreground)
     int err = foreground ? 0 : fork_child(d);
     if (err != 0)
         return err;
+    raise_descriptor_limit();
     ending_signals(&set);
     sigprocmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);

@@ -203,9 +203,9 @@ static int prepare_ring(struct front *front, struct store_error *error)
                          wire_amend_request, &front->wire);
     return err == 0 ? 0
                     : store_fail(error, err,
-                                 "io_uring: no ring could be made (%s; see "
-                                 "/proc/sys/kernel/io_uring_disabled); leave the option out",
-                                 strerror(-err));
+                                 "io_uring: no ring could be made (%s%s); leave the option out",
+                                 strerror(-err),
+                                 err == -EPERM ? ", see /proc/sys/kernel/io_uring_disabled" : "");
 }
 
 int front_mount(struct front *front, struct fs *fs, const char *mountpoint,

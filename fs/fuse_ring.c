@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -17,6 +18,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/sysinfo.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cache/page.h"
@@ -55,7 +57,8 @@ struct ring_command { /* in the SQE */
 #define TAG_STOP    1u
 #define TAG_ENTRY   2u
 #define STAGE_BYTES PAGE_SIZE /* before the payload; see ring_thread */
-#define ENDED_MS    60000u    /* there is no next step; this only bounds a sleep */
+#define BUSY_NS     1000000L
+#define ENDED_MS    60000u /* there is no next step; this only bounds a sleep */
 
 enum ring_state { RING_WAITING, RING_BEGUN, RING_ENDED };
 enum reply_state { REPLY_NONE, REPLY_MADE, REPLY_NOT_WAITED_FOR };
@@ -63,10 +66,13 @@ enum reply_state { REPLY_NONE, REPLY_MADE, REPLY_NOT_WAITED_FOR };
 struct ring_queue {           /* (c) constant once started  (g) growing  (a) atomic */
     unsigned qid;             /* (c) */
     cpu_set_t *set;           /* its processor                                       (c) */
-    unsigned base;            /* threads that do not wait for others to reply        (c) */
-    unsigned nr;              /* threads                                             (g) */
-    _Atomic unsigned waiting; /* of which so many do                                 (a) */
+    unsigned base;            /* threads to begin with                               (c) */
+    unsigned nr;              /* threads that were made                              (g) */
+    _Atomic unsigned serving; /* threads with an entry                               (a) */
+    _Atomic unsigned waiting; /* of which so many wait, or may, for others to reply  (a) */
 };
+
+enum thread_state { THREAD_NEW, THREAD_READY, THREAD_SERVING, THREAD_ENDED };
 
 /* (t) the thread's own  (r) whoever replies; see the header  (c) constant */
 struct ring_thread {
@@ -76,23 +82,26 @@ struct ring_thread {
     struct io_uring uring;    /* (t) */
     uint64_t commit_id;       /* (t) */
     bool bound;               /* to the queue's processor                            (t) */
+    bool extra;               /* made while others waited                            (c) */
+    bool waits;               /* counted in queue->waiting                           (t) */
     /* One mapping: a page that starts with the header and ends with a copy of the request's two headers,
      * then the payload: so libfuse gets the request in one piece and nothing large is copied. */
     struct ring_entry_header *header; /* (r) */
     char *payload;                    /* (r) */
     _Atomic uint64_t unique;          /* the request it works on; 0: none */
     _Atomic uint32_t replied;         /* enum reply_state */
+    _Atomic uint32_t state;           /* enum thread_state */
 };
 
-struct fuse_ring {           /* (c) constant once started  (g) growing */
-    struct fuse_session *se; /* (c) */
-    ring_amend amend;        /* (c) */
-    void *arg;               /* (c) */
-    size_t max_io;           /* (c) */
-    int stop;                /* an eventfd: readable when the threads shall end (c) */
-    _Atomic uint32_t state;  /* enum ring_state; ENDED is set under growing */
-    _Atomic uint32_t nr_ready;
+struct fuse_ring {             /* (c) constant once started  (g) growing */
+    struct fuse_session *se;   /* (c) */
+    ring_amend amend;          /* (c) */
+    void *arg;                 /* (c) */
+    size_t max_io;             /* (c) */
+    int stop;                  /* an eventfd: readable when the threads shall end (c) */
+    _Atomic uint32_t state;    /* enum ring_state; ENDED is set under growing */
     _Atomic int err;           /* of a thread that could not start */
+    _Atomic bool said;         /* why a thread ended */
     cpu_set_t *anywhere;       /* (c) */
     size_t set_size;           /* bytes of a set of processors                     (c) */
     unsigned nr_queues;        /* (c) */
@@ -112,17 +121,34 @@ static void bind_thread(struct ring_thread *t, bool bound)
                                  bound ? t->queue->set : t->ring->anywhere);
 }
 
-static int create_thread(struct fuse_ring *ring, struct ring_queue *queue);
+static int create_thread(struct fuse_ring *ring, struct ring_queue *queue, bool extra);
 
-/* One of the queue's threads begins to wait for somebody else's reply. */
-static void replace_thread(struct fuse_ring *ring, struct ring_queue *queue)
+/* The new thread has its entry, or never will, when this returns. A request that the kernel had to queue is not
+ * given to a new entry, so the entry must be there before it is needed. */
+static void add_thread(struct fuse_ring *ring, struct ring_queue *queue)
 {
-    unsigned waiting = atomic_fetch_add(&queue->waiting, 1) + 1;
     pthread_mutex_lock(&ring->growing);
-    if (queue->nr < queue->base + waiting && waiting <= RING_MOST &&
-        atomic_load(&ring->state) == RING_BEGUN)
-        (void)create_thread(ring, queue); /* the next that waits tries again */
+    if (queue->nr < queue->base + RING_MOST && atomic_load(&ring->state) == RING_BEGUN &&
+        create_thread(ring, queue, true) == 0) {
+        struct ring_thread *t = ring->threads[atomic_load(&ring->nr) - 1];
+        for (uint32_t now; (now = atomic_load(&t->state)) < THREAD_SERVING;)
+            (void)wait_on_word(&t->state, now, 0);
+    }
     pthread_mutex_unlock(&ring->growing);
+}
+
+/* This thread waits, or may, until somebody else replies. others: who replies needs threads of this queue.
+ * Returns false: there would be none left, and it must not wait. */
+static bool begin_waiting(struct ring_thread *t, bool others)
+{
+    struct ring_queue *queue = t->queue;
+    unsigned waiting = atomic_fetch_add(&queue->waiting, 1) + 1;
+    if (atomic_load(&queue->serving) < queue->base + waiting)
+        add_thread(t->ring, queue);
+    if (!others || atomic_load(&queue->serving) > atomic_load(&queue->waiting))
+        return true;
+    atomic_fetch_sub(&queue->waiting, 1);
+    return false;
 }
 
 /* ---- a request --------------------------------------------------------------------------------- */
@@ -178,12 +204,16 @@ static void refuse(struct ring_thread *t, uint64_t unique, int err)
 /* Returns false: it was told to end before there was one. */
 static bool wait_for_reply(struct ring_thread *t)
 {
-    if (atomic_load(&t->replied) == REPLY_NONE) {
-        replace_thread(t->ring, t->queue);
-        while (atomic_load(&t->replied) == REPLY_NONE && atomic_load(&t->ring->state) == RING_BEGUN)
-            (void)wait_on_word(&t->replied, REPLY_NONE, 0);
+    if (atomic_load(&t->replied) == REPLY_NONE && !t->waits)
+        t->waits = begin_waiting(t, false);
+    /* The budget knows nothing of this thread; a reply that comes now is short (see ring_reply). */
+    if (t->extra && atomic_load(&t->replied) == REPLY_NONE)
+        (void)madvise(t->payload + PAGE_SIZE, t->ring->max_io - PAGE_SIZE, MADV_DONTNEED);
+    while (atomic_load(&t->replied) == REPLY_NONE && atomic_load(&t->ring->state) == RING_BEGUN)
+        (void)wait_on_word(&t->replied, REPLY_NONE, 0);
+    if (t->waits)
         atomic_fetch_sub(&t->queue->waiting, 1);
-    }
+    t->waits = false;
     if (atomic_load(&t->replied) != REPLY_MADE)
         return false;
     atomic_store(&t->unique, 0);
@@ -203,9 +233,11 @@ static bool answer(struct ring_thread *t)
     t->commit_id = t->header->commit_id;
     atomic_store(&t->replied, REPLY_NONE);
     atomic_store(&t->unique, in.unique);
+    if (may_need_notifier(in.opcode))
+        t->waits = begin_waiting(t, true);
     if (request == NULL) {
         refuse(t, in.unique, -EIO);
-    } else if (may_need_notifier(in.opcode) && atomic_load(&t->queue->waiting) >= RING_MOST) {
+    } else if (may_need_notifier(in.opcode) && !t->waits) {
         refuse(t, in.unique, -ENOMEM);
     } else {
         struct fuse_buf buf = { .mem = request, .size = len };
@@ -228,12 +260,12 @@ static struct ring_thread *find_thread(struct fuse_ring *ring, uint64_t unique)
     return NULL;
 }
 
-/* Returns bytes of payload, or -1: more than there is room for. */
+/* Returns bytes of payload, or -1: more than there is room for. Another thread's is one page at most. */
 static ssize_t copy_payload(struct ring_thread *t, const struct iovec *iov, int count)
 {
-    size_t n = 0;
+    size_t n = 0, room = t == self ? t->ring->max_io : PAGE_SIZE;
     for (int i = 0; i < count; n += iov[i].iov_len, i++) {
-        if (iov[i].iov_len > t->ring->max_io - n)
+        if (iov[i].iov_len > room - n)
             return -1;
         memcpy(t->payload + n, iov[i].iov_base, iov[i].iov_len);
     }
@@ -262,20 +294,31 @@ ssize_t ring_reply(struct fuse_ring *ring, const struct iovec *iov, int count)
 
 /* ---- the loop ---------------------------------------------------------------------------------- */
 
-/* Hand over what was prepared and wait.   Returns 0: a request is here; or -errno: the end. */
+/* Hand over what was prepared, and wait for so many completions.   Returns 0 or -errno. */
+static int enter(struct ring_thread *t, unsigned completions)
+{
+    struct timespec pause = { .tv_nsec = BUSY_NS };
+    for (;;) {
+        int err = io_uring_submit_and_wait(&t->uring, completions);
+        if (err != -EAGAIN && err != -ENOMEM && err != -EBUSY && err != -EINTR)
+            return err < 0 ? err : 0;
+        nanosleep(&pause, NULL); /* the kernel lacks memory: what was prepared still is */
+    }
+}
+
+/* Returns 0: a request is here; or -errno: the end. */
 static int next_request(struct ring_thread *t)
 {
-    for (;;) {
-        struct io_uring_cqe *cqe;
-        int err = io_uring_submit_and_wait(&t->uring, 1);
-        if (err < 0 && err != -EINTR)
-            return err;
-        if (io_uring_peek_cqe(&t->uring, &cqe) != 0)
-            continue;
-        int res = cqe->user_data == TAG_STOP ? -ENOTCONN : cqe->res;
-        io_uring_cqe_seen(&t->uring, cqe);
-        return res;
-    }
+    struct io_uring_cqe *cqe;
+    int err;
+    do
+        err = enter(t, 1);
+    while (err == 0 && io_uring_peek_cqe(&t->uring, &cqe) != 0);
+    if (err != 0)
+        return err;
+    int res = cqe->user_data == TAG_STOP ? -ENOTCONN : cqe->res;
+    io_uring_cqe_seen(&t->uring, cqe);
+    return res;
 }
 
 static void watch_for_stop(struct ring_thread *t)
@@ -285,19 +328,50 @@ static void watch_for_stop(struct ring_thread *t)
     io_uring_sqe_set_data64(sqe, TAG_STOP);
 }
 
+static void set_thread_state(struct ring_thread *t, enum thread_state state)
+{
+    atomic_store(&t->state, state);
+    wake_word(&t->state);
+}
+
+/* The connection is at its end in one way or another; or what came is worth a word. */
+static bool is_end(int err)
+{
+    return err == 0 || err == -ENOTCONN || err == -ECONNABORTED || err == -ECANCELED ||
+           err == -ENOENT;
+}
+
+/* Without its thread a queue's requests would wait for ever; before the first, the kernel goes back to
+ * /dev/fuse. */
+static void note_end(struct ring_thread *t, int err, bool served)
+{
+    if (is_end(err) || atomic_exchange(&t->ring->said, true))
+        return;
+    daemon_say("io_uring: %s; %s", strerror(-err),
+               served ? "unmounting" : "the kernel takes requests to /dev/fuse instead");
+    if (served)
+        kill(getpid(), SIGTERM);
+}
+
 static void serve_queue(struct ring_thread *t)
 {
     struct iovec iov[2] = { { .iov_base = t->header, .iov_len = sizeof *t->header },
                             { .iov_base = t->payload, .iov_len = t->ring->max_io } };
     struct io_uring_sqe *sqe = next_sqe(t, RING_REGISTER);
+    bool served = false;
     sqe->addr = (uintptr_t)iov;
     sqe->len = 2;
     watch_for_stop(t);
-    int err;
-    while ((err = next_request(t)) == 0 && answer(t))
+    int err = enter(t, 0);
+    if (err == 0 && io_uring_cq_ready(&t->uring) == 0) { /* taken, or there would be an error */
+        atomic_fetch_add(&t->queue->serving, 1);
+        set_thread_state(t, THREAD_SERVING);
+    }
+    while (err == 0 && (err = next_request(t)) == 0 && answer(t)) {
+        served = true;
         next_sqe(t, RING_COMMIT_AND_FETCH);
-    if (err != 0 && err != -ENOTCONN && err != -ECONNABORTED && err != -ECANCELED)
-        daemon_say("a thread that answers requests by io_uring ended: %s", strerror(-err));
+    }
+    note_end(t, err, served);
 }
 
 static int prepare_thread(struct ring_thread *t)
@@ -308,24 +382,31 @@ static int prepare_thread(struct ring_thread *t)
     return io_uring_queue_init_params(SQ_ENTRIES, &t->uring, &p);
 }
 
-/* The only step. */
-static unsigned ring_step(void *arg)
+static void run_thread(struct ring_thread *t)
 {
-    struct ring_thread *t = arg;
     struct fuse_ring *ring = t->ring;
-    int err = atomic_load(&ring->state) == RING_ENDED ? -ENOTCONN : prepare_thread(t);
-    if (err != 0)
+    int err = prepare_thread(t);
+    if (err != 0) {
         atomic_store(&ring->err, err);
-    atomic_fetch_add(&ring->nr_ready, 1);
-    wake_word(&ring->nr_ready);
-    if (err != 0)
-        return ENDED_MS;
+        return;
+    }
     self = t;
+    set_thread_state(t, THREAD_READY);
     while (atomic_load(&ring->state) == RING_WAITING)
         (void)wait_on_word(&ring->state, RING_WAITING, 0);
     if (atomic_load(&ring->state) == RING_BEGUN)
         serve_queue(t);
     io_uring_queue_exit(&t->uring);
+}
+
+/* One step does it all. */
+static unsigned ring_step(void *arg)
+{
+    struct ring_thread *t = arg;
+    if (atomic_load(&t->state) != THREAD_ENDED) {
+        run_thread(t);
+        set_thread_state(t, THREAD_ENDED);
+    }
     return ENDED_MS;
 }
 
@@ -338,35 +419,35 @@ static void free_thread(struct ring_thread *t)
     free(t);
 }
 
-/* Context: growing, or nobody else knows the ring. */
-static int create_thread(struct fuse_ring *ring, struct ring_queue *queue)
+/* It is found by those who reply before it runs; so it stays when no thread can be had.
+ * Context: growing, or nobody else knows the ring. */
+static int create_thread(struct fuse_ring *ring, struct ring_queue *queue, bool extra)
 {
     struct ring_thread *t = calloc(1, sizeof *t);
     if (t == NULL)
         return -ENOMEM;
-    *t = (struct ring_thread){ .ring = ring, .queue = queue };
+    *t = (struct ring_thread){ .ring = ring, .queue = queue, .extra = extra };
     char *map = mmap(NULL, STAGE_BYTES + ring->max_io, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    int err = map == MAP_FAILED ? -errno : 0;
-    if (err == 0) {
-        t->header = (void *)map;
-        t->payload = map + STAGE_BYTES;
-        err = worker_start(&t->worker, "folio-ring", ring_step, t);
-    }
-    if (err != 0) {
+    if (map == MAP_FAILED) {
         free_thread(t);
-        return err;
+        return -ENOMEM;
     }
+    t->header = (void *)map;
+    t->payload = map + STAGE_BYTES;
     queue->nr++;
     ring->threads[atomic_load(&ring->nr)] = t;
     atomic_fetch_add(&ring->nr, 1);
-    return 0;
+    return worker_start(&t->worker, "folio-ring", ring_step, t);
 }
 
 static bool is_online(unsigned cpu)
 {
     char path[64], word = '1';
-    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%u/online", cpu);
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%u", cpu);
+    if (access(path, F_OK) != 0)
+        return false;
+    strcat(path, "/online");
     int fd = open(path, O_RDONLY | O_CLOEXEC); /* not there: it cannot be switched off */
     if (fd >= 0) {
         (void)!read(fd, &word, 1);
@@ -405,7 +486,7 @@ static int create_queue(struct fuse_ring *ring, unsigned qid, unsigned threads)
     CPU_SET_S(qid, ring->set_size, queue->set);
     int err = 0;
     while (queue->nr < queue->base && err == 0)
-        err = create_thread(ring, queue);
+        err = create_thread(ring, queue, false);
     return err;
 }
 
@@ -420,8 +501,9 @@ static int create_queues(struct fuse_ring *ring, unsigned threads)
     int err = sched_getaffinity(0, ring->set_size, ring->anywhere) == 0 ? 0 : -errno;
     for (unsigned q = 0; q < nr && err == 0; q++)
         err = create_queue(ring, q, threads);
-    for (uint32_t n; (n = atomic_load(&ring->nr_ready)) < atomic_load(&ring->nr);)
-        (void)wait_on_word(&ring->nr_ready, n, 0);
+    for (unsigned i = 0; i < atomic_load(&ring->nr) && err == 0; i++)
+        while (atomic_load(&ring->threads[i]->state) == THREAD_NEW)
+            (void)wait_on_word(&ring->threads[i]->state, THREAD_NEW, 0);
     return err != 0 ? err : atomic_load(&ring->err);
 }
 

@@ -15,10 +15,12 @@
  *    (fsync, a page to be read) holds up its own request and no other, as long as its queue has another
  *    thread.
  *  - A reply that is not there when the operation returns will be another thread's (fuse_notify.c,
- *    fuse_throttle.c): it keeps the entry until then, and its thread waits. That thread is replaced, so that
- *    each queue always has as many as it began with for what others wait for: above all for the WRITEs and
- *    READs that the notifier itself waits for. At RING_MOST no more are made, and what would need the
- *    notifier is refused (ENOMEM).
+ *    fuse_throttle.c): it keeps the entry until then, and its thread waits. One more thread is made for
+ *    each that waits, up to RING_MOST, so that a queue has as many for other requests as it began with.
+ *  - The notifier itself waits for WRITEs and READs, by the same queue perhaps. An operation that may need it
+ *    counts as waiting before it begins, and is refused (ENOMEM) if that would leave no thread with an entry.
+ *    Before: as the kernel gives a request that had to be queued to an entry that is freed, but not to a new
+ *    one.
  *  - A reply goes where its request came from: by the thread's entry if unique is the one it works on,
  *    else by /dev/fuse, where INIT, FORGET, INTERRUPT and notifications go.
  *  - The rings exist before INIT's reply says so, as the kernel holds requests back from then on until

@@ -9,9 +9,9 @@
 #   check_volume
 #
 # FOLIO_BIN holds the programs; FOLIO_MOUNT_OPTIONS is added to the options of every mount. Everything
-# lives below $T, a private directory: the volume $V, the mount point $M. Whatever happens to the script, a trap unmounts, ends the daemons and removes $T;
-# if the script itself is killed, a guardian process does. A test ends with 0, 1 (fail says why) or
-# 77 (skip says why).
+# lives below $T, a private directory: the volume $V, the mount point $M. Whatever happens to the script,
+# a trap unmounts, ends the daemons and removes $T; if the script itself is killed, a guardian process
+# does. A test ends with 0, 1 (fail says why) or 77 (skip says why).
 set -u
 export LC_ALL=C
 umask 022
@@ -175,7 +175,10 @@ if [ -n "${FOLIO_GUARD-}" ]; then
     while is_ours $FOLIO_GUARD; do
         sleep 1
     done
-    [ ! -d "$T" ] || clean_up
+    [ -d "$T" ] || exit 0
+    # The script's lock is gone: somebody else may have found the switch as it left it.
+    [ ! -f "$T/uring_was" ] || { exec 8<$uring_switch && flock -w 600 8; }
+    clean_up
     exit 0
 fi
 

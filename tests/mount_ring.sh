@@ -20,7 +20,10 @@ reason=$(why_no_uring)
     refused '^foliofs: io_uring: ' io_uring
     skip "$reason"
 }
+exec 8<$uring_switch
+flock 8
 [ "$(cat $uring_switch)" = Y ] || refused 'echo Y' io_uring
+exec 8<&-
 
 # --- requests that wait for others -------------------------------------------------------------
 
