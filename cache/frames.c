@@ -16,7 +16,10 @@
 #include "cache/reclaim.h"
 #include "store/plug.h"
 
-#define FILL_FRAMES   64u  /* frames given memory at a time, which saves each its page fault */
+/* Frames given memory at a time, which saves each its page fault; and a huge page's worth, which are one. */
+#define FILL_FRAMES   64u
+#define HUGE_FRAMES   512u
+#define HUGE_BYTES    (HUGE_FRAMES << PAGE_SHIFT)
 #define ALLOC_WAIT_MS 100u /* how long page_alloc sleeps at a time */
 #define ALLOC_TRIES   50u  /* sleeps in which nothing at all moved, before it gives up */
 
@@ -55,21 +58,25 @@ void put_page(struct page_cache *cache, struct page *page)
 }
 
 /* How many frames that were never used to take at once: fewer as fewer are left, so that others find
- * some while these are filled. Context: lru_lock. */
+ * some while these are filled; and so that they end at a multiple. Context: lru_lock. */
 static uint64_t fill_count(const struct page_cache *cache)
 {
     uint64_t limit = atomic_load_explicit(&cache->limit, memory_order_relaxed);
     uint64_t end = limit < cache->max_frames ? limit : cache->max_frames;
     uint64_t n = end > cache->fresh ? (end - cache->fresh) / 16 : 0;
-    if (n > FILL_FRAMES)
-        return FILL_FRAMES;
-    return n > 0 ? n : 1;
+    uint64_t most = n >= HUGE_FRAMES && cache->fresh % HUGE_FRAMES == 0
+                        ? HUGE_FRAMES
+                        : FILL_FRAMES - cache->fresh % FILL_FRAMES;
+    return n > most ? most : n > 0 ? n : 1;
 }
 
 /* Memory for n frames at once, then all but the first are free. They count as used meanwhile. A
- * kernel that cannot do it (before Linux 5.14) gives memory at the first touch, as ever. */
+ * kernel that cannot do it (before Linux 5.14) gives memory at the first touch, as ever; and small pages
+ * where it has no huge ones. */
 static void fill_frames(struct page_cache *cache, struct page *first, uint64_t n)
 {
+    if (n == HUGE_FRAMES)
+        (void)madvise(own_frame(cache, first), HUGE_BYTES, MADV_HUGEPAGE);
     (void)madvise(own_frame(cache, first), n << PAGE_SHIFT, MADV_POPULATE_WRITE);
     pthread_mutex_lock(&cache->lru_lock);
     for (uint64_t i = n - 1; i > 0; i--)
@@ -223,6 +230,19 @@ static void *reserve_memory(uint64_t bytes)
     return p == MAP_FAILED ? NULL : p;
 }
 
+/* At a multiple of a huge page's size: what is too much before and behind goes back. */
+static char *reserve_arena(uint64_t bytes)
+{
+    char *p = reserve_memory(bytes + HUGE_BYTES);
+    if (p == NULL)
+        return NULL;
+    size_t before = -(uintptr_t)p % HUGE_BYTES;
+    if (before != 0)
+        munmap(p, before);
+    munmap(p + before + bytes, HUGE_BYTES - before);
+    return p + before;
+}
+
 int page_cache_create(struct page_cache **out, const struct cache_options *o)
 {
     const struct reclaim_policy *policy = reclaim_policy_find(o->reclaim);
@@ -239,7 +259,7 @@ int page_cache_create(struct page_cache **out, const struct cache_options *o)
                  o->fault_around != 0 ? o->fault_around : FAULT_AROUND_DEFAULT);
     cache->max_frames = frames_for(o);
     atomic_store(&cache->limit, o->cache_bytes >> PAGE_SHIFT);
-    cache->arena = reserve_memory(cache->max_frames << PAGE_SHIFT);
+    cache->arena = reserve_arena(cache->max_frames << PAGE_SHIFT);
     cache->pages = reserve_memory(cache->max_frames * sizeof(struct page));
     cache->shadows = reserve_memory(cache->max_frames * sizeof(struct shadow));
     pthread_mutex_init(&cache->lru_lock, NULL);

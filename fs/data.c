@@ -123,6 +123,20 @@ void file_release(struct open_file *file)
     inode_put(inode, 1);
 }
 
+void file_release_all(struct fs *fs)
+{
+    struct inode **inodes;
+    ssize_t nr = inode_list_used(fs, &inodes);
+    for (ssize_t i = 0; i < nr; i++) {
+        struct list_head *files = &inodes[i]->open_files;
+        while (!list_empty(files))
+            file_release(list_entry(files->next, struct open_file, open_files));
+        inode_put(inodes[i], 1);
+    }
+    if (nr >= 0)
+        free(inodes);
+}
+
 /* ---- attaching -------------------------------------------------------------------------------- */
 
 /* What the kernel cached of it before is not to hide what is stored from now on: so another caller's

@@ -31,6 +31,8 @@ int fs_set_readahead(struct fs *fs, const struct readahead *ra);
 
 /* fsyncs nothing; drops the reference, and deletes the file if it was its last. */
 void file_release(struct open_file *file);
+/* Release what was never closed, as the connection to the kernel ended. Nobody uses a file any more. */
+void file_release_all(struct fs *fs);
 
 ssize_t file_read(struct open_file *file, uint64_t offset, void *buf, size_t len);
 /* append: write at end of file. kill_priv: clear suid and sgid first. cached: the kernel writes

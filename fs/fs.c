@@ -202,6 +202,7 @@ int fs_unmount(struct fs *fs)
     struct mounted *m = (struct mounted *)fs;
     stop_committer(m);
     page_cache_stop(fs->cache);
+    file_release_all(fs);
     discard_deleted(fs);
     int err = write_everything(fs);
     inode_table_destroy(fs);

@@ -18,6 +18,7 @@
 
 #ifndef FOLIO_VERSION
 #define FOLIO_VERSION "0.1"
+#define MOST_KEPT     (128 << 20) /* bytes of a heap that are kept for the next transaction */
 #endif
 
 struct program {
@@ -73,9 +74,25 @@ static int find_mountpoint(struct program *p, struct store_error *error)
     return 0;
 }
 
+/* By default each thread that answers requests would have a heap of its own, and each of these would grow to the
+ * blocks of a transaction and shrink after it: memory touched for the first time costs more than waiting
+ * for a lock. So they share two, and keep as much as the budget gives transactions anyway. */
+static void tune_malloc(const struct budget *b)
+{
+#ifdef M_ARENA_MAX
+    size_t keep = b->transactions / 2 < MOST_KEPT ? (size_t)b->transactions / 2 : MOST_KEPT;
+    if (getenv("MALLOC_ARENA_MAX") == NULL)
+        (void)mallopt(M_ARENA_MAX, 2);
+    if (getenv("MALLOC_TRIM_THRESHOLD_") == NULL)
+        (void)mallopt(M_TRIM_THRESHOLD, (int)keep);
+#endif
+}
+
 static int prepare(struct program *p, struct store_error *error)
 {
     int err = budget_split(&p->options, &p->budget, error);
+    if (err == 0)
+        tune_malloc(&p->budget);
     if (err == 0)
         err = find_volume(p, error);
     if (err == 0)
@@ -237,20 +254,9 @@ static void print_versions(void)
            (unsigned)FORMAT_VERSION, front_library_version());
 }
 
-/* By default each thread that answers requests would have a heap of its own, and each of these would grow to the
- * blocks of a transaction: memory touched for the first time costs more than waiting for a lock. */
-static void share_heaps(void)
-{
-#ifdef M_ARENA_MAX
-    if (getenv("MALLOC_ARENA_MAX") == NULL)
-        (void)mallopt(M_ARENA_MAX, 2);
-#endif
-}
-
 int main(int argc, char **argv)
 {
     struct program p = { 0 };
-    share_heaps();
     struct store_error error = { .text = "unknown error" };
     int err = options_parse(argc, argv, &p.options, &error);
     if (err == 0 && p.options.help)
