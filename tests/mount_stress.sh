@@ -81,8 +81,14 @@ on_foliofs() # PART MOUNT-OPTIONS COHERENCE STRESS-OPTIONS...
 # The disk under the volume is full half of the time. What fails is told to who asked, and nothing
 # else is lost. (Stores through the kernel's mappings are left out: when their writing fails the
 # kernel drops them, having said so to fsync.)
+has_begun()
+{
+    set -- "$M"/folio-stress.*
+    [ -d "$1" ]
+}
 full_now_and_then()
 {
+    until_true 60 has_begun # a test that cannot make its directory counts as one that cannot be had
     while :; do
         dd if=/dev/zero of="$T/disk/ballast" bs=1M 2>/dev/null
         sleep 0.2
