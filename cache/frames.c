@@ -78,6 +78,8 @@ static void fill_frames(struct page_cache *cache, struct page *first, uint64_t n
     if (n == HUGE_FRAMES)
         (void)madvise(own_frame(cache, first), HUGE_BYTES, MADV_HUGEPAGE);
     (void)madvise(own_frame(cache, first), n << PAGE_SHIFT, MADV_POPULATE_WRITE);
+    if (n == HUGE_FRAMES) /* or the kernel would fill up what is given back later */
+        (void)madvise(own_frame(cache, first), HUGE_BYTES, MADV_NOHUGEPAGE);
     pthread_mutex_lock(&cache->lru_lock);
     for (uint64_t i = n - 1; i > 0; i--)
         list_add(&first[i].lru, &cache->free);

@@ -308,6 +308,11 @@ static bool kernel_hangs_up(struct front *front)
 
 void front_quit(struct front *front)
 {
+    if (ring_is_broken(
+            front->wire.ring)) { /* unmounting, and writing back, would wait for answers */
+        leave_loop(front);
+        return;
+    }
     int err = daemon_unmount(front->mountpoint);
     bool mounted = err != 0 && err != -EINVAL;
     if (!mounted && kernel_hangs_up(front))

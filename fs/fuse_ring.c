@@ -57,19 +57,28 @@ struct ring_command { /* in the SQE */
 #define TAG_STOP    1u
 #define TAG_ENTRY   2u
 #define STAGE_BYTES PAGE_SIZE /* before the payload; see ring_thread */
+#define SURE_TRIES  16u
+#define SURE_MS     10u
+#define KICK        ((uint64_t)1 << 62) /* in unique: none of the kernel's own */
 #define BUSY_NS     1000000L
 #define ENDED_MS    60000u /* there is no next step; this only bounds a sleep */
 
 enum ring_state { RING_WAITING, RING_BEGUN, RING_ENDED };
 enum reply_state { REPLY_NONE, REPLY_MADE, REPLY_NOT_WAITED_FOR };
 
-struct ring_queue {           /* (c) constant once started  (g) growing  (a) atomic */
-    unsigned qid;             /* (c) */
-    cpu_set_t *set;           /* its processor                                       (c) */
-    unsigned base;            /* threads to begin with                               (c) */
-    unsigned nr;              /* threads that were made                              (g) */
-    _Atomic unsigned serving; /* threads with an entry                               (a) */
-    _Atomic unsigned waiting; /* of which so many wait, or may, for others to reply  (a) */
+struct ring_queue {            /* (c) constant once started  (g) growing  (a) atomic */
+    unsigned qid;              /* (c) */
+    cpu_set_t *set;            /* its processor                                      (c) */
+    unsigned base;             /* threads to begin with                              (c) */
+    unsigned nr;               /* threads that were made                             (g) */
+    struct ring_thread *spare; /* of these, one that came to nothing                 (g) */
+    _Atomic uint32_t settled;  /* threads that have their entry, or never will       (a) */
+    _Atomic unsigned entries;  /* threads that have                                  (a) */
+    _Atomic unsigned held;     /* of which so many wait for others to reply          (a) */
+    /* The same of those that are sure to take what the kernel has queued: the first, and whoever has handed over
+     * a reply. */
+    _Atomic uint32_t sure;
+    _Atomic unsigned sure_held;
 };
 
 enum thread_state { THREAD_NEW, THREAD_READY, THREAD_SERVING, THREAD_ENDED };
@@ -83,7 +92,7 @@ struct ring_thread {
     uint64_t commit_id;       /* (t) */
     bool bound;               /* to the queue's processor                            (t) */
     bool extra;               /* made while others waited                            (c) */
-    bool waits;               /* counted in queue->waiting                           (t) */
+    bool sure, held;          /* counted in the queue's                              (t) */
     /* One mapping: a page that starts with the header and ends with a copy of the request's two headers,
      * then the payload: so libfuse gets the request in one piece and nothing large is copied. */
     struct ring_entry_header *header; /* (r) */
@@ -102,6 +111,9 @@ struct fuse_ring {             /* (c) constant once started  (g) growing */
     _Atomic uint32_t state;    /* enum ring_state; ENDED is set under growing */
     _Atomic int err;           /* of a thread that could not start */
     _Atomic bool said;         /* why a thread ended */
+    _Atomic bool broken;       /* see ring_is_broken() */
+    _Atomic uint64_t file;     /* a regular one that the kernel knew a moment ago: its node */
+    _Atomic uint64_t kicks;    /* so many, times two */
     cpu_set_t *anywhere;       /* (c) */
     size_t set_size;           /* bytes of a set of processors                     (c) */
     unsigned nr_queues;        /* (c) */
@@ -121,20 +133,64 @@ static void bind_thread(struct ring_thread *t, bool bound)
                                  bound ? t->queue->set : t->ring->anywhere);
 }
 
-static int create_thread(struct fuse_ring *ring, struct ring_queue *queue, bool extra);
+static int create_thread(struct fuse_ring *ring, struct ring_queue *queue, bool extra,
+                         struct ring_thread **out);
 
-/* The new thread has its entry, or never will, when this returns. A request that the kernel had to queue is not
- * given to a new entry, so the entry must be there before it is needed. */
-static void add_thread(struct fuse_ring *ring, struct ring_queue *queue)
+/* Returns 0 when the new thread has its entry; or -errno. */
+static int add_thread(struct fuse_ring *ring, struct ring_queue *queue)
 {
+    struct ring_thread *t = NULL;
+    int err = -EAGAIN;
     pthread_mutex_lock(&ring->growing);
-    if (queue->nr < queue->base + RING_MOST && atomic_load(&ring->state) == RING_BEGUN &&
-        create_thread(ring, queue, true) == 0) {
-        struct ring_thread *t = ring->threads[atomic_load(&ring->nr) - 1];
+    if (queue->spare != NULL || queue->nr < queue->base + RING_MOST)
+        if (atomic_load(&ring->state) == RING_BEGUN)
+            err = create_thread(ring, queue, true, &t);
+    if (err == 0) {
         for (uint32_t now; (now = atomic_load(&t->state)) < THREAD_SERVING;)
             (void)wait_on_word(&t->state, now, 0);
+        err = atomic_load(&t->state) == THREAD_SERVING ? 0 : -EAGAIN;
     }
+    if (err != 0 && t != NULL)
+        queue->spare = t;
     pthread_mutex_unlock(&ring->growing);
+    return err;
+}
+
+/* Have the kernel send a request to this processor's queue: an answer to a question about nothing (it comes as
+ * NOTIFY_REPLY). Whoever hands over the reply is given what has been queued meanwhile. */
+static void kick(struct fuse_ring *ring)
+{
+    struct {
+        struct fuse_out_header out;
+        struct fuse_notify_retrieve_out retrieve;
+    } ask = { .out = { .len = sizeof ask, .error = FUSE_NOTIFY_RETRIEVE } };
+    ask.retrieve.nodeid = atomic_load(&ring->file);
+    ask.retrieve.notify_unique = KICK | atomic_fetch_add(&ring->kicks, 2);
+    (void)!write(fuse_session_fd(ring->se), &ask, sizeof ask); /* there is another try */
+}
+
+/* Wait until a thread that is sure is left.   Returns false: there will be none. */
+static bool make_sure(struct ring_thread *t)
+{
+    struct ring_queue *queue = t->queue;
+    for (unsigned tries = 0;; tries++) {
+        uint32_t sure = atomic_load(&queue->sure);
+        if (sure > atomic_load(&queue->sure_held))
+            return true;
+        if (tries == SURE_TRIES || add_thread(t->ring, queue) != 0)
+            return false;
+        kick(t->ring);
+        (void)wait_on_word(&queue->sure, sure, SURE_MS);
+    }
+}
+
+static void end_waiting(struct ring_thread *t)
+{
+    if (t->held && t->sure)
+        atomic_fetch_sub(&t->queue->sure_held, 1);
+    if (t->held)
+        atomic_fetch_sub(&t->queue->held, 1);
+    t->held = false;
 }
 
 /* This thread waits, or may, until somebody else replies. others: who replies needs threads of this queue.
@@ -142,12 +198,15 @@ static void add_thread(struct fuse_ring *ring, struct ring_queue *queue)
 static bool begin_waiting(struct ring_thread *t, bool others)
 {
     struct ring_queue *queue = t->queue;
-    unsigned waiting = atomic_fetch_add(&queue->waiting, 1) + 1;
-    if (atomic_load(&queue->serving) < queue->base + waiting)
-        add_thread(t->ring, queue);
-    if (!others || atomic_load(&queue->serving) > atomic_load(&queue->waiting))
+    t->held = true;
+    unsigned held = atomic_fetch_add(&queue->held, 1) + 1;
+    if (t->sure)
+        atomic_fetch_add(&queue->sure_held, 1);
+    if (atomic_load(&queue->entries) < queue->base + held)
+        (void)add_thread(t->ring, queue); /* or there is one less for the others */
+    if (!others || !t->sure || make_sure(t))
         return true;
-    atomic_fetch_sub(&queue->waiting, 1);
+    end_waiting(t);
     return false;
 }
 
@@ -194,37 +253,56 @@ static bool may_need_notifier(uint32_t opcode)
            opcode == FUSE_RENAME2;
 }
 
-static void refuse(struct ring_thread *t, uint64_t unique, int err)
+/* Of a regular file that is open. */
+static bool is_of_file(uint32_t opcode)
+{
+    return opcode == FUSE_WRITE || opcode == FUSE_FALLOCATE || opcode == FUSE_LSEEK;
+}
+
+static void reply_only(struct ring_thread *t, uint64_t unique, int err)
 {
     struct fuse_out_header out = { .len = sizeof out, .error = err, .unique = unique };
     struct iovec iov = { .iov_base = &out, .iov_len = sizeof out };
     (void)ring_reply(t->ring, &iov, 1);
 }
 
-/* Returns false: it was told to end before there was one. */
-static bool wait_for_reply(struct ring_thread *t)
+/* The budget knows nothing of an extra thread: it holds on to one page only. */
+static void give_back(struct ring_thread *t)
 {
-    if (atomic_load(&t->replied) == REPLY_NONE && !t->waits)
-        t->waits = begin_waiting(t, false);
-    /* The budget knows nothing of this thread; a reply that comes now is short (see ring_reply). */
-    if (t->extra && atomic_load(&t->replied) == REPLY_NONE)
-        (void)madvise(t->payload + PAGE_SIZE, t->ring->max_io - PAGE_SIZE, MADV_DONTNEED);
+    (void)madvise(t->payload + PAGE_SIZE, t->ring->max_io - PAGE_SIZE, MADV_DONTNEED);
+}
+
+/* Returns false: it was told to end before there was one. */
+static bool wait_for_reply(struct ring_thread *t, size_t len)
+{
+    bool large = t->extra && len > PAGE_SIZE, there = atomic_load(&t->replied) != REPLY_NONE;
+    if (!there && !t->held)
+        (void)begin_waiting(t, false);
+    /* A reply that comes now is one page at most (see ring_reply). */
+    if (large && (!there || t->header->payload_size <= PAGE_SIZE))
+        give_back(t);
     while (atomic_load(&t->replied) == REPLY_NONE && atomic_load(&t->ring->state) == RING_BEGUN)
         (void)wait_on_word(&t->replied, REPLY_NONE, 0);
-    if (t->waits)
-        atomic_fetch_sub(&t->queue->waiting, 1);
-    t->waits = false;
+    end_waiting(t);
     if (atomic_load(&t->replied) != REPLY_MADE)
         return false;
     atomic_store(&t->unique, 0);
     return true;
 }
 
+/* What to refuse the request with, or 0. */
+static int check_request(struct ring_thread *t, const char *request, uint32_t opcode)
+{
+    if (request == NULL)
+        return -EIO;
+    return may_need_notifier(opcode) && !begin_waiting(t, true) ? -ENOMEM : 0;
+}
+
 /* Likewise. */
 static bool answer(struct ring_thread *t)
 {
     struct fuse_in_header in;
-    size_t len;
+    size_t len = 0;
     memcpy(&in, t->header->in_out, sizeof in);
     char *request = put_together(t, &len);
     bool bound = !waits_for_disk(in.opcode);
@@ -233,18 +311,17 @@ static bool answer(struct ring_thread *t)
     t->commit_id = t->header->commit_id;
     atomic_store(&t->replied, REPLY_NONE);
     atomic_store(&t->unique, in.unique);
-    if (may_need_notifier(in.opcode))
-        t->waits = begin_waiting(t, true);
-    if (request == NULL) {
-        refuse(t, in.unique, -EIO);
-    } else if (may_need_notifier(in.opcode) && !t->waits) {
-        refuse(t, in.unique, -ENOMEM);
+    if (is_of_file(in.opcode))
+        atomic_store_explicit(&t->ring->file, in.nodeid, memory_order_relaxed);
+    int err = check_request(t, request, in.opcode);
+    if (err != 0 || (in.unique & KICK) != 0) {
+        reply_only(t, in.unique, err);
     } else {
         struct fuse_buf buf = { .mem = request, .size = len };
         t->ring->amend(t->ring->arg, request, len);
         fuse_session_process_buf(t->ring->se, &buf);
     }
-    return wait_for_reply(t);
+    return wait_for_reply(t, len);
 }
 
 /* ---- a reply ----------------------------------------------------------------------------------- */
@@ -341,16 +418,49 @@ static bool is_end(int err)
            err == -ENOENT;
 }
 
-/* Without its thread a queue's requests would wait for ever; before the first, the kernel goes back to
+/* Without its threads a queue's requests would wait for ever; before the first, the kernel goes back to
  * /dev/fuse. */
 static void note_end(struct ring_thread *t, int err, bool served)
 {
-    if (is_end(err) || atomic_exchange(&t->ring->said, true))
+    struct fuse_ring *ring = t->ring;
+    if (is_end(err))
         return;
-    daemon_say("io_uring: %s; %s", strerror(-err),
-               served ? "unmounting" : "the kernel takes requests to /dev/fuse instead");
-    if (served)
+    if (!atomic_exchange(&ring->said, true))
+        daemon_say("io_uring: the kernel says: %s", strerror(-err));
+    if (served && !atomic_exchange(&ring->broken, true))
         kill(getpid(), SIGTERM);
+}
+
+bool ring_is_broken(struct fuse_ring *ring)
+{
+    return ring != NULL && atomic_load(&ring->broken);
+}
+
+/* From now on it takes what the kernel has queued. */
+static void note_sure(struct ring_thread *t)
+{
+    if (t->sure)
+        return;
+    t->sure = true;
+    atomic_fetch_add(&t->queue->sure, 1);
+    wake_word(&t->queue->sure);
+}
+
+static void note_entry(struct ring_thread *t)
+{
+    atomic_fetch_add(&t->queue->entries, 1);
+    if (!t->extra)
+        note_sure(t);
+    set_thread_state(t, THREAD_SERVING);
+}
+
+/* The first threads begin together: no entry may be new to the kernel when somebody waits. */
+static void settle(struct ring_queue *queue)
+{
+    atomic_fetch_add(&queue->settled, 1);
+    wake_word(&queue->settled);
+    for (uint32_t n; (n = atomic_load(&queue->settled)) < queue->base;)
+        (void)wait_on_word(&queue->settled, n, 0);
 }
 
 static void serve_queue(struct ring_thread *t)
@@ -363,13 +473,13 @@ static void serve_queue(struct ring_thread *t)
     sqe->len = 2;
     watch_for_stop(t);
     int err = enter(t, 0);
-    if (err == 0 && io_uring_cq_ready(&t->uring) == 0) { /* taken, or there would be an error */
-        atomic_fetch_add(&t->queue->serving, 1);
-        set_thread_state(t, THREAD_SERVING);
-    }
+    if (err == 0 && io_uring_cq_ready(&t->uring) == 0) /* taken, or there would be an error */
+        note_entry(t);
+    settle(t->queue);
     while (err == 0 && (err = next_request(t)) == 0 && answer(t)) {
         served = true;
         next_sqe(t, RING_COMMIT_AND_FETCH);
+        note_sure(t);
     }
     note_end(t, err, served);
 }
@@ -414,30 +524,45 @@ static unsigned ring_step(void *arg)
 
 static void free_thread(struct ring_thread *t)
 {
-    if (t->header != NULL)
-        munmap(t->header, STAGE_BYTES + t->ring->max_io);
+    munmap(t->header, STAGE_BYTES + t->ring->max_io);
     free(t);
 }
 
-/* It is found by those who reply before it runs; so it stays when no thread can be had.
- * Context: growing, or nobody else knows the ring. */
-static int create_thread(struct fuse_ring *ring, struct ring_queue *queue, bool extra)
+static struct ring_thread *new_thread(struct fuse_ring *ring, struct ring_queue *queue, bool extra)
 {
     struct ring_thread *t = calloc(1, sizeof *t);
     if (t == NULL)
-        return -ENOMEM;
+        return NULL;
     *t = (struct ring_thread){ .ring = ring, .queue = queue, .extra = extra };
     char *map = mmap(NULL, STAGE_BYTES + ring->max_io, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED) {
-        free_thread(t);
-        return -ENOMEM;
+        free(t);
+        return NULL;
     }
     t->header = (void *)map;
     t->payload = map + STAGE_BYTES;
     queue->nr++;
     ring->threads[atomic_load(&ring->nr)] = t;
     atomic_fetch_add(&ring->nr, 1);
+    return t;
+}
+
+/* Those who reply find it before it runs; so it stays when it comes to nothing, and is tried again.
+ * Context: growing, or nobody else knows the ring. *out: NULL, or the thread; also when it failed. */
+static int create_thread(struct fuse_ring *ring, struct ring_queue *queue, bool extra,
+                         struct ring_thread **out)
+{
+    struct ring_thread *t = queue->spare;
+    if (t == NULL)
+        t = new_thread(ring, queue, extra);
+    *out = t;
+    if (t == NULL)
+        return -ENOMEM;
+    queue->spare = NULL;
+    worker_stop(t->worker);
+    t->worker = NULL;
+    atomic_store(&t->state, THREAD_NEW);
     return worker_start(&t->worker, "folio-ring", ring_step, t);
 }
 
@@ -484,9 +609,10 @@ static int create_queue(struct fuse_ring *ring, unsigned qid, unsigned threads)
         return -ENOMEM;
     CPU_ZERO_S(ring->set_size, queue->set);
     CPU_SET_S(qid, ring->set_size, queue->set);
+    struct ring_thread *t;
     int err = 0;
     while (queue->nr < queue->base && err == 0)
-        err = create_thread(ring, queue, false);
+        err = create_thread(ring, queue, false, &t);
     return err;
 }
 
@@ -552,6 +678,10 @@ void ring_stop(struct fuse_ring *ring)
         return;
     if (ring->stop >= 0 && write(ring->stop, &one, sizeof one) != (ssize_t)sizeof one)
         daemon_say("the threads of io_uring could not be told to end: %s", strerror(errno));
+    for (unsigned q = 0; ring->queues != NULL && q < ring->nr_queues; q++) {
+        atomic_fetch_add(&ring->queues[q].settled, ring->queues[q].base); /* see settle() */
+        wake_word(&ring->queues[q].settled);
+    }
     for (unsigned i = 0; i < atomic_load(&ring->nr); i++) {
         uint32_t none = REPLY_NONE;
         atomic_compare_exchange_strong(&ring->threads[i]->replied, &none, REPLY_NOT_WAITED_FOR);

@@ -17,10 +17,11 @@
  *  - A reply that is not there when the operation returns will be another thread's (fuse_notify.c,
  *    fuse_throttle.c): it keeps the entry until then, and its thread waits. One more thread is made for
  *    each that waits, up to RING_MOST, so that a queue has as many for other requests as it began with.
- *  - The notifier itself waits for WRITEs and READs, by the same queue perhaps. An operation that may need it
- *    counts as waiting before it begins, and is refused (ENOMEM) if that would leave no thread with an entry.
- *    Before: as the kernel gives a request that had to be queued to an entry that is freed, but not to a new
- *    one.
+ *  - The notifier itself waits for WRITEs and READs, by the same queue perhaps. So an operation that may need
+ *    it counts as waiting before it begins, and a thread must be left that is sure to take what the kernel
+ *    queues: one of the first, or one that has handed over a reply. For the kernel gives a queued
+ *    request to an entry that comes free, but not to a new one; a new thread is made sure by a request that
+ *    means nothing. If even that fails, the operation is refused (ENOMEM).
  *  - A reply goes where its request came from: by the thread's entry if unique is the one it works on,
  *    else by /dev/fuse, where INIT, FORGET, INTERRUPT and notifications go.
  *  - The rings exist before INIT's reply says so, as the kernel holds requests back from then on until
@@ -32,6 +33,7 @@
 #ifndef FOLIO_FS_FUSE_RING_H
 #define FOLIO_FS_FUSE_RING_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -58,6 +60,9 @@ ssize_t ring_reply(struct fuse_ring *ring, const struct iovec *iov, int count);
 /* Answer no more: returns when every thread has finished the operation it works on. Replies that others owe
  * are not waited for; they may still come, and reach nobody. NULL is allowed; a second time nothing happens. */
 void ring_stop(struct fuse_ring *ring);
+/* The kernel refused what a thread handed over: requests wait that nobody will get, and SIGTERM was sent to this
+ * process. NULL is allowed. */
+bool ring_is_broken(struct fuse_ring *ring);
 /* Nobody replies any more. NULL is allowed. */
 void ring_free(struct fuse_ring *ring);
 

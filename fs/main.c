@@ -18,8 +18,10 @@
 
 #ifndef FOLIO_VERSION
 #define FOLIO_VERSION "0.1"
-#define MOST_KEPT     (128 << 20) /* bytes of a heap that are kept for the next transaction */
 #endif
+
+#define MOST_KEPT   (128 << 20) /* bytes of a heap that are kept for the next transaction */
+#define LARGE_BLOCK (1 << 20)   /* bytes that malloc does not take from the heap */
 
 struct program {
     struct options options;
@@ -85,6 +87,8 @@ static void tune_malloc(const struct budget *b)
         (void)mallopt(M_ARENA_MAX, 2);
     if (getenv("MALLOC_TRIM_THRESHOLD_") == NULL)
         (void)mallopt(M_TRIM_THRESHOLD, (int)keep);
+    if (getenv("MALLOC_MMAP_THRESHOLD_") == NULL) /* the line above ends its growing with use */
+        (void)mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK);
 #endif
 }
 

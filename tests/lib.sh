@@ -148,7 +148,7 @@ clean_up()
 {
     trap '' INT TERM HUP EXIT
     cd /
-    restore_uring
+    [ -n "${guardian-}" ] || restore_uring
     note_daemons
     end_processes CONT
     mounts_below "$T" | while read -r point; do
@@ -176,9 +176,11 @@ if [ -n "${FOLIO_GUARD-}" ]; then
         sleep 1
     done
     [ -d "$T" ] || exit 0
-    # The script's lock is gone: somebody else may have found the switch as it left it.
-    [ ! -f "$T/uring_was" ] || { exec 8<$uring_switch && flock -w 600 8; }
+    guardian=1
+    uring_was=$(cat "$T/uring_was" 2>/dev/null)
     clean_up
+    # The script's lock is gone with it: somebody else may rely on the switch by now.
+    [ -z "$uring_was" ] || { exec 8<$uring_switch && flock 8 && echo "$uring_was" >$uring_switch; }
     exit 0
 fi
 

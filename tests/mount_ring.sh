@@ -27,7 +27,7 @@ exec 8<&-
 
 # --- requests that wait for others -------------------------------------------------------------
 
-# More holes at once than a queue has threads, all from one processor, in mapped pages that are dirty:
+# More holes and renames at once than a queue has threads, all from one processor, of files that are dirty:
 # each waits for the notifier, and it for WRITEs that come by the same queue.
 holes()
 {

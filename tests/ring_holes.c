@@ -1,9 +1,10 @@
-/* ring_holes.c: many holes at once, from one processor, in a file whose mapping is dirty.
+/* ring_holes.c: many holes at once, from one processor, in files whose mappings are dirty.
  *
  *   ring_holes FILE THREADS
  *
- * Each thread stores to its part of the mapping and punches a hole where it stored, over and over. Ends with
- * 0 when all holes read as zeros. */
+ * Each thread stores to a mapping of its own file (FILE.0, FILE.1, …), as the kernel makes one hole of a
+ * file at a time, and punches a hole where it stored, over and over; then it renames another file over that
+ * one, which is dirty, too. Ends with 0 when all holes read as zeros. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -20,23 +21,44 @@
 #define ROUNDS 50
 #define MOST   64
 
-static int fd;
-static char *map;
+static const char *base;
 
-static void *punch(void *arg)
+static _Noreturn void die(const char *what)
 {
-    off_t at = (off_t)((size_t)arg * PART);
-    for (int i = 0; i < ROUNDS; i++) {
-        memset(map + at, i + 1, PART);
-        if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, PART) != 0) {
-            fprintf(stderr, "ring_holes: fallocate: %s\n", strerror(errno));
+    fprintf(stderr, "ring_holes: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+static void punch(int fd, char *map, int round)
+{
+    memset(map, round + 1, PART);
+    if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PART) != 0)
+        die("fallocate");
+    for (int byte = 0; byte < PART; byte += PAGE)
+        if (map[byte] != 0) {
+            fprintf(stderr, "ring_holes: not a hole at %d\n", byte);
             exit(1);
         }
-        for (int byte = 0; byte < PART; byte += PAGE)
-            if (map[at + byte] != 0) {
-                fprintf(stderr, "ring_holes: not a hole at %lld\n", (long long)at + byte);
-                exit(1);
-            }
+}
+
+static void *work(void *arg)
+{
+    char name[512], other[520];
+    snprintf(name, sizeof name, "%s.%zu", base, (size_t)arg);
+    snprintf(other, sizeof other, "%s.new", name);
+    for (int i = 0; i < ROUNDS; i++) {
+        int fd = open(i % 2 ? other : name, O_RDWR | O_CREAT, 0644);
+        if (fd < 0 || ftruncate(fd, PART) != 0)
+            die("open");
+        char *map = mmap(NULL, PART, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        if (map == MAP_FAILED)
+            die("mmap");
+        punch(fd, map, i);
+        memset(map, 'x', PART);
+        if (i % 2 != 0 && rename(other, name) != 0)
+            die("rename");
+        munmap(map, PART);
+        close(fd);
     }
     return NULL;
 }
@@ -48,18 +70,13 @@ int main(int argc, char **argv)
     long nr = argc == 3 ? strtol(argv[2], NULL, 10) : 0;
     if (nr < 1 || nr > MOST)
         return 2;
+    base = argv[1];
     CPU_ZERO(&one);
     CPU_SET(0, &one);
     (void)sched_setaffinity(0, sizeof one, &one); /* else they spread, which tests less */
-    fd = open(argv[1], O_RDWR | O_CREAT, 0644);
-    if (fd < 0 || ftruncate(fd, nr * PART) != 0)
-        return 1;
-    map = mmap(NULL, (size_t)nr * PART, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (map == MAP_FAILED)
-        return 1;
     for (long i = 0; i < nr; i++)
-        if (pthread_create(&threads[i], NULL, punch, (void *)i) != 0)
-            return 1;
+        if (pthread_create(&threads[i], NULL, work, (void *)i) != 0)
+            die("pthread_create");
     for (long i = 0; i < nr; i++)
         pthread_join(threads[i], NULL);
     return 0;
