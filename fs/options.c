@@ -84,9 +84,8 @@ static const struct option_desc table[] = {
       "how long to look for the next request before sleeping; costs that much of a processor "
       "(default 0)" },
     { "io_uring", OPT_IO_URING, 0, 0, 0, NULL,
-      "get requests by io_uring, on the processor that asked: several times faster where "
-      "processors "
-      "sleep (Linux 6.14, and /sys/module/fuse/parameters/enable_uring)" },
+      "get requests by io_uring, on the processor that asked: up to three times faster (Linux "
+      "6.14; needs /sys/module/fuse/parameters/enable_uring)" },
     { "ro", OPT_READ_ONLY, 0, 0, 0, NULL, "read only; the volume is not changed" },
     { "rw", OPT_READ_WRITE, 0, 0, 0, NULL, "read and write (default)" },
     { "allow_other", OPT_FUSE, 0, 0, 0, NULL, "other users may use the mount too" },
