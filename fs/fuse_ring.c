@@ -253,10 +253,11 @@ static bool may_need_notifier(uint32_t opcode)
            opcode == FUSE_RENAME2;
 }
 
-/* Of a regular file that is open. */
+/* Of a regular file that is open, or is just being opened. */
 static bool is_of_file(uint32_t opcode)
 {
-    return opcode == FUSE_WRITE || opcode == FUSE_FALLOCATE || opcode == FUSE_LSEEK;
+    return opcode == FUSE_WRITE || opcode == FUSE_READ || opcode == FUSE_OPEN ||
+           opcode == FUSE_FALLOCATE || opcode == FUSE_LSEEK;
 }
 
 static void reply_only(struct ring_thread *t, uint64_t unique, int err)
@@ -298,7 +299,7 @@ static int check_request(struct ring_thread *t, const char *request, uint32_t op
     return may_need_notifier(opcode) && !begin_waiting(t, true) ? -ENOMEM : 0;
 }
 
-/* Likewise. */
+/* Returns as wait_for_reply does. */
 static bool answer(struct ring_thread *t)
 {
     struct fuse_in_header in;
