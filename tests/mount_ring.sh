@@ -115,8 +115,8 @@ on_the_ring()
     told_to_end
     again io_uring posix
     few=io_uring,threads=8 # some have a cache of 1 MiB
-    export FOLIO_SECONDS="${FOLIO_SECONDS:-6}"
-    export FOLIO_PARTS="${FOLIO_PARTS:-kernel direct_1M mixed mixed_kernel errors_direct crash_kernel crash_attached}"
+    export FOLIO_SECONDS="${FOLIO_SECONDS:-4}"
+    export FOLIO_PARTS="${FOLIO_PARTS:-kernel direct_1M mixed crash_kernel}"
     again $few stress
     [ -z "${FOLIO_RING_LONG-}" ] || again $few mmap attach tree enospc kill git tar sqlite
 }
