@@ -129,8 +129,10 @@ void file_release_all(struct fs *fs)
     ssize_t nr = inode_list_used(fs, &inodes);
     for (ssize_t i = 0; i < nr; i++) {
         struct list_head *files = &inodes[i]->open_files;
-        while (!list_empty(files))
-            file_release(list_entry(files->next, struct open_file, open_files));
+        for (struct list_head *l = files->next, *next; l != files; l = next) {
+            next = l->next;
+            file_release(list_entry(l, struct open_file, open_files));
+        }
         inode_put(inodes[i], 1);
     }
     if (nr >= 0)

@@ -621,7 +621,7 @@ static int create_queues(struct fuse_ring *ring, unsigned threads)
 {
     unsigned nr = ring->nr_queues;
     ring->queues = calloc(nr, sizeof *ring->queues);
-    ring->threads = calloc((size_t)nr * (threads + RING_MOST), sizeof *ring->threads);
+    ring->threads = calloc((size_t)nr * (threads + RING_MOST), sizeof(struct ring_thread *));
     ring->anywhere = CPU_ALLOC(nr);
     if (ring->queues == NULL || ring->threads == NULL || ring->anywhere == NULL)
         return -ENOMEM;
