@@ -75,18 +75,20 @@ static void commit_succeeded(struct store *s, uint64_t ns)
     space_after_commit(s);
 }
 
-static void commit_failed(struct store *s, int err)
+/* Returns what the waiters are told. */
+static int commit_failed(struct store *s, int err)
 {
     uint64_t now = store_now_ns(), ms = (uint64_t)RETRY_FIRST_MS << s->failures;
-    s->last_error = err;
+    s->last_error = err == -EUCLEAN ? -EIO : err;
     if (now >= s->retry_ns) { /* those who could not wait for the next try do not count */
         s->failures++;
         s->retry_ns = now + (ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS) * 1000000u;
     }
     s->stats.commit_errors++;
     atomic_fetch_add(&s->error_seq, 1);
-    if (s->failures >= COMMIT_TRIES || lmdb_dead(s->lmdb))
-        atomic_store(&s->read_only, true);
+    if (s->failures >= COMMIT_TRIES || err == -EUCLEAN || lmdb_dead(s->lmdb))
+        atomic_store(&s->read_only, true); /* trying a damaged volume again helps nobody */
+    return s->last_error;
 }
 
 /* Commit the frozen transaction. Context: lock, dropped meanwhile; nobody else does. */
@@ -104,7 +106,7 @@ static int commit_frozen(struct store *s)
     if (err == 0)
         commit_succeeded(s, ns);
     else
-        commit_failed(s, err);
+        err = commit_failed(s, err);
     pthread_cond_broadcast(&s->changed);
     if (err == 0) {
         pthread_mutex_unlock(&s->lock);

@@ -12,7 +12,8 @@
  * looked for, so that a damaged key, leaf or separator is -EIO and not a hole or ENOENT. (A branch
  * whose page number leads to another sound page cannot be told here; fsck.foliofs finds it.)
  *
- * LMDB trusts its own pages. Every call runs under a guard: a SIGSEGV or SIGBUS on its map, or a
+ * LMDB trusts its own pages. What a write may change is checked before (store/lmdb_sound.c): -EUCLEAN
+ * is a page that is damaged, and a transaction that must be given up. Every call runs under a guard: a SIGSEGV or SIGBUS on its map, or a
  * failed LMDB assertion, ends the call with -EIO and makes the environment dead until it is opened
  * again (lmdb_dead).
  */
@@ -24,7 +25,7 @@
 struct lmdb;
 
 /* Create the file (which must not exist, or be empty) with a map for capacity; open it.
- * lmdb_open checks that the file is as long as its last page needs.
+ * lmdb_open checks that the file is as long as its last page needs, and to write, the free list.
  * The caller holds the volume's lock (store/volume_lock.c). */
 int lmdb_create(const char *path, uint64_t capacity, struct lmdb **out, struct store_error *error);
 int lmdb_open(const char *path, bool read_only, struct lmdb **out, struct store_error *error);
@@ -46,7 +47,8 @@ void lmdb_read_blocks(struct lmdb *l, uint64_t object, struct bio_vec *vecs, con
 ssize_t lmdb_list_blocks(struct lmdb *l, uint64_t object, uint64_t from, uint64_t to,
                          uint32_t *indices, size_t max);
 
-/* Writing: one write transaction, begun and ended on one thread. After any error: lmdb_abort. */
+/* Writing: one write transaction, begun and ended on one thread. After any error: lmdb_abort.
+ * Errors: -EUCLEAN (damaged), -EIO, -ENOSPC, -ENOMEM. */
 int lmdb_begin(struct lmdb *l);
 int lmdb_put(struct lmdb *l, const struct key *key, const void *value, size_t len);
 int lmdb_del(struct lmdb *l, const struct key *key); /* absent: 0 */

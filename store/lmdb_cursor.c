@@ -128,50 +128,11 @@ bool lmdb_item_bounded(const struct lmdb *l, const struct lmdb_item *it)
            lmdb_inside_map(l, it->value, it->value_len);
 }
 
-/* LMDB's pages, numbers in the machine's order:
- *     number (8)  pad (2)  flags (2)  lower (2)  upper (2)  offsets of nodes (2 each) up to lower
- *     node, from upper on: size (4)  flags (2)  key size (2)  key  value, together an even number;
- *     with F_BIGDATA 8 bytes instead of the value */
-enum { PAGE_HEADER = 16, NODE_HEADER = 8, P_LEAF = 2, F_BIGDATA = 1 };
-
-static uint16_t get_u16(const uint8_t *p)
-{
-    uint16_t n;
-    memcpy(&n, p, sizeof n);
-    return n;
-}
-
-/* The bytes that the node at the offset takes; 0: not a node. */
-static size_t node_bytes(const uint8_t *page, size_t at)
-{
-    uint32_t value_len;
-    if (at % 2 != 0 || at > LMDB_PAGE_SIZE - NODE_HEADER)
-        return 0;
-    memcpy(&value_len, page + at, sizeof value_len);
-    size_t value = (get_u16(page + at + 4) & F_BIGDATA) != 0 ? sizeof(uint64_t) : value_len;
-    size_t bytes = NODE_HEADER + get_u16(page + at + 6) + value;
-    bytes += bytes % 2;
-    return bytes <= LMDB_PAGE_SIZE - at ? bytes : 0;
-}
-
 /* Does the leaf around p hold what its header says? */
 static bool leaf_good(const struct lmdb *l, const uint8_t *p)
 {
-    size_t number = (size_t)(p - l->map) / LMDB_PAGE_SIZE, bytes, sum = 0;
-    const uint8_t *page = l->map + number * LMDB_PAGE_SIZE;
-    size_t lower = get_u16(page + 12), upper = get_u16(page + 14);
-    uint64_t said;
-    memcpy(&said, page, sizeof said);
-    if (said != number || get_u16(page + 10) != P_LEAF || lower <= PAGE_HEADER || lower % 2 != 0 ||
-        lower > upper || upper > LMDB_PAGE_SIZE)
-        return false;
-    for (size_t i = PAGE_HEADER; i < lower; i += 2) {
-        size_t at = get_u16(page + i);
-        if (at < upper || (bytes = node_bytes(page, at)) == 0)
-            return false;
-        sum += bytes;
-    }
-    return sum == LMDB_PAGE_SIZE - upper;
+    size_t number = (size_t)(p - l->map) / LMDB_PAGE_SIZE;
+    return lmdb_page_good(l->map + number * LMDB_PAGE_SIZE, number, PAGE_LEAF);
 }
 
 bool lmdb_item_good(const struct lmdb *l, const struct lmdb_item *it)

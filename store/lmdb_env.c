@@ -58,6 +58,7 @@ static void env_close(struct lmdb *l)
     }
     mdb_env_close(l->env);
     (void)pthread_mutex_destroy(&l->lock);
+    free(l->sound.pages);
     free(l);
 }
 
@@ -66,6 +67,7 @@ static void bury(struct lmdb *l)
     if (l->map != NULL)
         (void)munmap((void *)(uintptr_t)l->map, l->map_size);
     l->map = NULL;
+    free(l->sound.pages);
     (void)pthread_mutex_lock(&dead_lock);
     l->next_dead = dead_environments;
     dead_environments = l;
@@ -122,6 +124,8 @@ static int finish_open(struct lmdb *l, const char *path, int fd, struct lmdb **o
     int rc = lmdb_env_open(l, path, fd, error);
     if (rc == 0)
         rc = lmdb_first_look(l, path, fd, error);
+    if (rc == 0 && !l->read_only)
+        rc = lmdb_sound_open(l, path, error);
     (void)close(fd);
     if (rc != 0) {
         lmdb_close(l);

@@ -6,6 +6,7 @@
  *     lmdb_cursor.c  snapshots, moving in them;  what is good and what is damaged
  *     lmdb_read.c    records        lmdb_blocks.c  blocks
  *     lmdb_write.c   the write transaction
+ *     lmdb_sound.c   what it may change is sound
  *
  * A public function gathers its arguments in a struct and runs its work under lmdb_guard(). The work
  * may be left in the middle, so it owns nothing that somebody else needs: no lock, no memory. What
@@ -41,6 +42,26 @@ struct snapshot {
     struct snapshot *next_free, *next_all;
 };
 
+struct lmdb_key {
+    const uint8_t *bytes;
+    size_t len; /* 0: none */
+};
+
+struct lmdb_tree {
+    uint64_t root;
+    unsigned depth; /* levels; 0: empty */
+    bool is_free;   /* the tree of free pages: its keys are numbers */
+};
+
+/* What lmdb_sound.c knows. The last commit's trees, in the map; the main tree's leaf looked at last. */
+struct lmdb_sound {
+    uint64_t *pages; /* a bit for each page of the map: it was good once, and has been ours since */
+    struct lmdb_tree main, free;
+    uint64_t last_page, txnid;
+    bool leaf_known;
+    struct lmdb_key low, high; /* its keys are from low to before high, or without bound */
+};
+
 struct lmdb { /* (c) constant after opening  (l) lock  (w) the thread with the write transaction */
     MDB_env *env;       /* (c) */
     MDB_dbi dbi;        /* (c) */
@@ -55,6 +76,7 @@ struct lmdb { /* (c) constant after opening  (l) lock  (w) the thread with the w
     struct lmdb_usage usage; /* (l) */
     MDB_txn *txn;            /* (w) NULL: none */
     MDB_cursor *cursor;      /* (w) */
+    struct lmdb_sound sound; /* (w) */
     struct lmdb *next_dead;  /* once closed dead */
 };
 
@@ -82,6 +104,26 @@ int lmdb_first_look(struct lmdb *l, const char *path, int fd, struct store_error
 
 /* Put LMDB's reason (or an errno) for not opening path into words.   Returns the -errno. */
 int lmdb_open_error(int rc, const char *path, struct store_error *error);
+
+/* ---- lmdb_sound.c: all but opening under the guard ------------------------------------------- */
+
+#define LMDB_DEPTH_MAX 32u /* LMDB's CURSOR_STACK */
+
+enum page_kind { PAGE_BRANCH = 1, PAGE_LEAF = 2 }; /* LMDB's flags */
+
+/* Does the tree page hold what its header says, and nothing else? */
+bool lmdb_page_good(const uint8_t *page, uint64_t number, enum page_kind kind);
+
+/* Before the first write: check the tree of free pages. After lmdb_first_look().
+ * Returns 0, -EIO or -ENOMEM, with error filled in. */
+int lmdb_sound_open(struct lmdb *l, const char *path, struct store_error *error);
+
+/* A write transaction begins: look at the last commit.   Returns 0 or -EUCLEAN. */
+int lmdb_sound_begin(struct lmdb *l);
+/* May LMDB put or delete this key?   Returns 0 or -EUCLEAN. */
+int lmdb_sound_key(struct lmdb *l, const uint8_t *bytes, size_t len);
+/* May the run of a block with this value be given back?   Returns 0 or -EUCLEAN. */
+int lmdb_sound_block(struct lmdb *l, const uint8_t *value, size_t len);
 
 /* ---- lmdb_cursor.c: all of it under the guard ---------------------------------------------- */
 

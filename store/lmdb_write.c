@@ -35,12 +35,14 @@ static int begin_work(struct lmdb *l, void *arg)
     int rc = mdb_txn_begin(l->env, NULL, 0, &l->txn);
     if (rc != 0)
         return lmdb_errno(l, rc);
-    rc = mdb_cursor_open(l->txn, l->dbi, &l->cursor);
+    rc = lmdb_errno(l, mdb_cursor_open(l->txn, l->dbi, &l->cursor));
+    if (rc == 0)
+        rc = lmdb_sound_begin(l);
     if (rc != 0) {
         mdb_txn_abort(l->txn);
         l->txn = NULL;
     }
-    return lmdb_errno(l, rc);
+    return rc;
 }
 
 int lmdb_begin(struct lmdb *l)
@@ -60,9 +62,11 @@ static int put_work(struct lmdb *l, void *arg)
     const struct put_args *a = arg;
     MDB_val key = { .mv_size = a->key->len, .mv_data = (void *)(uintptr_t)a->key->bytes };
     MDB_val value = { .mv_size = ENVELOPE_BYTES + a->len };
-    int rc = mdb_put(l->txn, l->dbi, &key, &value, MDB_RESERVE);
+    int rc = lmdb_sound_key(l, a->key->bytes, a->key->len);
+    if (rc == 0)
+        rc = lmdb_errno(l, mdb_put(l->txn, l->dbi, &key, &value, MDB_RESERVE));
     if (rc != 0)
-        return lmdb_errno(l, rc);
+        return rc;
     uint8_t *p = value.mv_data;
     uint32_t crc = crc32c(0, a->key->bytes, a->key->len);
     p[0] = ENVELOPE_VERSION;
@@ -84,8 +88,10 @@ static int del_work(struct lmdb *l, void *arg)
 {
     const struct key *k = arg;
     MDB_val key = { .mv_size = k->len, .mv_data = (void *)(uintptr_t)k->bytes };
-    int rc = mdb_del(l->txn, l->dbi, &key, NULL);
-    return rc == MDB_NOTFOUND ? 0 : lmdb_errno(l, rc);
+    int rc = lmdb_sound_key(l, k->bytes, k->len);
+    if (rc == 0)
+        rc = lmdb_errno(l, mdb_del(l->txn, l->dbi, &key, NULL));
+    return rc == -ENOENT ? 0 : rc;
 }
 
 int lmdb_del(struct lmdb *l, const struct key *key)
@@ -96,21 +102,28 @@ int lmdb_del(struct lmdb *l, const struct key *key)
 
 /* ---- blocks ---------------------------------------------------------------------------------- */
 
-/* Delete every key with the block's prefix: one, or none; a damaged tree may have more. */
+/* Delete every key with the block's prefix: one, or none; a damaged tree may have more. (The cursor
+ * is led over sound pages only: from where it is, LMDB takes short cuts.)
+ * Returns 0 or -errno. */
 static int del_prefix(struct lmdb *l, const uint8_t *prefix)
 {
     for (;;) {
         MDB_val key = { .mv_size = BLOCK_PREFIX_BYTES, .mv_data = (void *)(uintptr_t)prefix };
         MDB_val value;
-        int rc = mdb_cursor_get(l->cursor, &key, &value, MDB_SET_RANGE);
-        if (rc == MDB_NOTFOUND)
-            return 0;
+        int rc = lmdb_sound_key(l, prefix, BLOCK_PREFIX_BYTES);
+        if (rc == 0)
+            rc = lmdb_errno(l, mdb_cursor_get(l->cursor, &key, &value, MDB_SET_RANGE));
         if (rc != 0)
-            return rc;
+            return rc == -ENOENT ? 0 : rc;
         if (key.mv_size < BLOCK_PREFIX_BYTES ||
             memcmp(key.mv_data, prefix, BLOCK_PREFIX_BYTES) != 0)
             return 0;
-        if ((rc = mdb_cursor_del(l->cursor, 0)) != 0)
+        rc = lmdb_sound_key(l, key.mv_data, key.mv_size);
+        if (rc == 0)
+            rc = lmdb_sound_block(l, value.mv_data, value.mv_size);
+        if (rc == 0)
+            rc = lmdb_errno(l, mdb_cursor_del(l->cursor, 0));
+        if (rc != 0)
             return rc;
     }
 }
@@ -130,14 +143,16 @@ static int put_block_work(struct lmdb *l, void *arg)
     uint8_t bytes[BLOCK_KEY_BYTES];
     block_key(bytes, a);
     int rc = del_prefix(l, bytes);
+    if (rc == 0)
+        rc = lmdb_sound_key(l, bytes, sizeof bytes);
     if (rc == 0) {
         MDB_val key = { .mv_size = sizeof bytes, .mv_data = bytes };
         MDB_val value = { .mv_size = BLOCK_VALUE_BYTES };
-        rc = mdb_cursor_put(l->cursor, &key, &value, MDB_RESERVE);
+        rc = lmdb_errno(l, mdb_cursor_put(l->cursor, &key, &value, MDB_RESERVE));
         if (rc == 0)
             memcpy(value.mv_data, a->data + BLOCK_HEAD_BYTES, BLOCK_VALUE_BYTES);
     }
-    return lmdb_errno(l, rc);
+    return rc;
 }
 
 int lmdb_put_block(struct lmdb *l, uint64_t object, uint32_t index, const void *data, uint32_t crc)
@@ -148,7 +163,7 @@ int lmdb_put_block(struct lmdb *l, uint64_t object, uint32_t index, const void *
 
 static int del_block_work(struct lmdb *l, void *arg)
 {
-    return lmdb_errno(l, del_prefix(l, arg));
+    return del_prefix(l, arg);
 }
 
 int lmdb_del_block(struct lmdb *l, uint64_t object, uint32_t index)

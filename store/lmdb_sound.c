@@ -1,0 +1,444 @@
+/* lmdb_sound.c: LMDB may change what is sound, and nothing else.
+ *
+ * Reading a damaged page costs LMDB a fault or a wrong turn, which the guard and the checks in
+ * lmdb_cursor.c catch. Changing one costs more: LMDB copies as many bytes into its heap as the page's
+ * header says, and gives back as many pages as an overflow run's header says, whoever owns them. So
+ * before a key is put or deleted, every page is checked that LMDB may change with it:
+ *
+ *     from the root to the leaf where the key belongs: structure, order, and the separators above;
+ *     beside each of these, what it may be merged with: the neighbours on its level, and those
+ *     behind a neighbour that is sparse (mdb_rebalance() merges pages that are);
+ *     the overflow run of a value that goes away;
+ *     and once, when the volume is opened: the tree of free pages, with its lists.
+ *
+ * We look at the tree of the last commit, which is in the map and stays as it is until the next
+ * one. What the transaction itself has changed is made of pages that were checked before. That the
+ * neighbours of the committed leaf are enough: a merged page keeps all that its second half brought
+ * unless keys of that half were deleted, and those look at their own neighbours; so it is sparse only
+ * if that half was.
+ *
+ * A page is checked once, a bit remembers it: what replaces a checked page was written by us.
+ *
+ * Not seen here, as no single page shows it: a leaf that names another sound run of the right size, a
+ * free list that names a page in use. What is lost then is an error by its own checksum, later;
+ * fsck.foliofs sees it before.
+ */
+#include "store/lmdb_impl.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "store/error.h"
+
+/* LMDB's pages, numbers in the machine's order:
+ *     number (8)  pad (2)  flags (2)  lower (2)  upper (2)  offsets of nodes (2 each) up to lower
+ *     node, from upper on: size (4)  flags (2)  key size (2)  key  value, together an even number;
+ *     with F_BIGDATA 8 bytes instead of the value; in a branch the child's number instead of size
+ *     and flags.   Of an overflow run the first page has this header, with the run's length (4) at
+ *     lower.   The meta pages are described in lmdb_pages.c. */
+enum { PAGE_HEADER = 16, NODE_HEADER = 8, P_OVERFLOW = 4, F_BIGDATA = 1 };
+
+#define NR_METAS       2u
+#define META_FREE_TREE 40u /* offsets in the page */
+#define META_MAIN_TREE 88u
+#define META_LAST_PAGE 136u
+#define META_TXN       144u
+#define TREE_DEPTH     6u /* offsets in a tree's record */
+#define TREE_ROOT      40u
+#define KEY_BYTES_MAX  511u
+#define SPARSE_BYTES   1024u /* FILL_THRESHOLD: a leaf with a quarter of its space used */
+#define SPARSE_KEYS    2u    /* of a branch */
+#define BITS           64u
+
+static uint16_t get_u16(const uint8_t *p)
+{
+    uint16_t n;
+    memcpy(&n, p, sizeof n);
+    return n;
+}
+
+static uint32_t get_u32(const uint8_t *p)
+{
+    uint32_t n;
+    memcpy(&n, p, sizeof n);
+    return n;
+}
+
+static uint64_t get_u64(const uint8_t *p)
+{
+    uint64_t n;
+    memcpy(&n, p, sizeof n);
+    return n;
+}
+
+/* ---- one page -------------------------------------------------------------------------------- */
+
+/* The bytes that the node at the offset takes; 0: not a node. */
+static size_t node_bytes(const uint8_t *page, size_t at, enum page_kind kind)
+{
+    if (at > LMDB_PAGE_SIZE - NODE_HEADER)
+        return 0;
+    size_t bytes = NODE_HEADER + get_u16(page + at + 6);
+    unsigned flags = get_u16(page + at + 4);
+    if (kind == PAGE_LEAF && flags > F_BIGDATA)
+        return 0;
+    if (kind == PAGE_LEAF)
+        bytes += flags == F_BIGDATA ? sizeof(uint64_t) : get_u32(page + at);
+    bytes += bytes % 2;
+    return bytes <= LMDB_PAGE_SIZE - at ? bytes : 0;
+}
+
+bool lmdb_page_good(const uint8_t *page, uint64_t number, enum page_kind kind)
+{
+    uint64_t starts[LMDB_PAGE_SIZE / 2 / BITS] = { 0 }; /* a node begins here; per 2 bytes */
+    size_t lower = get_u16(page + 12), upper = get_u16(page + 14), nodes = 0, bytes;
+    if (get_u64(page) != number || get_u16(page + 10) != kind || lower <= PAGE_HEADER ||
+        lower % 2 != 0 || upper % 2 != 0 || lower > upper || upper > LMDB_PAGE_SIZE)
+        return false;
+    for (size_t at = upper; at < LMDB_PAGE_SIZE; at += bytes, nodes++) {
+        if ((bytes = node_bytes(page, at, kind)) == 0)
+            return false;
+        starts[at / 2 / BITS] |= UINT64_C(1) << at / 2 % BITS;
+    }
+    if (nodes != (lower - PAGE_HEADER) / 2)
+        return false;
+    for (size_t i = PAGE_HEADER; i < lower; i += 2) {
+        size_t at = get_u16(page + i);
+        uint64_t bit = UINT64_C(1) << at / 2 % BITS;
+        if (at % 2 != 0 || at >= LMDB_PAGE_SIZE || (starts[at / 2 / BITS] & bit) == 0)
+            return false;
+        starts[at / 2 / BITS] &= ~bit;
+    }
+    return true;
+}
+
+/* ---- one level of a path --------------------------------------------------------------------- */
+
+struct level {
+    const uint8_t *page;
+    unsigned at, nr; /* the node that leads on, of how many */
+};
+
+struct path {
+    const struct lmdb_tree *tree;
+    struct level levels[LMDB_DEPTH_MAX];
+};
+
+static const uint8_t *node(const struct level *v, unsigned i)
+{
+    return v->page + get_u16(v->page + PAGE_HEADER + 2 * (size_t)i);
+}
+
+static struct lmdb_key node_key(const struct level *v, unsigned i)
+{
+    const uint8_t *n = node(v, i);
+    return (struct lmdb_key){ .bytes = n + NODE_HEADER, .len = get_u16(n + 6) };
+}
+
+static uint64_t node_child(const struct level *v, unsigned i)
+{
+    const uint8_t *n = node(v, i);
+    return get_u32(n) | (uint64_t)get_u16(n + 4) << 32;
+}
+
+static int compare(const struct lmdb_tree *t, struct lmdb_key a, struct lmdb_key b)
+{
+    if (!t->is_free)
+        return lmdb_compare(a.bytes, a.len, b.bytes, b.len);
+    uint64_t x = get_u64(a.bytes), y = get_u64(b.bytes);
+    return (x > y) - (x < y);
+}
+
+/* (Of a branch the first key is never looked at: everything before the second goes there.) */
+static bool keys_good(const struct lmdb_tree *t, const struct level *v, enum page_kind kind)
+{
+    struct lmdb_key before = { 0 };
+    for (unsigned i = kind == PAGE_LEAF ? 0 : 1; i < v->nr; i++) {
+        struct lmdb_key key = node_key(v, i);
+        if (key.len < 1 || key.len > KEY_BYTES_MAX || (t->is_free && key.len != sizeof(uint64_t)) ||
+            (before.len > 0 && compare(t, before, key) >= 0))
+            return false;
+        before = key;
+    }
+    return true;
+}
+
+/* Do the level's keys lie between the separators above it? */
+static bool between(const struct lmdb_tree *t, const struct level *up, const struct level *v,
+                    enum page_kind kind)
+{
+    unsigned first = kind == PAGE_LEAF ? 0 : 1;
+    return first >= v->nr ||
+           ((up->at == 0 || compare(t, node_key(up, up->at), node_key(v, first)) <= 0) &&
+            (up->at + 1 == up->nr ||
+             compare(t, node_key(v, v->nr - 1), node_key(up, up->at + 1)) < 0));
+}
+
+/* ---- runs ------------------------------------------------------------------------------------ */
+
+static uint64_t run_pages(uint64_t len)
+{
+    return (PAGE_HEADER - 1 + len) / LMDB_PAGE_SIZE + 1;
+}
+
+/* Is this the run for a value of so many bytes? LMDB may have used a longer one again. */
+static bool run_good(const struct lmdb *l, uint64_t number, uint64_t len, uint64_t pages_max)
+{
+    if (number < NR_METAS || number > l->sound.last_page)
+        return false;
+    const uint8_t *page = l->map + number * LMDB_PAGE_SIZE;
+    uint64_t pages = get_u32(page + 12);
+    return get_u64(page) == number && get_u16(page + 10) == P_OVERFLOW && pages >= run_pages(len) &&
+           pages <= pages_max && pages <= l->sound.last_page + 1 - number;
+}
+
+static bool records_good(const struct lmdb *l, const struct level *v)
+{
+    for (unsigned i = 0; i < v->nr; i++) {
+        const uint8_t *n = node(v, i);
+        struct lmdb_key key = node_key(v, i);
+        if ((get_u16(n + 4) & F_BIGDATA) == 0 || key.bytes[0] == KEY_BLOCK)
+            continue; /* a block's run is looked at when it goes away */
+        if (!run_good(l, get_u64(key.bytes + key.len), get_u32(n),
+                      run_pages(ENVELOPE_BYTES + VALUE_MAX)))
+            return false;
+    }
+    return true;
+}
+
+/* A list of free pages: how many, then their numbers, falling. */
+static bool list_good(const struct lmdb *l, const uint8_t *list, uint64_t len)
+{
+    if (len < sizeof(uint64_t) || len % sizeof(uint64_t) != 0 ||
+        get_u64(list) > len / sizeof(uint64_t) - 1)
+        return false;
+    uint64_t before = l->sound.last_page + 1;
+    for (uint64_t i = 1; i <= get_u64(list); i++) {
+        uint64_t number = get_u64(list + i * sizeof number);
+        if (number >= before || number < NR_METAS)
+            return false;
+        before = number;
+    }
+    return true;
+}
+
+static bool lists_good(const struct lmdb *l, const struct level *v)
+{
+    for (unsigned i = 0; i < v->nr; i++) {
+        const uint8_t *n = node(v, i);
+        struct lmdb_key key = node_key(v, i);
+        const uint8_t *list = key.bytes + key.len;
+        uint64_t len = get_u32(n), number = 0;
+        if ((get_u16(n + 4) & F_BIGDATA) != 0) {
+            number = get_u64(list);
+            if (!run_good(l, number, len, UINT64_MAX))
+                return false;
+            list = l->map + number * LMDB_PAGE_SIZE + PAGE_HEADER;
+        }
+        if (get_u64(key.bytes) > l->sound.txnid || !list_good(l, list, len))
+            return false;
+    }
+    return true;
+}
+
+/* ---- paths ----------------------------------------------------------------------------------- */
+
+static bool checked(const struct lmdb *l, uint64_t number)
+{
+    return (l->sound.pages[number / BITS] >> number % BITS & 1) != 0;
+}
+
+static bool page_check(struct lmdb *l, const struct path *p, unsigned depth, uint64_t number)
+{
+    const struct level *v = &p->levels[depth];
+    enum page_kind kind = depth + 1 == p->tree->depth ? PAGE_LEAF : PAGE_BRANCH;
+    if (!p->tree->is_free && checked(l, number))
+        return true;
+    if (!lmdb_page_good(v->page, number, kind) || !keys_good(p->tree, v, kind))
+        return false;
+    if (kind == PAGE_BRANCH && !p->tree->is_free && v->nr < 2)
+        return false;
+    if (kind == PAGE_LEAF && !(p->tree->is_free ? lists_good(l, v) : records_good(l, v)))
+        return false;
+    l->sound.pages[number / BITS] |= UINT64_C(1) << number % BITS;
+    return true;
+}
+
+/* Go down to the level: to the root, or where the level above it leads.   Returns 1 or -EUCLEAN. */
+static int enter(struct lmdb *l, struct path *p, unsigned depth)
+{
+    struct level *v = &p->levels[depth], *up = depth > 0 ? v - 1 : NULL;
+    uint64_t number = up != NULL ? node_child(up, up->at) : p->tree->root;
+    if (number < NR_METAS || number > l->sound.last_page)
+        return -EUCLEAN;
+    v->page = l->map + number * LMDB_PAGE_SIZE;
+    v->nr = (get_u16(v->page + 12) - PAGE_HEADER) / 2u;
+    v->at = 0;
+    enum page_kind kind = depth + 1 == p->tree->depth ? PAGE_LEAF : PAGE_BRANCH;
+    if (get_u64(v->page) != number || get_u16(v->page + 10) != kind ||
+        !page_check(l, p, depth, number))
+        return -EUCLEAN;
+    return up == NULL || between(p->tree, up, v, kind) ? 1 : -EUCLEAN;
+}
+
+/* Move the level to its neighbour, and the levels above as needed; by is 1 or -1.
+ * Returns 1; 0: there is none; -EUCLEAN. */
+static int step(struct lmdb *l, struct path *p, unsigned depth, int by)
+{
+    if (depth == 0)
+        return 0;
+    struct level *up = &p->levels[depth - 1];
+    if (by < 0 ? up->at > 0 : up->at + 1 < up->nr) {
+        up->at = by < 0 ? up->at - 1 : up->at + 1;
+    } else {
+        int moved = step(l, p, depth - 1, by);
+        if (moved <= 0)
+            return moved;
+        up->at = by < 0 ? up->nr - 1 : 0;
+    }
+    return enter(l, p, depth);
+}
+
+static bool sparse(const struct path *p, unsigned depth)
+{
+    const struct level *v = &p->levels[depth];
+    if (depth + 1 < p->tree->depth)
+        return v->nr <= SPARSE_KEYS;
+    return LMDB_PAGE_SIZE - get_u16(v->page + 14) + 2 * (size_t)v->nr <= SPARSE_BYTES;
+}
+
+static int neighbours_check(struct lmdb *l, const struct path *p, unsigned depth)
+{
+    for (int by = -1; by <= 1; by += 2) {
+        struct path q = *p;
+        int moved;
+        while ((moved = step(l, &q, depth, by)) > 0)
+            if (!sparse(&q, depth))
+                break;
+        if (moved < 0)
+            return moved;
+    }
+    return 0;
+}
+
+/* The node of a branch that leads to the key. */
+static unsigned lead(const struct lmdb_tree *t, const struct level *v, struct lmdb_key key)
+{
+    unsigned low = 0, high = v->nr; /* node low is not behind the key, node high is */
+    while (high - low > 1) {
+        unsigned middle = low + (high - low) / 2;
+        if (compare(t, node_key(v, middle), key) <= 0)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static bool tree_sane(const struct lmdb_tree *t)
+{
+    return t->depth <= LMDB_DEPTH_MAX && (t->root == UINT64_MAX) == (t->depth == 0);
+}
+
+/* ---- for the transaction --------------------------------------------------------------------- */
+
+static struct lmdb_tree tree_at(const uint8_t *page, size_t at, bool is_free)
+{
+    return (struct lmdb_tree){ .root = get_u64(page + at + TREE_ROOT),
+                               .depth = get_u16(page + at + TREE_DEPTH),
+                               .is_free = is_free };
+}
+
+int lmdb_sound_begin(struct lmdb *l)
+{
+    const uint8_t *meta = l->map; /* the newer one, as LMDB chooses */
+    if (get_u64(meta + META_TXN) < get_u64(meta + LMDB_PAGE_SIZE + META_TXN))
+        meta += LMDB_PAGE_SIZE;
+    l->sound.main = tree_at(meta, META_MAIN_TREE, false);
+    l->sound.free = tree_at(meta, META_FREE_TREE, true);
+    l->sound.last_page = get_u64(meta + META_LAST_PAGE);
+    l->sound.txnid = get_u64(meta + META_TXN);
+    l->sound.leaf_known = false;
+    return tree_sane(&l->sound.main) && l->sound.last_page < l->map_size / LMDB_PAGE_SIZE
+               ? 0
+               : -EUCLEAN;
+}
+
+/* Keys of one leaf often follow each other. */
+static bool in_known_leaf(const struct lmdb_sound *s, struct lmdb_key key)
+{
+    return s->leaf_known && (s->low.len == 0 || compare(&s->main, s->low, key) <= 0) &&
+           (s->high.len == 0 || compare(&s->main, key, s->high) < 0);
+}
+
+int lmdb_sound_key(struct lmdb *l, const uint8_t *bytes, size_t len)
+{
+    struct lmdb_sound *s = &l->sound;
+    struct lmdb_key key = { .bytes = bytes, .len = len }, low = { 0 }, high = { 0 };
+    struct path p = { .tree = &s->main };
+    if (in_known_leaf(s, key))
+        return 0;
+    s->leaf_known = false;
+    for (unsigned depth = 0; depth < s->main.depth; depth++) {
+        int rc = enter(l, &p, depth);
+        if (rc > 0)
+            rc = neighbours_check(l, &p, depth);
+        if (rc < 0)
+            return rc;
+        if (depth + 1 == s->main.depth)
+            break;
+        struct level *v = &p.levels[depth];
+        v->at = lead(&s->main, v, key);
+        if (v->at > 0)
+            low = node_key(v, v->at);
+        if (v->at + 1 < v->nr)
+            high = node_key(v, v->at + 1);
+    }
+    s->low = low;
+    s->high = high;
+    s->leaf_known = true;
+    return 0;
+}
+
+int lmdb_sound_block(struct lmdb *l, const uint8_t *value, size_t len)
+{
+    if (!lmdb_inside_map(l, value, len))
+        return 0; /* this transaction's */
+    size_t at = (size_t)(value - l->map) - PAGE_HEADER;
+    return at % LMDB_PAGE_SIZE == 0 && len == BLOCK_VALUE_BYTES &&
+                   run_good(l, at / LMDB_PAGE_SIZE, len, run_pages(len))
+               ? 0
+               : -EUCLEAN;
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+static int open_work(struct lmdb *l, void *arg)
+{
+    (void)arg;
+    struct path p = { .tree = &l->sound.free };
+    int rc = lmdb_sound_begin(l);
+    if (rc != 0 || !tree_sane(p.tree))
+        return -EUCLEAN;
+    for (unsigned depth = 0; depth < p.tree->depth; depth++)
+        if ((rc = enter(l, &p, depth)) < 0)
+            return rc;
+    while (p.tree->depth > 0 && (rc = step(l, &p, p.tree->depth - 1, 1)) > 0)
+        ;
+    return rc;
+}
+
+int lmdb_sound_open(struct lmdb *l, const char *path, struct store_error *error)
+{
+    l->sound.pages = calloc(l->map_size / LMDB_PAGE_SIZE / BITS + 1, sizeof *l->sound.pages);
+    if (l->sound.pages == NULL)
+        return store_fail(error, -ENOMEM, "%s: no memory to note which pages are sound", path);
+    if (lmdb_guard(l, open_work, NULL) < 0)
+        return store_fail(error, -EIO,
+                          "%s: its list of free pages is damaged; mount it with -o ro, or run "
+                          "fsck.foliofs",
+                          path);
+    return 0;
+}
