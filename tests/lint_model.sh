@@ -17,11 +17,11 @@ for tool in spin cc timeout; do
     fi
 done
 work=$(mktemp -d) || exit 1
-child=
-# shellcheck disable=SC2317
+children=
+# shellcheck disable=SC2317,SC2086
 cleanup()
 {
-    [ -z "$child" ] || kill "$child" 2>/dev/null
+    [ -z "$children" ] || { kill $children 2>/dev/null; wait; }
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -50,9 +50,9 @@ build()
 search()
 {
     timeout "$1" ./pan "-m$2" -w23 >pan.out 2>&1 &
-    child=$!
-    wait "$child"
-    child=
+    children=$!
+    wait "$children"
+    children=
 }
 
 states() { sed -n 's/^ *\([0-9.e+]*\) states, stored.*/\1/p' pan.out | head -n 1; }
@@ -76,10 +76,17 @@ meaning()
     esac
 }
 
-bad=0
+bad=0 turn=0 lanes=1 lane=0
+# Is it this lane's turn?
+mine()
+{
+    turn=$((turn + 1))
+    [ $((turn % lanes)) -eq "$lane" ]
+}
 # holds NAME FLAGS [DEPTH]: the whole scene is searched, and nothing goes wrong in it.
 holds()
 {
+    mine || return 0
     build "$2" "${optimise:--O1}"
     search "${limit:-250}" "${3-4000000}"
     if ! grep -q 'errors: 0' pan.out ||
@@ -96,6 +103,7 @@ holds()
 # breaks RULE FLAGS: with the rule broken, something does.
 breaks()
 {
+    mine || return 0
     build "$2 -DBREAK_$1" -O0 # compiling takes longer than the search
     search 100 4000000
     what=$(found)
@@ -106,6 +114,59 @@ breaks()
     else
         echo "caught  $1: $(meaning "$what") ($(states) states)"
     fi
+}
+
+all()
+{
+    holds 'frames that change their index' "$find"
+    holds 'a page that is mapped' "$map"
+    holds 'reader and mapping over one frame' "$tight"
+    holds 'a file that ends inside its page' "$tail"
+
+    # Finding: no second look at the slot after taking the reference; none at page->mapping once locked.
+    breaks RECHECK "$find"
+    breaks MAPPING_CHECK "$map"
+    # Cleaning: dirty is cleared first, and then write-protecting fails; the same when it never fails (then
+    # no store is lost, as long as both come before the copy; but M1 does not hold); write-protected when
+    # the store has copied; not known to be write-protected, and written all the same.
+    breaks MKCLEAN_AFTER_CLEAR "$map -DLAX"
+    breaks MKCLEAN_AFTER_CLEAR "$map -DMKCLEAN_SURE"
+    breaks MKCLEAN_AFTER_COPY "$map -DLAX"
+    breaks MKCLEAN_FAILS "$map -DLAX"
+    # First store: unlocked before the page is writable.
+    breaks UNLOCK_BEFORE_WRITABLE "$map -DLAX"
+    # Stable pages: a writer, and a mapping's first store, do not wait for writeback.
+    breaks STABLE "$find"
+    breaks STABLE "$map"
+    # Tags: the tag follows its flag in a step of its own.
+    breaks TAG "$map"
+    # Truncation: does not wait for writeback; unmaps once, before it locks page by page (what rule 7 says
+    # when taken literally); i_size changes after the pages have gone, or after the page is unlocked.
+    breaks TRUNCATE_NO_WAIT "$map -DNO_ERRORS"
+    breaks UNMAP_ONCE "$map -DNO_PUNCH"
+    breaks ISIZE_SHRINK "$map"
+    breaks ISIZE "$tail"
+    # A miss inserts its page without the invalidate_lock; chooses the data id before it holds it.
+    breaks INVALIDATE_LOCK "$find"
+    breaks OBJECT "$find"
+    # The last page: growing does not zero what lies beyond the old end, or lets it be stored to between that
+    # and the new size (not write-protected; not locked any more); the end is zeroed before i_size
+    # changes and not after; flushing zeroes before it write-protects; memory is waited for under the lock.
+    breaks GROW "$tail"
+    breaks GROW_PROTECT "$tail"
+    breaks GROW_UNLOCKED "$tail"
+    breaks TAIL "$tail"
+    breaks ZERO_FIRST "$tail"
+    breaks ALLOC_LOCKED "$tail"
+    # Reclaim: the count is looked at, not frozen; the frame is freed while mapped; unmapped only after the
+    # page has left its tree.
+    breaks FREEZE "$find"
+    breaks UNMAP "$map"
+    breaks UNMAP_LATE "$map"
+    # A failed write: never dirty again; dirty after writeback has ended.
+    breaks REDIRTY "$find"
+    breaks REDIRTY_LATE "$map"
+    exit $bad
 }
 
 case ${1-} in
@@ -135,52 +196,23 @@ case ${1-} in
     ;;
 esac
 
-holds 'frames that change their index' "$find"
-holds 'a page that is mapped' "$map"
-holds 'reader and mapping over one frame' "$tight"
-holds 'a file that ends inside its page' "$tail"
-
-# Finding: no second look at the slot after taking the reference; none at page->mapping once locked.
-breaks RECHECK "$find"
-breaks MAPPING_CHECK "$map"
-# Cleaning: dirty is cleared first, and then write-protecting fails; the same when it never fails (then
-# no store is lost, as long as both come before the copy; but M1 does not hold); write-protected when
-# the store has copied; not known to be write-protected, and written all the same.
-breaks MKCLEAN_AFTER_CLEAR "$map -DLAX"
-breaks MKCLEAN_AFTER_CLEAR "$map -DMKCLEAN_SURE"
-breaks MKCLEAN_AFTER_COPY "$map -DLAX"
-breaks MKCLEAN_FAILS "$map -DLAX"
-# First store: unlocked before the page is writable.
-breaks UNLOCK_BEFORE_WRITABLE "$map -DLAX"
-# Stable pages: a writer, and a mapping's first store, do not wait for writeback.
-breaks STABLE "$find"
-breaks STABLE "$map"
-# Tags: the tag follows its flag in a step of its own.
-breaks TAG "$map"
-# Truncation: does not wait for writeback; unmaps once, before it locks page by page (what rule 7 says
-# when taken literally); i_size changes after the pages have gone, or after the page is unlocked.
-breaks TRUNCATE_NO_WAIT "$map -DNO_ERRORS"
-breaks UNMAP_ONCE "$map -DNO_PUNCH"
-breaks ISIZE_SHRINK "$map"
-breaks ISIZE "$tail"
-# A miss inserts its page without the invalidate_lock; chooses the data id before it holds it.
-breaks INVALIDATE_LOCK "$find"
-breaks OBJECT "$find"
-# The last page: growing does not zero what lies beyond the old end, or lets it be stored to between that
-# and the new size (not write-protected; not locked any more); the end is zeroed before i_size
-# changes and not after; flushing zeroes before it write-protects; memory is waited for under the lock.
-breaks GROW "$tail"
-breaks GROW_PROTECT "$tail"
-breaks GROW_UNLOCKED "$tail"
-breaks TAIL "$tail"
-breaks ZERO_FIRST "$tail"
-breaks ALLOC_LOCKED "$tail"
-# Reclaim: the count is looked at, not frozen; the frame is freed while mapped; unmapped only after the
-# page has left its tree.
-breaks FREEZE "$find"
-breaks UNMAP "$map"
-breaks UNMAP_LATE "$map"
-# A failed write: never dirty again; dirty after writeback has ended.
-breaks REDIRTY "$find"
-breaks REDIRTY_LATE "$map"
+# Each processor takes one of every so many searches.
+# shellcheck disable=SC2030,SC2031 # each lane has children of its own
+lanes=$(nproc)
+[ "$lanes" -le 4 ] || lanes=4 # a search may take 2 GB
+lane=0
+while [ "$lane" -lt "$lanes" ]; do
+    (
+        children=
+        trap '[ -z "$children" ] || kill $children; exit 1' HUP INT TERM
+        mkdir "lane$lane" && cp page.pml "lane$lane" && cd "lane$lane" || exit 1
+        all
+    ) &
+    children="$children $!"
+    lane=$((lane + 1))
+done
+for one in $children; do
+    wait "$one" || bad=1
+done
+children=
 exit $bad

@@ -69,7 +69,7 @@ with_stress_ng()
         '--msync 2 --msync-bytes 1M'; do
         before=$(attached)
         # shellcheck disable=SC2086 # words
-        (cd "$M/stress" && preloaded stress-ng $stressor --verify -t 6) >"$T/stress.out" 2>&1 ||
+        (cd "$M/stress" && preloaded stress-ng $stressor --verify -t 3) >"$T/stress.out" 2>&1 ||
             fail "$what: stress-ng $stressor: $(tail -n 12 "$T/stress.out")"
         was_attached "stress-ng $stressor" "$before"
     done
