@@ -197,17 +197,18 @@ case ${1-} in
 esac
 
 # Each processor takes one of every so many searches.
-# shellcheck disable=SC2030,SC2031 # each lane has children of its own
 lanes=$(nproc)
 [ "$lanes" -le 4 ] || lanes=4 # a search may take 2 GB
 lane=0
 while [ "$lane" -lt "$lanes" ]; do
     (
+        # shellcheck disable=SC2030 # each lane has children of its own
         children=
         trap '[ -z "$children" ] || kill $children; exit 1' HUP INT TERM
         mkdir "lane$lane" && cp page.pml "lane$lane" && cd "lane$lane" || exit 1
         all
     ) &
+    # shellcheck disable=SC2031
     children="$children $!"
     lane=$((lane + 1))
 done
