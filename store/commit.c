@@ -78,7 +78,9 @@ static void commit_succeeded(struct store *s, uint64_t ns)
 /* Returns what the waiters are told. */
 static int commit_failed(struct store *s, int err)
 {
-    uint64_t now = store_now_ns(), ms = (uint64_t)RETRY_FIRST_MS << s->failures;
+    uint64_t now = store_now_ns(), ms = RETRY_MOST_MS;
+    if (s->failures < COMMIT_TRIES)
+        ms = (uint64_t)RETRY_FIRST_MS << s->failures;
     s->last_error = err == -EUCLEAN ? -EIO : err;
     if (now >= s->retry_ns) { /* those who could not wait for the next try do not count */
         s->failures++;
@@ -86,8 +88,10 @@ static int commit_failed(struct store *s, int err)
     }
     s->stats.commit_errors++;
     atomic_fetch_add(&s->error_seq, 1);
-    if (s->failures >= COMMIT_TRIES || err == -EUCLEAN || lmdb_dead(s->lmdb))
-        atomic_store(&s->read_only, true); /* trying a damaged volume again helps nobody */
+    if (err == -EUCLEAN)
+        s->damaged = true;
+    if (s->failures >= COMMIT_TRIES || s->damaged || lmdb_dead(s->lmdb))
+        atomic_store(&s->read_only, true);
     return s->last_error;
 }
 
@@ -96,6 +100,8 @@ static int commit_frozen(struct store *s)
 {
     struct txn *t = s->committing;
     assert(t != NULL && !s->busy);
+    if (s->damaged)
+        return s->last_error;
     s->busy = true;
     pthread_mutex_unlock(&s->lock);
     uint64_t start = store_now_ns();

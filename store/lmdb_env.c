@@ -68,6 +68,7 @@ static void bury(struct lmdb *l)
         (void)munmap((void *)(uintptr_t)l->map, l->map_size);
     l->map = NULL;
     free(l->sound.pages);
+    l->sound.pages = NULL;
     (void)pthread_mutex_lock(&dead_lock);
     l->next_dead = dead_environments;
     dead_environments = l;

@@ -6,8 +6,10 @@
  * before a key is put or deleted, every page is checked that LMDB may change with it:
  *
  *     from the root to the leaf where the key belongs: structure, order, and the separators above;
- *     beside each of these, what it may be merged with: the neighbours on its level, and those
- *     behind a neighbour that is sparse (mdb_rebalance() merges pages that are);
+ *     if a key may go: what the leaf may be merged with, its neighbours, and those behind a neighbour
+ *     that is sparse (mdb_rebalance() merges pages that are); beside the branches above the first
+ *     and the last of these, the branches that may be merged with them; and each branch's lowest leaf,
+ *     whose first key becomes a separator when the branch is;
  *     the overflow run of a value that goes away;
  *     and once, when the volume is opened: the tree of free pages, with its lists.
  *
@@ -15,12 +17,13 @@
  * one. What the transaction itself has changed is made of pages that were checked before. That the
  * neighbours of the committed leaf are enough: a merged page keeps all that its second half brought
  * unless keys of that half were deleted, and those look at their own neighbours; so it is sparse only
- * if that half was.
+ * if that half was. And a branch that has lost all other leaves to one such merge takes a key from
+ * a neighbour, or all of them, once: then it has two leaves that stay.
  *
  * A page is checked once, a bit remembers it: what replaces a checked page was written by us.
  *
- * Not seen here, as no single page shows it: a leaf that names another sound run of the right size, a
- * free list that names a page in use. What is lost then is an error by its own checksum, later;
+ * Not seen here, as no single page shows it: a leaf that names another sound run of the right length,
+ * a free list that names a page of the main tree. What is lost then is an error by its own checksum, later;
  * fsck.foliofs sees it before.
  */
 #include "store/lmdb_impl.h"
@@ -29,6 +32,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "store/error.h"
 
@@ -38,15 +42,19 @@
  *     with F_BIGDATA 8 bytes instead of the value; in a branch the child's number instead of size
  *     and flags.   Of an overflow run the first page has this header, with the run's length (4) at
  *     lower.   The meta pages are described in lmdb_pages.c. */
-enum { PAGE_HEADER = 16, NODE_HEADER = 8, P_OVERFLOW = 4, F_BIGDATA = 1 };
+enum { PAGE_HEADER = 16, NODE_HEADER = 8, P_OVERFLOW = 4, P_DIRTY = 16, F_BIGDATA = 1 };
 
 #define NR_METAS       2u
 #define META_FREE_TREE 40u /* offsets in the page */
 #define META_MAIN_TREE 88u
 #define META_LAST_PAGE 136u
 #define META_TXN       144u
-#define TREE_DEPTH     6u /* offsets in a tree's record */
+#define TREE_FLAGS     4u /* offsets in a tree's record */
+#define TREE_DEPTH     6u
+#define TREE_OVERFLOW  24u
 #define TREE_ROOT      40u
+#define KEY_FLAGS      0x7eu /* of a tree's flags, those that change how it is laid out */
+#define INTEGER_KEY    0x08u
 #define KEY_BYTES_MAX  511u
 #define SPARSE_BYTES   1024u /* FILL_THRESHOLD: a leaf with a quarter of its space used */
 #define SPARSE_KEYS    2u    /* of a branch */
@@ -165,15 +173,32 @@ static bool keys_good(const struct lmdb_tree *t, const struct level *v, enum pag
     return true;
 }
 
-/* Do the level's keys lie between the separators above it? */
-static bool between(const struct lmdb_tree *t, const struct level *up, const struct level *v,
-                    enum page_kind kind)
+/* The separators around what lies below the level's node, or no key. */
+static struct lmdb_key low_of(const struct path *p, unsigned depth)
 {
+    while (depth-- > 0)
+        if (p->levels[depth].at > 0)
+            return node_key(&p->levels[depth], p->levels[depth].at);
+    return (struct lmdb_key){ 0 };
+}
+
+static struct lmdb_key high_of(const struct path *p, unsigned depth)
+{
+    while (depth-- > 0)
+        if (p->levels[depth].at + 1 < p->levels[depth].nr)
+            return node_key(&p->levels[depth], p->levels[depth].at + 1);
+    return (struct lmdb_key){ 0 };
+}
+
+/* Do the level's keys lie between the separators above it? */
+static bool between(const struct path *p, unsigned depth, enum page_kind kind)
+{
+    const struct level *v = &p->levels[depth];
+    struct lmdb_key low = low_of(p, depth), high = high_of(p, depth);
     unsigned first = kind == PAGE_LEAF ? 0 : 1;
     return first >= v->nr ||
-           ((up->at == 0 || compare(t, node_key(up, up->at), node_key(v, first)) <= 0) &&
-            (up->at + 1 == up->nr ||
-             compare(t, node_key(v, v->nr - 1), node_key(up, up->at + 1)) < 0));
+           ((low.len == 0 || compare(p->tree, low, node_key(v, first)) <= 0) &&
+            (high.len == 0 || compare(p->tree, node_key(v, v->nr - 1), high) < 0));
 }
 
 /* ---- runs ------------------------------------------------------------------------------------ */
@@ -183,7 +208,7 @@ static uint64_t run_pages(uint64_t len)
     return (PAGE_HEADER - 1 + len) / LMDB_PAGE_SIZE + 1;
 }
 
-/* Is this the run for a value of so many bytes? LMDB may have used a longer one again. */
+/* Of a run in the map, with this first page: is it long enough for the value, and not too long? */
 static bool run_good(const struct lmdb *l, uint64_t number, uint64_t len, uint64_t pages_max)
 {
     if (number < NR_METAS || number > l->sound.last_page)
@@ -194,22 +219,37 @@ static bool run_good(const struct lmdb *l, uint64_t number, uint64_t len, uint64
            pages <= pages_max && pages <= l->sound.last_page + 1 - number;
 }
 
-static bool records_good(const struct lmdb *l, const struct level *v)
+int lmdb_sound_value(struct lmdb *l, const uint8_t *key, const uint8_t *value, size_t len)
 {
-    for (unsigned i = 0; i < v->nr; i++) {
-        const uint8_t *n = node(v, i);
-        struct lmdb_key key = node_key(v, i);
-        if ((get_u16(n + 4) & F_BIGDATA) == 0 || key.bytes[0] == KEY_BLOCK)
-            continue; /* a block's run is looked at when it goes away */
-        if (!run_good(l, get_u64(key.bytes + key.len), get_u32(n),
-                      run_pages(ENVELOPE_BYTES + VALUE_MAX)))
-            return false;
+    if ((get_u16(key - NODE_HEADER + 4) & F_BIGDATA) == 0)
+        return 0;
+    const uint8_t *page = value - PAGE_HEADER;
+    if (lmdb_inside_map(l, page, LMDB_PAGE_SIZE)) {
+        size_t at = (size_t)(page - l->map);
+        return at % LMDB_PAGE_SIZE == 0 && run_good(l, at / LMDB_PAGE_SIZE, len, run_pages(len))
+                   ? 0
+                   : -EUCLEAN;
     }
+    /* This transaction's page by that number; was it made for this? */
+    return get_u16(page + 10) == (P_OVERFLOW | P_DIRTY) && get_u32(page + 12) == run_pages(len)
+               ? 0
+               : -EUCLEAN;
+}
+
+/* ---- free pages ------------------------------------------------------------------------------ */
+
+/* Note a page that is free, or the free tree's.   Returns false: it was noted before. */
+static bool note_free(struct lmdb_sound *s, uint64_t number)
+{
+    uint64_t bit = UINT64_C(1) << number % BITS;
+    if ((s->free_pages[number / BITS] & bit) != 0)
+        return false;
+    s->free_pages[number / BITS] |= bit;
     return true;
 }
 
 /* A list of free pages: how many, then their numbers, falling. */
-static bool list_good(const struct lmdb *l, const uint8_t *list, uint64_t len)
+static bool list_good(struct lmdb *l, const uint8_t *list, uint64_t len)
 {
     if (len < sizeof(uint64_t) || len % sizeof(uint64_t) != 0 ||
         get_u64(list) > len / sizeof(uint64_t) - 1)
@@ -217,27 +257,30 @@ static bool list_good(const struct lmdb *l, const uint8_t *list, uint64_t len)
     uint64_t before = l->sound.last_page + 1;
     for (uint64_t i = 1; i <= get_u64(list); i++) {
         uint64_t number = get_u64(list + i * sizeof number);
-        if (number >= before || number < NR_METAS)
+        if (number >= before || number < NR_METAS || !note_free(&l->sound, number))
             return false;
         before = number;
     }
     return true;
 }
 
-static bool lists_good(const struct lmdb *l, const struct level *v)
+static bool lists_good(struct lmdb *l, const struct level *v)
 {
     for (unsigned i = 0; i < v->nr; i++) {
         const uint8_t *n = node(v, i);
         struct lmdb_key key = node_key(v, i);
         const uint8_t *list = key.bytes + key.len;
-        uint64_t len = get_u32(n), number = 0;
+        uint64_t len = get_u32(n), txnid = get_u64(key.bytes);
         if ((get_u16(n + 4) & F_BIGDATA) != 0) {
-            number = get_u64(list);
+            uint64_t number = get_u64(list);
             if (!run_good(l, number, len, UINT64_MAX))
                 return false;
-            list = l->map + number * LMDB_PAGE_SIZE + PAGE_HEADER;
+            const uint8_t *page = l->map + number * LMDB_PAGE_SIZE;
+            l->sound.free_runs += get_u32(page + 12);
+            list = page + PAGE_HEADER;
+            (void)madvise((void *)(uintptr_t)page, run_pages(len) * LMDB_PAGE_SIZE, MADV_WILLNEED);
         }
-        if (get_u64(key.bytes) > l->sound.txnid || !list_good(l, list, len))
+        if (txnid == 0 || txnid > l->sound.txnid || !list_good(l, list, len))
             return false;
     }
     return true;
@@ -254,13 +297,13 @@ static bool page_check(struct lmdb *l, const struct path *p, unsigned depth, uin
 {
     const struct level *v = &p->levels[depth];
     enum page_kind kind = depth + 1 == p->tree->depth ? PAGE_LEAF : PAGE_BRANCH;
-    if (!p->tree->is_free && checked(l, number))
-        return true;
+    if (p->tree->is_free ? !note_free(&l->sound, number) : checked(l, number))
+        return !p->tree->is_free;
     if (!lmdb_page_good(v->page, number, kind) || !keys_good(p->tree, v, kind))
         return false;
     if (kind == PAGE_BRANCH && !p->tree->is_free && v->nr < 2)
         return false;
-    if (kind == PAGE_LEAF && !(p->tree->is_free ? lists_good(l, v) : records_good(l, v)))
+    if (kind == PAGE_LEAF && p->tree->is_free && !lists_good(l, v))
         return false;
     l->sound.pages[number / BITS] |= UINT64_C(1) << number % BITS;
     return true;
@@ -274,13 +317,16 @@ static int enter(struct lmdb *l, struct path *p, unsigned depth)
     if (number < NR_METAS || number > l->sound.last_page)
         return -EUCLEAN;
     v->page = l->map + number * LMDB_PAGE_SIZE;
-    v->nr = (get_u16(v->page + 12) - PAGE_HEADER) / 2u;
+    unsigned lower = get_u16(v->page + 12);
+    if (lower <= PAGE_HEADER || lower > LMDB_PAGE_SIZE)
+        return -EUCLEAN;
+    v->nr = (lower - PAGE_HEADER) / 2u;
     v->at = 0;
     enum page_kind kind = depth + 1 == p->tree->depth ? PAGE_LEAF : PAGE_BRANCH;
     if (get_u64(v->page) != number || get_u16(v->page + 10) != kind ||
         !page_check(l, p, depth, number))
         return -EUCLEAN;
-    return up == NULL || between(p->tree, up, v, kind) ? 1 : -EUCLEAN;
+    return between(p, depth, kind) ? 1 : -EUCLEAN;
 }
 
 /* Move the level to its neighbour, and the levels above as needed; by is 1 or -1.
@@ -306,19 +352,50 @@ static bool sparse(const struct path *p, unsigned depth)
     const struct level *v = &p->levels[depth];
     if (depth + 1 < p->tree->depth)
         return v->nr <= SPARSE_KEYS;
-    return LMDB_PAGE_SIZE - get_u16(v->page + 14) + 2 * (size_t)v->nr <= SPARSE_BYTES;
+    return v->nr == 1 || LMDB_PAGE_SIZE - get_u16(v->page + 14) + 2 * (size_t)v->nr <= SPARSE_BYTES;
 }
 
-static int neighbours_check(struct lmdb *l, const struct path *p, unsigned depth)
+/* The lowest leaf below the level.   Returns 1 or -EUCLEAN. */
+static int lowest_check(struct lmdb *l, struct path *p, unsigned depth)
 {
+    int rc = 1;
+    for (; rc > 0 && depth + 1 < p->tree->depth; depth++) {
+        p->levels[depth].at = 0;
+        rc = enter(l, p, depth + 1);
+    }
+    return rc;
+}
+
+/* On this side of the level: its neighbour, those behind while they are sparse, and the lowest leaf
+ * of each. *p is led to the last of them.   Returns 1 or -EUCLEAN. */
+static int side_check(struct lmdb *l, struct path *p, unsigned depth, int by)
+{
+    int moved = 1;
+    while (moved > 0) {
+        struct path before = *p;
+        if ((moved = step(l, p, depth, by)) == 0)
+            *p = before;
+        struct path low = *p;
+        if (moved > 0 && (moved = lowest_check(l, &low, depth)) > 0 && !sparse(p, depth))
+            break;
+    }
+    return moved < 0 ? moved : 1;
+}
+
+/* What may be merged when the leaf at the path's end, and then its neighbours, lose keys. */
+static int around_check(struct lmdb *l, const struct path *p)
+{
+    unsigned leaf = p->tree->depth - 1;
     for (int by = -1; by <= 1; by += 2) {
-        struct path q = *p;
-        int moved;
-        while ((moved = step(l, &q, depth, by)) > 0)
-            if (!sparse(&q, depth))
-                break;
-        if (moved < 0)
-            return moved;
+        struct path last = *p;
+        int rc = side_check(l, &last, leaf, by);
+        for (unsigned depth = 0; depth < leaf && rc > 0; depth++) {
+            struct path mine = *p, side = last, low = last;
+            if ((rc = lowest_check(l, &mine, depth)) > 0 && (rc = lowest_check(l, &low, depth)) > 0)
+                rc = side_check(l, &side, depth, by);
+        }
+        if (rc < 0)
+            return rc;
     }
     return 0;
 }
@@ -347,21 +424,32 @@ static bool tree_sane(const struct lmdb_tree *t)
 static struct lmdb_tree tree_at(const uint8_t *page, size_t at, bool is_free)
 {
     return (struct lmdb_tree){ .root = get_u64(page + at + TREE_ROOT),
+                               .overflow = get_u64(page + at + TREE_OVERFLOW),
                                .depth = get_u16(page + at + TREE_DEPTH),
                                .is_free = is_free };
 }
 
+/* Commits take turns at the two meta pages. */
+static bool txnids_good(uint64_t newer, uint64_t older, unsigned slot)
+{
+    return newer == 0 || (newer % 2 == slot && newer - older == 1);
+}
+
 int lmdb_sound_begin(struct lmdb *l)
 {
-    const uint8_t *meta = l->map; /* the newer one, as LMDB chooses */
-    if (get_u64(meta + META_TXN) < get_u64(meta + LMDB_PAGE_SIZE + META_TXN))
-        meta += LMDB_PAGE_SIZE;
+    uint64_t txnids[NR_METAS] = { get_u64(l->map + META_TXN),
+                                  get_u64(l->map + LMDB_PAGE_SIZE + META_TXN) };
+    unsigned slot = txnids[0] < txnids[1]; /* the newer one, as LMDB chooses */
+    const uint8_t *meta = l->map + (size_t)slot * LMDB_PAGE_SIZE;
     l->sound.main = tree_at(meta, META_MAIN_TREE, false);
     l->sound.free = tree_at(meta, META_FREE_TREE, true);
     l->sound.last_page = get_u64(meta + META_LAST_PAGE);
-    l->sound.txnid = get_u64(meta + META_TXN);
-    l->sound.leaf_known = false;
-    return tree_sane(&l->sound.main) && l->sound.last_page < l->map_size / LMDB_PAGE_SIZE
+    l->sound.txnid = txnids[slot];
+    l->sound.known = LEAF_UNKNOWN;
+    return tree_sane(&l->sound.main) && tree_sane(&l->sound.free) &&
+                   l->sound.last_page < l->map_size / LMDB_PAGE_SIZE &&
+                   txnids_good(txnids[slot], txnids[1 - slot], slot) &&
+                   (get_u16(meta + META_FREE_TREE + TREE_FLAGS) & KEY_FLAGS) == INTEGER_KEY
                ? 0
                : -EUCLEAN;
 }
@@ -369,48 +457,31 @@ int lmdb_sound_begin(struct lmdb *l)
 /* Keys of one leaf often follow each other. */
 static bool in_known_leaf(const struct lmdb_sound *s, struct lmdb_key key)
 {
-    return s->leaf_known && (s->low.len == 0 || compare(&s->main, s->low, key) <= 0) &&
+    return (s->low.len == 0 || compare(&s->main, s->low, key) <= 0) &&
            (s->high.len == 0 || compare(&s->main, key, s->high) < 0);
 }
 
-int lmdb_sound_key(struct lmdb *l, const uint8_t *bytes, size_t len)
+int lmdb_sound_key(struct lmdb *l, const uint8_t *bytes, size_t len, enum lmdb_change change)
 {
     struct lmdb_sound *s = &l->sound;
-    struct lmdb_key key = { .bytes = bytes, .len = len }, low = { 0 }, high = { 0 };
+    struct lmdb_key key = { .bytes = bytes, .len = len };
     struct path p = { .tree = &s->main };
-    if (in_known_leaf(s, key))
+    if (s->main.depth == 0 || (s->known >= change && in_known_leaf(s, key)))
         return 0;
-    s->leaf_known = false;
+    s->known = LEAF_UNKNOWN;
+    int rc = 0;
     for (unsigned depth = 0; depth < s->main.depth; depth++) {
-        int rc = enter(l, &p, depth);
-        if (rc > 0)
-            rc = neighbours_check(l, &p, depth);
-        if (rc < 0)
+        if ((rc = enter(l, &p, depth)) < 0)
             return rc;
-        if (depth + 1 == s->main.depth)
-            break;
-        struct level *v = &p.levels[depth];
-        v->at = lead(&s->main, v, key);
-        if (v->at > 0)
-            low = node_key(v, v->at);
-        if (v->at + 1 < v->nr)
-            high = node_key(v, v->at + 1);
+        if (depth + 1 < s->main.depth)
+            p.levels[depth].at = lead(&s->main, &p.levels[depth], key);
     }
-    s->low = low;
-    s->high = high;
-    s->leaf_known = true;
+    s->low = low_of(&p, s->main.depth - 1);
+    s->high = high_of(&p, s->main.depth - 1);
+    if (change == KEY_GOES && (rc = around_check(l, &p)) < 0)
+        return rc;
+    s->known = change;
     return 0;
-}
-
-int lmdb_sound_block(struct lmdb *l, const uint8_t *value, size_t len)
-{
-    if (!lmdb_inside_map(l, value, len))
-        return 0; /* this transaction's */
-    size_t at = (size_t)(value - l->map) - PAGE_HEADER;
-    return at % LMDB_PAGE_SIZE == 0 && len == BLOCK_VALUE_BYTES &&
-                   run_good(l, at / LMDB_PAGE_SIZE, len, run_pages(len))
-               ? 0
-               : -EUCLEAN;
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */
@@ -418,24 +489,32 @@ int lmdb_sound_block(struct lmdb *l, const uint8_t *value, size_t len)
 static int open_work(struct lmdb *l, void *arg)
 {
     (void)arg;
-    struct path p = { .tree = &l->sound.free };
+    struct lmdb_sound *s = &l->sound;
+    struct path p = { .tree = &s->free };
     int rc = lmdb_sound_begin(l);
-    if (rc != 0 || !tree_sane(p.tree))
-        return -EUCLEAN;
-    for (unsigned depth = 0; depth < p.tree->depth; depth++)
+    if (rc != 0)
+        return rc;
+    for (unsigned depth = 0; depth < s->free.depth; depth++)
         if ((rc = enter(l, &p, depth)) < 0)
             return rc;
-    while (p.tree->depth > 0 && (rc = step(l, &p, p.tree->depth - 1, 1)) > 0)
+    while (s->free.depth > 0 && (rc = step(l, &p, s->free.depth - 1, 1)) > 0)
         ;
-    return rc;
+    return rc == 0 && s->free_runs != s->free.overflow ? -EUCLEAN : rc;
 }
 
 int lmdb_sound_open(struct lmdb *l, const char *path, struct store_error *error)
 {
-    l->sound.pages = calloc(l->map_size / LMDB_PAGE_SIZE / BITS + 1, sizeof *l->sound.pages);
-    if (l->sound.pages == NULL)
-        return store_fail(error, -ENOMEM, "%s: no memory to note which pages are sound", path);
-    if (lmdb_guard(l, open_work, NULL) < 0)
+    size_t words = l->map_size / LMDB_PAGE_SIZE / BITS + 1;
+    l->sound.pages = calloc(words, sizeof *l->sound.pages);
+    l->sound.free_pages = calloc(words, sizeof *l->sound.free_pages);
+    int rc = -ENOMEM;
+    if (l->sound.pages != NULL && l->sound.free_pages != NULL)
+        rc = lmdb_guard(l, open_work, NULL);
+    free(l->sound.free_pages);
+    l->sound.free_pages = NULL;
+    if (rc == -ENOMEM)
+        return store_fail(error, rc, "%s: no memory to note which pages are sound", path);
+    if (rc < 0)
         return store_fail(error, -EIO,
                           "%s: its list of free pages is damaged; mount it with -o ro, or run "
                           "fsck.foliofs",

@@ -16,6 +16,7 @@
 #include "store/crc32c.h"
 
 #define DISK_FULL_BYTES ((uint64_t)1 << 20)
+#define INLINE_BYTES    1024u /* a value of at most so many is on its leaf, whatever its key */
 
 struct put_args {
     const struct key *key;
@@ -57,14 +58,60 @@ int lmdb_begin(struct lmdb *l)
 
 /* ---- records --------------------------------------------------------------------------------- */
 
+/* Damage that only LMDB has met. */
+static int change_errno(struct lmdb *l, int rc)
+{
+    switch (rc) {
+    case MDB_PAGE_NOTFOUND:
+    case MDB_CORRUPTED:
+    case MDB_PAGE_FULL:
+    case MDB_CURSOR_FULL:
+        return -EUCLEAN;
+    default: /* codes, not an enum */
+        return lmdb_errno(l, rc);
+    }
+}
+
+/* Lead the cursor to the key, over sound pages only: from where it is, LMDB takes short cuts. What is
+ * there may be replaced, or deleted. *len: the bytes of its value.
+ * Returns 0, -ENOENT, -EUCLEAN, -errno. */
+static int find(struct lmdb *l, const struct key *wanted, enum lmdb_change change, size_t *len)
+{
+    MDB_val key = { .mv_size = wanted->len, .mv_data = (void *)(uintptr_t)wanted->bytes }, value;
+    int rc = lmdb_sound_key(l, wanted->bytes, wanted->len, change);
+    if (rc == 0)
+        rc = change_errno(l, mdb_cursor_get(l->cursor, &key, &value, MDB_SET_KEY));
+    if (rc == 0)
+        rc = lmdb_sound_value(l, key.mv_data, value.mv_data, value.mv_size);
+    if (rc == 0)
+        *len = value.mv_size;
+    return rc;
+}
+
+static int del_work(struct lmdb *l, void *arg)
+{
+    size_t len;
+    int rc = find(l, arg, KEY_GOES, &len);
+    if (rc == 0)
+        rc = change_errno(l, mdb_cursor_del(l->cursor, 0));
+    return rc == -ENOENT ? 0 : rc;
+}
+
 static int put_work(struct lmdb *l, void *arg)
 {
     const struct put_args *a = arg;
     MDB_val key = { .mv_size = a->key->len, .mv_data = (void *)(uintptr_t)a->key->bytes };
     MDB_val value = { .mv_size = ENVELOPE_BYTES + a->len };
-    int rc = lmdb_sound_key(l, a->key->bytes, a->key->len);
-    if (rc == 0)
-        rc = lmdb_errno(l, mdb_put(l->txn, l->dbi, &key, &value, MDB_RESERVE));
+    unsigned current = 0;
+    size_t old_len = 0;
+    int rc = find(l, a->key, KEY_COMES, &old_len);
+    if (old_len > INLINE_BYTES) /* LMDB would use a run again that is longer than it need be */
+        rc = del_work(l, (void *)(uintptr_t)a->key);
+    else if (rc == 0)
+        current = MDB_CURRENT;
+    if (rc != 0 && rc != -ENOENT)
+        return rc;
+    rc = change_errno(l, mdb_cursor_put(l->cursor, &key, &value, MDB_RESERVE | current));
     if (rc != 0)
         return rc;
     uint8_t *p = value.mv_data;
@@ -84,16 +131,6 @@ int lmdb_put(struct lmdb *l, const struct key *key, const void *value, size_t le
     return lmdb_guard(l, put_work, &args);
 }
 
-static int del_work(struct lmdb *l, void *arg)
-{
-    const struct key *k = arg;
-    MDB_val key = { .mv_size = k->len, .mv_data = (void *)(uintptr_t)k->bytes };
-    int rc = lmdb_sound_key(l, k->bytes, k->len);
-    if (rc == 0)
-        rc = lmdb_errno(l, mdb_del(l->txn, l->dbi, &key, NULL));
-    return rc == -ENOENT ? 0 : rc;
-}
-
 int lmdb_del(struct lmdb *l, const struct key *key)
 {
     assert(key->len >= 1 && key->len <= KEY_MAX && key->bytes[0] != KEY_BLOCK);
@@ -102,27 +139,26 @@ int lmdb_del(struct lmdb *l, const struct key *key)
 
 /* ---- blocks ---------------------------------------------------------------------------------- */
 
-/* Delete every key with the block's prefix: one, or none; a damaged tree may have more. (The cursor
- * is led over sound pages only: from where it is, LMDB takes short cuts.)
+/* Delete every key with the block's prefix: one, or none; a damaged tree may have more.
  * Returns 0 or -errno. */
 static int del_prefix(struct lmdb *l, const uint8_t *prefix)
 {
     for (;;) {
         MDB_val key = { .mv_size = BLOCK_PREFIX_BYTES, .mv_data = (void *)(uintptr_t)prefix };
         MDB_val value;
-        int rc = lmdb_sound_key(l, prefix, BLOCK_PREFIX_BYTES);
+        int rc = lmdb_sound_key(l, prefix, BLOCK_PREFIX_BYTES, KEY_COMES);
         if (rc == 0)
-            rc = lmdb_errno(l, mdb_cursor_get(l->cursor, &key, &value, MDB_SET_RANGE));
+            rc = change_errno(l, mdb_cursor_get(l->cursor, &key, &value, MDB_SET_RANGE));
         if (rc != 0)
             return rc == -ENOENT ? 0 : rc;
         if (key.mv_size < BLOCK_PREFIX_BYTES ||
             memcmp(key.mv_data, prefix, BLOCK_PREFIX_BYTES) != 0)
             return 0;
-        rc = lmdb_sound_key(l, key.mv_data, key.mv_size);
+        rc = lmdb_sound_key(l, key.mv_data, key.mv_size, KEY_GOES);
         if (rc == 0)
-            rc = lmdb_sound_block(l, value.mv_data, value.mv_size);
+            rc = lmdb_sound_value(l, key.mv_data, value.mv_data, value.mv_size);
         if (rc == 0)
-            rc = lmdb_errno(l, mdb_cursor_del(l->cursor, 0));
+            rc = change_errno(l, mdb_cursor_del(l->cursor, 0));
         if (rc != 0)
             return rc;
     }
@@ -144,11 +180,11 @@ static int put_block_work(struct lmdb *l, void *arg)
     block_key(bytes, a);
     int rc = del_prefix(l, bytes);
     if (rc == 0)
-        rc = lmdb_sound_key(l, bytes, sizeof bytes);
+        rc = lmdb_sound_key(l, bytes, sizeof bytes, KEY_COMES);
     if (rc == 0) {
         MDB_val key = { .mv_size = sizeof bytes, .mv_data = bytes };
         MDB_val value = { .mv_size = BLOCK_VALUE_BYTES };
-        rc = lmdb_errno(l, mdb_cursor_put(l->cursor, &key, &value, MDB_RESERVE));
+        rc = change_errno(l, mdb_cursor_put(l->cursor, &key, &value, MDB_RESERVE));
         if (rc == 0)
             memcpy(value.mv_data, a->data + BLOCK_HEAD_BYTES, BLOCK_VALUE_BYTES);
     }

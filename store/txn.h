@@ -92,6 +92,7 @@ struct store {                 /* (c) constant  (s) lock  (m) trim_lock  (a) ato
     uint64_t last_commit_ns;          /* how long it took (s) */
     unsigned failures;                /* in a row (s) */
     int last_error;                   /* -errno of the last failure (s) */
+    bool damaged;                     /* a commit met damage: no more are tried (s) */
     uint64_t retry_ns;                /* not before (s) */
     _Atomic uint32_t error_seq;
     _Atomic bool read_only;

@@ -195,8 +195,49 @@ static size_t draw_place(uint64_t *state, const uint8_t *page)
     }
 }
 
+/* A page of a free list that lies on the root of its tree; 0: there is none. */
+static uint64_t draw_free(uint64_t *state)
+{
+    const uint8_t *page = image + free_root() * PAGE;
+    if (get16(page + 10) != P_LEAF)
+        return 0;
+    const uint8_t *node =
+        page + get16(page + 16 + 2 * (size_t)below(state, (get16(page + 12) - 16u) / 2));
+    uint64_t n = 0, number = 0;
+    if (get16(node + 4) == 0)
+        memcpy(&n, node + 16, sizeof n);
+    if (n > 0)
+        memcpy(&number, node + 24 + 8 * (size_t)below(state, (unsigned)n), sizeof number);
+    return number;
+}
+
+/* A value's page number becomes another page's, one that is in use or free. */
+static void misname(uint64_t *state, uint8_t *copy)
+{
+    uint8_t *page = copy + draw_page(state, P_LEAF) * PAGE;
+    unsigned nodes = (get16(page + 12) - 16u) / 2;
+    for (unsigned tries = 0; tries < 50; tries++) {
+        size_t at = get16(page + 16 + 2 * (size_t)below(state, nodes)) % (PAGE - 300);
+        if (get16(page + at + 4) != 1 /* F_BIGDATA */)
+            continue;
+        uint64_t number = draw_free(state);
+        if (number == 0 || below(state, 2) == 0)
+            number = below(state, (unsigned)nr_pages);
+        memcpy(page + at + 8 + get16(page + at + 6) % 270, &number, sizeof number);
+        return;
+    }
+}
+
 static void damage_once(uint64_t *state, uint8_t *copy)
 {
+    if (below(state, 5) == 0) {
+        misname(state, copy);
+        return;
+    }
+    if (below(state, 20) == 0) { /* a meta page, behind its magic and version */
+        copy[below(state, 2) * PAGE + 40 + below(state, 112)] ^= (uint8_t)(1u << below(state, 8));
+        return;
+    }
     static const unsigned kinds[] = { P_LEAF,   P_LEAF,   P_LEAF,     P_LEAF,     P_LEAF,   P_LEAF,
                                       P_BRANCH, P_BRANCH, P_OVERFLOW, P_OVERFLOW, FREE_TREE };
     unsigned kind = kinds[below(state, sizeof kinds / sizeof kinds[0])];
