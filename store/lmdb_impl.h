@@ -53,15 +53,12 @@ struct lmdb_tree {
     bool is_free;            /* the tree of free pages: its keys are numbers */
 };
 
-/* What a key has to be sound for. A key that comes may split its leaf; one that goes may merge it. */
-enum lmdb_change { LEAF_UNKNOWN, KEY_COMES, KEY_GOES };
-
 /* What lmdb_sound.c knows. The last commit's trees, in the map; the main tree's leaf looked at last. */
 struct lmdb_sound {
     uint64_t *pages; /* a bit for each page of the map: it was good once, and has been ours since */
     struct lmdb_tree main, free;
     uint64_t last_page, txnid;
-    enum lmdb_change known;          /* what may be done to that leaf */
+    bool leaf_known;
     struct lmdb_key low, high;       /* its keys are from low to before high, or without bound */
     uint64_t *free_pages, free_runs; /* while the volume is opened: seen to be free; in runs */
 };
@@ -125,7 +122,7 @@ int lmdb_sound_open(struct lmdb *l, const char *path, struct store_error *error)
 /* A write transaction begins: look at the last commit.   Returns 0 or -EUCLEAN. */
 int lmdb_sound_begin(struct lmdb *l);
 /* May LMDB put, or delete, this key?   Returns 0 or -EUCLEAN. */
-int lmdb_sound_key(struct lmdb *l, const uint8_t *bytes, size_t len, enum lmdb_change change);
+int lmdb_sound_key(struct lmdb *l, const uint8_t *bytes, size_t len);
 /* May this value be replaced or deleted? key and value as LMDB's cursor gives them, on a leaf that
  * lmdb_sound_key() has seen.   Returns 0 or -EUCLEAN. */
 int lmdb_sound_value(struct lmdb *l, const uint8_t *key, const uint8_t *value, size_t len);

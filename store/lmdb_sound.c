@@ -6,7 +6,7 @@
  * before a key is put or deleted, every page is checked that LMDB may change with it:
  *
  *     from the root to the leaf where the key belongs: structure, order, and the separators above;
- *     if a key may go: what the leaf may be merged with, its neighbours, and those behind a neighbour
+ *     what the leaf may be merged with, and where a seek may end: its neighbours, and those behind a neighbour
  *     that is sparse (mdb_rebalance() merges pages that are); beside the branches above the first
  *     and the last of these, the branches that may be merged with them; and each branch's lowest leaf,
  *     whose first key becomes a separator when the branch is;
@@ -445,7 +445,7 @@ int lmdb_sound_begin(struct lmdb *l)
     l->sound.free = tree_at(meta, META_FREE_TREE, true);
     l->sound.last_page = get_u64(meta + META_LAST_PAGE);
     l->sound.txnid = txnids[slot];
-    l->sound.known = LEAF_UNKNOWN;
+    l->sound.leaf_known = false;
     return tree_sane(&l->sound.main) && tree_sane(&l->sound.free) &&
                    l->sound.last_page < l->map_size / LMDB_PAGE_SIZE &&
                    txnids_good(txnids[slot], txnids[1 - slot], slot) &&
@@ -461,14 +461,14 @@ static bool in_known_leaf(const struct lmdb_sound *s, struct lmdb_key key)
            (s->high.len == 0 || compare(&s->main, key, s->high) < 0);
 }
 
-int lmdb_sound_key(struct lmdb *l, const uint8_t *bytes, size_t len, enum lmdb_change change)
+int lmdb_sound_key(struct lmdb *l, const uint8_t *bytes, size_t len)
 {
     struct lmdb_sound *s = &l->sound;
     struct lmdb_key key = { .bytes = bytes, .len = len };
     struct path p = { .tree = &s->main };
-    if (s->main.depth == 0 || (s->known >= change && in_known_leaf(s, key)))
+    if (s->main.depth == 0 || (s->leaf_known && in_known_leaf(s, key)))
         return 0;
-    s->known = LEAF_UNKNOWN;
+    s->leaf_known = false;
     int rc = 0;
     for (unsigned depth = 0; depth < s->main.depth; depth++) {
         if ((rc = enter(l, &p, depth)) < 0)
@@ -478,9 +478,9 @@ int lmdb_sound_key(struct lmdb *l, const uint8_t *bytes, size_t len, enum lmdb_c
     }
     s->low = low_of(&p, s->main.depth - 1);
     s->high = high_of(&p, s->main.depth - 1);
-    if (change == KEY_GOES && (rc = around_check(l, &p)) < 0)
+    if ((rc = around_check(l, &p)) < 0)
         return rc;
-    s->known = change;
+    s->leaf_known = true;
     return 0;
 }
 

@@ -75,10 +75,10 @@ static int change_errno(struct lmdb *l, int rc)
 /* Lead the cursor to the key, over sound pages only: from where it is, LMDB takes short cuts. What is
  * there may be replaced, or deleted. *len: the bytes of its value.
  * Returns 0, -ENOENT, -EUCLEAN, -errno. */
-static int find(struct lmdb *l, const struct key *wanted, enum lmdb_change change, size_t *len)
+static int find(struct lmdb *l, const struct key *wanted, size_t *len)
 {
     MDB_val key = { .mv_size = wanted->len, .mv_data = (void *)(uintptr_t)wanted->bytes }, value;
-    int rc = lmdb_sound_key(l, wanted->bytes, wanted->len, change);
+    int rc = lmdb_sound_key(l, wanted->bytes, wanted->len);
     if (rc == 0)
         rc = change_errno(l, mdb_cursor_get(l->cursor, &key, &value, MDB_SET_KEY));
     if (rc == 0)
@@ -91,7 +91,7 @@ static int find(struct lmdb *l, const struct key *wanted, enum lmdb_change chang
 static int del_work(struct lmdb *l, void *arg)
 {
     size_t len;
-    int rc = find(l, arg, KEY_GOES, &len);
+    int rc = find(l, arg, &len);
     if (rc == 0)
         rc = change_errno(l, mdb_cursor_del(l->cursor, 0));
     return rc == -ENOENT ? 0 : rc;
@@ -104,7 +104,7 @@ static int put_work(struct lmdb *l, void *arg)
     MDB_val value = { .mv_size = ENVELOPE_BYTES + a->len };
     unsigned current = 0;
     size_t old_len = 0;
-    int rc = find(l, a->key, KEY_COMES, &old_len);
+    int rc = find(l, a->key, &old_len);
     if (old_len > INLINE_BYTES) /* LMDB would use a run again that is longer than it need be */
         rc = del_work(l, (void *)(uintptr_t)a->key);
     else if (rc == 0)
@@ -146,7 +146,7 @@ static int del_prefix(struct lmdb *l, const uint8_t *prefix)
     for (;;) {
         MDB_val key = { .mv_size = BLOCK_PREFIX_BYTES, .mv_data = (void *)(uintptr_t)prefix };
         MDB_val value;
-        int rc = lmdb_sound_key(l, prefix, BLOCK_PREFIX_BYTES, KEY_COMES);
+        int rc = lmdb_sound_key(l, prefix, BLOCK_PREFIX_BYTES);
         if (rc == 0)
             rc = change_errno(l, mdb_cursor_get(l->cursor, &key, &value, MDB_SET_RANGE));
         if (rc != 0)
@@ -154,7 +154,7 @@ static int del_prefix(struct lmdb *l, const uint8_t *prefix)
         if (key.mv_size < BLOCK_PREFIX_BYTES ||
             memcmp(key.mv_data, prefix, BLOCK_PREFIX_BYTES) != 0)
             return 0;
-        rc = lmdb_sound_key(l, key.mv_data, key.mv_size, KEY_GOES);
+        rc = lmdb_sound_key(l, key.mv_data, key.mv_size);
         if (rc == 0)
             rc = lmdb_sound_value(l, key.mv_data, value.mv_data, value.mv_size);
         if (rc == 0)
@@ -180,7 +180,7 @@ static int put_block_work(struct lmdb *l, void *arg)
     block_key(bytes, a);
     int rc = del_prefix(l, bytes);
     if (rc == 0)
-        rc = lmdb_sound_key(l, bytes, sizeof bytes, KEY_COMES);
+        rc = lmdb_sound_key(l, bytes, sizeof bytes);
     if (rc == 0) {
         MDB_val key = { .mv_size = sizeof bytes, .mv_data = bytes };
         MDB_val value = { .mv_size = BLOCK_VALUE_BYTES };
