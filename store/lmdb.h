@@ -13,9 +13,9 @@
  * whose page number leads to another sound page cannot be told here; fsck.foliofs finds it.)
  *
  * LMDB trusts its own pages. What a write may change is checked before (store/lmdb_sound.c): -EUCLEAN
- * is a page that is damaged, and a transaction that must be given up. Every call runs under a guard: a SIGSEGV or SIGBUS on its map, or a
- * failed LMDB assertion, ends the call with -EIO and makes the environment dead until it is opened
- * again (lmdb_dead).
+ * is a page that is damaged, and a transaction that must be given up. Every call runs under a guard:
+ * a SIGSEGV or SIGBUS on its map, or a failed LMDB assertion, ends the call with -EIO and makes the
+ * environment dead until it is opened again (lmdb_dead).
  */
 #ifndef FOLIO_STORE_LMDB_H
 #define FOLIO_STORE_LMDB_H

@@ -58,7 +58,7 @@ struct lmdb_sound {
     uint64_t *pages; /* a bit for each page of the map: it was good once, and has been ours since */
     struct lmdb_tree main, free;
     uint64_t last_page, txnid;
-    bool leaf_known;
+    bool leaf_known;                 /* in this transaction, and all around it is sound */
     struct lmdb_key low, high;       /* its keys are from low to before high, or without bound */
     uint64_t *free_pages, free_runs; /* while the volume is opened: seen to be free; in runs */
 };
