@@ -234,9 +234,8 @@ static void load(const struct mapping *m, uint32_t page)
         die("vma_load");
 }
 
-static void store(const struct mapping *m, uint32_t page)
+static void store(const struct mapping *m, uint32_t page, char c)
 {
-    char c = 's';
     if (m->at != NULL)
         *(volatile char *)(m->at + (size_t)page * PAGE_SIZE) = c;
     else if (vma_store(m->vma, (uint64_t)page * PAGE_SIZE, &c, 1) != 0)
@@ -315,26 +314,6 @@ static uint32_t shuffled(uint32_t i)
     return (uint32_t)(((uint64_t)i * 2654435761u) % nr_pages);
 }
 
-static void touch_all(const struct mapping *m, bool write, bool shuffle, unsigned client,
-                      unsigned clients, float *each, struct result *out)
-{
-    uint32_t n = nr_pages / clients, first = n * client;
-    double begin = now_us(), last = begin;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t page = shuffle ? shuffled(first + i) : first + i;
-        if (write)
-            store(m, page);
-        else
-            load(m, page);
-        double now = now_us();
-        each[i] = (float)(now - last);
-        last = now;
-    }
-    out->mean_us = (last - begin) / n;
-    qsort(each, n, sizeof *each, compare);
-    out->median_us = each[n / 2];
-}
-
 struct shared {
     _Atomic unsigned ready, go;
     struct result results[CLIENTS_MAX];
@@ -346,7 +325,29 @@ struct client {
     enum test_kind test;
     bool shuffle;
     unsigned number, clients;
+    char value; /* what it stores: another than the last one did, as it must change the page */
 };
+
+static void touch_all(const struct mapping *m, const struct client *c, float *each,
+                      struct result *out)
+{
+    uint32_t n = nr_pages / c->clients, first = n * c->number;
+    bool write = c->test == FIRST_STORE || c->test == STORE_AGAIN;
+    double begin = now_us(), last = begin;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t page = c->shuffle ? shuffled(first + i) : first + i;
+        if (write)
+            store(m, page, c->value);
+        else
+            load(m, page);
+        double now = now_us();
+        each[i] = (float)(now - last);
+        last = now;
+    }
+    out->mean_us = (last - begin) / n;
+    qsort(each, n, sizeof *each, compare);
+    out->median_us = each[n / 2];
+}
 
 static void *client_main(void *arg)
 {
@@ -360,7 +361,7 @@ static void *client_main(void *arg)
         load(&m, i);
     if (c->test == STORE_AGAIN) {
         for (uint32_t i = c->number; i < nr_pages; i += c->clients)
-            store(&m, i);
+            store(&m, i, (char)(c->value + 1));
         clean(&m);
     }
     atomic_fetch_add(&c->shared->ready, 1);
@@ -371,7 +372,7 @@ static void *client_main(void *arg)
     pid_t resolver = c->door == HANDLER ? getpid() : daemon_pid;
     bool by_thread = c->door == HANDLER || c->door == MOUNT || c->door == ATTACHED;
     read_sleepers(resolver, &before);
-    touch_all(&m, stores, c->shuffle, c->number, c->clients, each, r);
+    touch_all(&m, c, each, r);
     /* The daemon resolves all clients' faults, a handler its own client's. */
     double touched = c->door == HANDLER ? nr_pages / c->clients : nr_pages;
     r->sleeps =
@@ -414,6 +415,7 @@ static void end_client(pid_t pid, pthread_t thread)
 static struct result measure(enum door_kind door, enum test_kind test, bool shuffle,
                              unsigned clients)
 {
+    static char value;
     struct client each[CLIENTS_MAX];
     pthread_t threads[CLIENTS_MAX] = { 0 };
     pid_t pids[CLIENTS_MAX];
@@ -424,8 +426,9 @@ static struct result measure(enum door_kind door, enum test_kind test, bool shuf
     drop(door);
     if (test != MISS)
         warm(door);
+    value = (char)(value + 2);
     for (unsigned i = 0; i < clients; i++) {
-        each[i] = (struct client){ s, door, test, shuffle, i, clients };
+        each[i] = (struct client){ s, door, test, shuffle, i, clients, value };
         pids[i] = start_client(&each[i], &threads[i]);
     }
     while (atomic_load(&s->ready) < clients)

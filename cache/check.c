@@ -12,6 +12,7 @@ static int page_check(struct address_space *m, struct page *page, uint32_t index
     CHECK(atomic_load(&page->mapping) == m);                           /* I1 */
     CHECK(atomic_load(&page->index) == index);                         /* I1 */
     CHECK(!page_test(page, PG_dirty) || page_test(page, PG_uptodate)); /* I2 */
+    CHECK(!page_test(page, PG_ahead) || page_test(page, PG_dirty));    /* M3 */
     CHECK(radix_tree_tag_get(&m->pages, index, RADIX_TAG_DIRTY) ==
           page_test(page, PG_dirty)); /* I3 */
     CHECK(radix_tree_tag_get(&m->pages, index, RADIX_TAG_WRITEBACK) ==

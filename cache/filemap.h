@@ -113,8 +113,9 @@ struct cache_options {
     enum writeback_error on_error;
     unsigned
         fault_around; /* pages a load's fault maps together; 0: FAULT_AROUND_DEFAULT; 1: none */
-    bool threads;     /* start the flusher and the readahead worker */
-    bool stepped;     /* no threads, but somebody else calls flusher_step(): who needs
+    unsigned store_around; /* pages that the fault of a store in order makes writable; 0: 1 */
+    bool threads;          /* start the flusher and the readahead worker */
+    bool stepped;          /* no threads, but somebody else calls flusher_step(): who needs
                                      it waits, instead of doing it */
 };
 #define CACHE_MIN_PAGES 16u
@@ -151,12 +152,16 @@ int page_cache_create(struct page_cache **out, const struct cache_options *o);
 void page_cache_stop(struct page_cache *cache);
 /* Every mapping has been destroyed. Stops the threads. */
 void page_cache_destroy(struct page_cache *cache);
+/* Locks pages. */
 void page_cache_stats(struct page_cache *cache, struct cache_stats *out);
 /* Change the limit at run time; shrinking reclaims. bytes: up to max_bytes.   -EINVAL. */
 int page_cache_resize(struct page_cache *cache, uint64_t bytes);
 void page_cache_set_dirty(struct page_cache *cache, const struct cache_options *o);
 /* Pages that a load's fault maps together, from now on: 1 to FAULT_AROUND_MOST.   -EINVAL. */
 int page_cache_set_fault_around(struct page_cache *cache, unsigned pages);
+/* Pages that the fault of a store makes writable, where stores come in order: 1 to STORE_AROUND_MOST; see
+ * memory.h for what it costs.   -EINVAL. */
+int page_cache_set_store_around(struct page_cache *cache, unsigned pages);
 /* The name of the reclaim policy that is called so, as a constant; NULL: there is none. */
 const char *page_cache_reclaim_name(const char *name);
 #define RECLAIM_NAMES "lru2q|s3fifo" /* all of them, for people */
@@ -244,6 +249,8 @@ void balance_dirty_pages(struct page_cache *cache); /* one page */
 /* Would balance_dirty_pages() slow the caller down? Wakes the flusher as that does, so who must not
  * sleep can ask and go on. */
 bool dirty_throttle_due(struct page_cache *cache);
+/* Pages that can be dirtied before it would. */
+unsigned dirty_room(struct page_cache *cache);
 /* Start the flusher now. */
 void wakeup_flusher(struct page_cache *cache);
 /* Somebody who may be waited for without end keeps flushers: have at least nr. One thread at a time. */

@@ -259,6 +259,7 @@ int page_cache_create(struct page_cache **out, const struct cache_options *o)
     cache->on_error = o->on_error;
     atomic_store(&cache->fault_around,
                  o->fault_around != 0 ? o->fault_around : FAULT_AROUND_DEFAULT);
+    atomic_store(&cache->store_around, o->store_around != 0 ? o->store_around : 1);
     cache->max_frames = frames_for(o);
     atomic_store(&cache->limit, o->cache_bytes >> PAGE_SHIFT);
     cache->arena = reserve_arena(cache->max_frames << PAGE_SHIFT);
@@ -335,6 +336,14 @@ int page_cache_set_fault_around(struct page_cache *cache, unsigned pages)
     return 0;
 }
 
+int page_cache_set_store_around(struct page_cache *cache, unsigned pages)
+{
+    if (pages < 1 || pages > STORE_AROUND_MOST)
+        return -EINVAL;
+    atomic_store(&cache->store_around, pages);
+    return 0;
+}
+
 /* Give the memory of empty frames back to the system. */
 static void release_free_frames(struct page_cache *cache)
 {
@@ -396,6 +405,7 @@ static uint64_t get(const _Atomic uint64_t *counter)
 void page_cache_stats(struct page_cache *cache, struct cache_stats *out)
 {
     const struct cache_counters *n = &cache->count;
+    page_cache_look_ahead(cache);
     *out = (struct cache_stats){
         .dirty = get(&cache->nr_dirty),
         .writeback = get(&cache->nr_writeback),

@@ -259,6 +259,66 @@ static int take_back_copies(struct address_space *m, struct page *page, uint32_t
     return -EAGAIN;
 }
 
+/* How many to make writable here: more than one while stores come where the last ones ended. */
+static unsigned store_window(struct vm_area *vma, uint32_t index)
+{
+    struct page_cache *cache = vma->mapping->cache;
+    unsigned most = atomic_load_explicit(&cache->store_around, memory_order_relaxed);
+    unsigned last = atomic_load_explicit(&vma->store_around, memory_order_relaxed);
+    uint32_t next = atomic_load_explicit(&vma->store_next, memory_order_relaxed);
+    if (most <= 1 || index != next || last == 0)
+        return 1;
+    unsigned window = last * 4 < most ? last * 4 : most, room = dirty_room(cache);
+    return window < room ? window : room > 0 ? room : 1;
+}
+
+/* Those of the last window that were stored to need not wait until they are written to be known as such. */
+static void look_back(struct vm_area *vma, uint32_t index, unsigned window)
+{
+    for (unsigned i = 1; i < window && i <= index; i++) {
+        struct page *page = trylock_resident(vma->mapping, index - i, 0);
+        if (page == NULL)
+            continue;
+        (void)page_look_ahead(vma->mapping, page);
+        page_done(vma->mapping, page);
+    }
+}
+
+/* Lock the pages behind the one in hand that can be made writable with it.   Returns how many with the first. */
+static unsigned mkwrite_behind(struct vm_area *vma, uint32_t index, struct page **pages,
+                               unsigned max)
+{
+    uint32_t last = vma->first + (vma->count - 1);
+    unsigned n = 1;
+    while (n < max && index + (n - 1) < last) {
+        struct page *page = trylock_resident(vma->mapping, index + n, 0);
+        if (page == NULL)
+            break;
+        if (!page_mkwrite_ahead(vma->mapping, page, vma->door)) {
+            page_done(vma->mapping, page);
+            break;
+        }
+        pages[n++] = page;
+    }
+    return n;
+}
+
+/* Make a dirty page writable, and those that are likely to be stored to next. */
+static int map_store_around(struct vm_area *vma, uint32_t index, struct page *page, unsigned flags)
+{
+    struct page *pages[STORE_AROUND_MOST] = { page };
+    unsigned window = store_window(vma, index);
+    unsigned n = mkwrite_behind(vma, index, pages, window);
+    int err = vma->ops->map(vma, index, pages, n, VMA_MAP_WRITE | flags);
+    for (unsigned i = 1; i < n; i++)
+        page_done(vma->mapping, pages[i]);
+    unsigned before = atomic_exchange_explicit(&vma->store_around, window, memory_order_relaxed);
+    atomic_store_explicit(&vma->store_next, index + n, memory_order_relaxed);
+    if (window > 1)
+        look_back(vma, index, before);
+    return err;
+}
+
 /* Rule 5, up to and including the moment when the page is writable: all under one hold of its lock, or
  * the flusher would clean it in between and the store that follows would be lost. */
 static int page_mkwrite(struct vm_area *vma, uint32_t index, struct page *page, unsigned flags)
@@ -267,7 +327,7 @@ static int page_mkwrite(struct vm_area *vma, uint32_t index, struct page *page, 
     int err = take_back_copies(m, page, index);
     if (err != 0)
         return err;
-    wait_on_page_writeback(page);
+    wait_for_stable_page(m, page);
     err = page_map_block(m, page);
     if (err == 0)
         err = dirty_page_reserve(m, page);
@@ -275,7 +335,7 @@ static int page_mkwrite(struct vm_area *vma, uint32_t index, struct page *page, 
         return err;
     set_page_dirty(m, page);
     page_set(page, PG_mkwrite);
-    return vma->ops->map(vma, index, &page, 1, VMA_MAP_WRITE | flags);
+    return map_store_around(vma, index, page, flags);
 }
 
 /* ---- pages that cannot be had ----------------------------------------------------------------- */

@@ -17,8 +17,17 @@
  *       makes it writable under the same hold of PG_locked; cleaning write-protects first.
  *   M2  A page in a vm_area is in its mapping's tree: it is unmapped, under PG_locked, before it
  *       leaves the tree.
+ *   M3  A PG_ahead page is dirty, and the checksum kept for it is that of the bytes that the store has. Whoever
+ *       changes it otherwise than through a vm_area ends that first (wait_for_stable_page).
  *
  * A vm_area holds no references on its pages: M2 stands for them.
+ *
+ * Where a fault is a message (cache_options.store_around), a store that continues others in order can have the
+ * pages behind it made writable too: page_mkwrite asks for each, before any store, as for one that faults.
+ * Nothing tells of a store to a writable page; so one that was not stored to is known by its checksum, and is
+ * clean again when it is to be written, with its promise given back; the others count as first stores when
+ * they are found. The price: a store that changes nothing is neither counted nor written, and times are those
+ * of the fault.
  *
  * Lock order: PG_locked, then mapping->i_mmap_lock, then whatever the vma_ops need. What cannot be done
  * while a client's address space changes is tried again (-EAGAIN) with i_mmap_lock free, so that whoever
@@ -35,8 +44,8 @@
 struct vm_area;
 
 enum vma_map {
-    VMA_MAP_WRITE = 1,   /* writable; one page */
-    VMA_MAP_PRESENT = 2, /* the fault found the page there, write-protected */
+    VMA_MAP_WRITE = 1, /* writable; of those behind the first as many as can be, at once with it */
+    VMA_MAP_PRESENT = 2, /* the fault found the first page there, write-protected */
 };
 
 struct vma_ops { /* called with the pages locked (map), or with i_mmap_lock held */
@@ -61,12 +70,14 @@ struct vm_area {                   /* (c) constant  (m) mapping->i_mmap_lock  (a
     struct file_ra_state *ra;      /* (c) readahead, or NULL */
     _Atomic uint32_t around_next;  /* where the next fault of a sequential reader would be (a) */
     _Atomic uint32_t around;       /* pages mapped by the last one                         (a) */
-    struct list_head node;         /* (m) mapping->i_mmap */
+    _Atomic uint32_t store_next, store_around; /* likewise, for who stores in order  (a) */
+    struct list_head node;                     /* (m) mapping->i_mmap */
 };
 
 #define FAULT_AROUND_DEFAULT \
     16u                        /* pages mapped together, as in Linux; doubled while faults go on */
 #define FAULT_AROUND_MOST 512u /* where the last ones ended, up to this */
+#define STORE_AROUND_MOST 64u  /* pages made writable together; reached in fours */
 
 /* Join and leave the mapping's list; leaving unmaps everything first. Context: nothing locked. */
 void vma_insert(struct vm_area *vma);

@@ -109,6 +109,7 @@ enum page_flag {
     PG_mkwrite = 1 << 13,      /* a vm_area may have it writable                 (PG_locked) */
     PG_copied = 1 << 14, /* who is in front may hold a copy: see page_hold_copy() (PG_locked) */
     PG_invalidating = 1 << 15, /* that copy is being taken back; a store waits    (PG_locked) */
+    PG_ahead = 1 << 16, /* dirty ahead of a store, which may never come: see memory.h (PG_locked) */
 };
 
 struct address_space;

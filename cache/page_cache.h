@@ -31,7 +31,8 @@ struct cache_counters { /* all atomic, relaxed: for people, never for decisions 
     struct fault_counters faults[FAULT_DOORS];
 };
 
-#define LRU_BATCH   32u /* pages a reclaim step isolates at a time */
+#define AHEAD_MOST  1024u /* pages: see mkwrite_ahead.c */
+#define LRU_BATCH   32u   /* pages a reclaim step isolates at a time */
 #define HIT_STRIPES 16u
 
 struct page_cache { /* (c) constant  (r) lru_lock  (s) shadow_lock  (d) dirty_lock  (a) atomic */
@@ -62,9 +63,9 @@ struct page_cache { /* (c) constant  (r) lru_lock  (s) shadow_lock  (d) dirty_lo
     _Atomic uint64_t nr_dirty, nr_writeback; /* pages                                     (a) */
     _Atomic unsigned dirty_ratio, dirty_background_ratio; /* per cent of limit   (a) */
     _Atomic unsigned dirty_expire_ms, dirty_writeback_ms; /*                     (a) */
-    _Atomic uint64_t bandwidth;     /* pages per second the store took lately; 0: unknown   (a) */
-    _Atomic unsigned fault_around;  /* pages                                                 (a) */
-    enum writeback_error on_error;  /* (c) */
+    _Atomic uint64_t bandwidth; /* pages per second the store took lately; 0: unknown   (a) */
+    _Atomic unsigned fault_around, store_around; /* pages                              (a) */
+    enum writeback_error on_error;               /* (c) */
     _Atomic bool want_writeback;    /* reclaim met dirty pages, or somebody asked            (a) */
     _Atomic bool writeback_failing; /* the flusher's last round got nowhere               (a) */
 
@@ -80,6 +81,12 @@ struct page_cache { /* (c) constant  (r) lru_lock  (s) shadow_lock  (d) dirty_lo
     struct worker *reader;     /* (c) NULL without threads */
     bool stepped;              /* (c) the flusher's steps are somebody else's */
     _Atomic size_t node_bytes; /* memory of all tree nodes */
+    struct ahead_page {
+        _Atomic(struct page *)
+            page;             /* NULL: free; else PG_ahead, which holds it by its lock  (a) */
+        uint64_t before;      /* checksum of its bytes while it was clean (PG_locked) */
+        enum fault_door door; /* whose store it would be (PG_locked) */
+    } ahead[AHEAD_MOST];
     struct cache_counters count;
     struct { /* see count_hits() */
         _Atomic uint64_t n;
@@ -121,6 +128,24 @@ void cache_wait_progress(struct page_cache *cache, uint32_t seen, unsigned ms);
 /* Say where the bytes of a page that is about to enter the tree are to be. With a memfd its lock is held
  * until the page is in the tree.   0 or -ENOMEM. */
 int page_settle(struct address_space *m, struct page *page, uint32_t index);
+
+/* ---- mkwrite_ahead.c -------------------------------------------------------------------------- */
+
+/* A clean page that somebody is likely to store to: make it dirty, if that neither sleeps nor is refused, and let
+ * the caller map it writable.   Returns false: as it was. Context: PG_locked, uptodate. */
+bool page_mkwrite_ahead(struct address_space *m, struct page *page, enum fault_door door);
+/* Has a PG_ahead page been stored to? Then it is dirty as any other from now on, and counted. Context: locked. */
+bool page_look_ahead(struct address_space *m, struct page *page);
+/* A page whose bytes are about to be changed: wait for its writeback; a PG_ahead page is dirty as any other from
+ * now on. Context: locked. */
+void wait_for_stable_page(struct address_space *m, struct page *page);
+/* A page that is about to be written: if it is PG_ahead, write-protect it and find out whether it is dirty at all;
+ * if not, it is clean.   Returns 0, or page_mkclean's error: as it was. Context: locked, no writeback. */
+int page_end_ahead(struct address_space *m, struct page *page);
+/* The same for all that nobody holds: so that what was stored to is counted. Context: nothing locked. */
+void page_cache_look_ahead(struct page_cache *cache);
+/* It is dirty whatever is found, or not dirty any more. Context: locked. */
+void page_forget_ahead(struct page_cache *cache, struct page *page);
 
 /* ---- reclaim.c ------------------------------------------------------------------------------- */
 

@@ -133,6 +133,12 @@ bool dirty_throttle_due(struct page_cache *cache)
     return s.dirty >= s.freerun;
 }
 
+unsigned dirty_room(struct page_cache *cache)
+{
+    struct dirty_state s = dirty_state(cache);
+    return s.dirty < s.freerun ? (unsigned)(s.freerun - s.dirty) : 0;
+}
+
 void balance_dirty_pages(struct page_cache *cache)
 {
     balance_dirty_pages_ratelimited(cache, 1);

@@ -12,6 +12,7 @@
 static void empty_page(struct address_space *m, struct page *page)
 {
     memset(page_address(m->cache, page), 0, PAGE_SIZE);
+    page_forget_ahead(m->cache, page); /* what the store has is about to go */
     page_clear(page, PG_error);
     page_set(page, PG_uptodate);
     if (!page_test(page, PG_dirty))
@@ -25,7 +26,7 @@ static bool truncate_page(struct address_space *m, struct page *page)
     bool gone = true;
     lock_page(page);
     if (atomic_load(&page->mapping) == m) {
-        wait_on_page_writeback(page);
+        wait_for_stable_page(m, page);
         gone = page_unmap(m, page);
         if (gone) {
             cancel_dirty_page(m, page);
@@ -98,7 +99,7 @@ int truncate_partial_page(struct address_space *m, uint64_t from, uint64_t to)
     int err = lock_uptodate_page(m, (uint32_t)(from >> PAGE_SHIFT), &page);
     if (err != 0)
         return err;
-    wait_on_page_writeback(page);
+    wait_for_stable_page(m, page);
     zero_in_page(m, page, from & (PAGE_SIZE - 1), (size_t)(to - (from & PAGE_MASK)));
     unlock_page(page);
     put_page(m->cache, page);
@@ -126,7 +127,7 @@ unsigned truncate_setsize(struct address_space *m, uint64_t size, struct page *c
     if (cut != NULL) {
         lock_page(cut);
         assert(atomic_load(&cut->mapping) == m && page_test(cut, PG_uptodate));
-        wait_on_page_writeback(cut);
+        wait_for_stable_page(m, cut);
     }
     atomic_store(&m->i_size, size);
     if (cut != NULL)
@@ -175,7 +176,7 @@ static void forget_pages_beyond_eof(struct address_space *m, uint64_t first)
         for (unsigned i = 0; i < n; i++) {
             lock_page(pages[i]);
             assert(atomic_load(&pages[i]->mapping) == m); /* i_rwsem, and our reference */
-            wait_on_page_writeback(pages[i]);
+            wait_for_stable_page(m, pages[i]);
             forget_beyond_eof(m, pages[i], UINT64_MAX);
             page_unlock_put(m, pages[i]);
         }
@@ -193,7 +194,7 @@ int lock_eof_page(struct address_space *m, struct page **eof)
     struct page *page = find_or_create_page(m, (uint32_t)(size >> PAGE_SHIFT), &err);
     if (page == NULL)
         return err;
-    wait_on_page_writeback(page);
+    wait_for_stable_page(m, page);
     forget_beyond_eof(m, page, UINT64_MAX);
     *eof = page; /* not read, if it was not there: while it is locked nobody can map it */
     return 0;

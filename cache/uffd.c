@@ -100,18 +100,25 @@ static int protect_range(const struct uffd_vma *u, uint64_t addr, uint64_t bytes
     return call(u, UFFDIO_WRITEPROTECT, &w);
 }
 
-/* Make one page writable, whose first store was granted. */
-static int map_writable(const struct uffd_vma *u, uint64_t addr, unsigned flags)
+/* Make the first page writable, and with the same call, before its client goes on, those behind it that are
+ * as it was: there and protected, or not there. The others fault. */
+static int try_writable(const struct uffd_vma *u, uint64_t addr, uint64_t bytes, unsigned flags)
 {
-    int err;
+    int err = -EEXIST;
     if (!(flags & VMA_MAP_PRESENT)) {
-        struct uffdio_continue c = { .range = { .start = addr, .len = PAGE_SIZE } };
+        struct uffdio_continue c = { .range = { .start = addr, .len = bytes } };
         err = call(u, UFFDIO_CONTINUE, &c);
-    } else {
-        err = -EEXIST;
+        err = c.mapped > 0 ? 0 : err;
     }
-    if (err == -EEXIST)
-        err = protect_range(u, addr, PAGE_SIZE, 0);
+    return err == -EEXIST ? protect_range(u, addr, bytes, 0) : err;
+}
+
+/* Pages whose first store was granted. */
+static int map_writable(const struct uffd_vma *u, uint64_t addr, uint64_t bytes, unsigned flags)
+{
+    int err = try_writable(u, addr, bytes, flags);
+    if (err == -ENOENT && bytes > PAGE_SIZE) /* somebody else's is among those behind */
+        err = try_writable(u, addr, PAGE_SIZE, flags);
     if (!nobody_there(err))
         return err;
     wake_range(u->uffd, addr, PAGE_SIZE);
@@ -122,10 +129,10 @@ static int uffd_map(struct vm_area *vma, uint32_t index, struct page **pages, un
                     unsigned flags)
 {
     struct uffd_vma *u = (struct uffd_vma *)vma;
-    uint64_t addr = address_of(u, index);
+    uint64_t addr = address_of(u, index), bytes = (uint64_t)n << PAGE_SHIFT;
     (void)pages; /* they lie in the memfd, at their index */
-    return flags & VMA_MAP_WRITE ? map_writable(u, addr, flags)
-                                 : map_readable(u, addr, (uint64_t)n << PAGE_SHIFT);
+    return flags & VMA_MAP_WRITE ? map_writable(u, addr, bytes, flags)
+                                 : map_readable(u, addr, bytes);
 }
 
 int uffd_protect(struct uffd_vma *u, uint32_t first, uint32_t last)

@@ -12,7 +12,7 @@ static int write_begin(struct address_space *m, struct page *page, size_t n)
 {
     uint64_t pos = (uint64_t)atomic_load(&page->index) << PAGE_SHIFT;
     int err = 0;
-    wait_on_page_writeback(page);
+    wait_for_stable_page(m, page);
     if (page_test(page, PG_dirty))
         return 0;
     if (!page_test(page, PG_uptodate) && n < PAGE_SIZE) {
@@ -106,7 +106,7 @@ static int allocate_page(struct address_space *m, uint32_t index)
     struct page *page = find_or_create_page(m, index, &err);
     if (page == NULL)
         return err;
-    wait_on_page_writeback(page);
+    wait_for_stable_page(m, page);
     err = page_map_block(m, page);
     if (err == 0 && !page_test(page, PG_mappedtodisk | PG_dirty)) {
         err = dirty_page_reserve(m, page);

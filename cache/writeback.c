@@ -79,6 +79,7 @@ static void set_dirty_tagged(struct address_space *m, struct page *page)
 
 static void clear_dirty_tagged(struct address_space *m, struct page *page)
 {
+    page_forget_ahead(m->cache, page);
     page_clear(page, PG_dirty);
     radix_tree_tag_clear(&m->pages, atomic_load(&page->index), RADIX_TAG_DIRTY);
     radix_tree_tag_clear(&m->pages, atomic_load(&page->index), RADIX_TAG_TOWRITE);
@@ -118,6 +119,7 @@ struct pass {
     struct bio *bio;           /* being filled */
     _Atomic uint32_t inflight; /* bios submitted and not ended */
     _Atomic int error;         /* the first */
+    uint64_t written;          /* pages in bios */
     bool skipped;              /* a page was left out */
     bool held;                 /* likewise, because a client keeps others waiting for too long */
 };
@@ -203,12 +205,14 @@ static bool pass_take_page(struct pass *p, struct page *page)
     struct address_space *m = p->m;
     if (atomic_load(&page->mapping) != m)
         return false;
+    wait_on_page_writeback(page);
+    int err = page_end_ahead(m, page);
     if (!page_test(page, PG_dirty)) {
         clear_towrite(m, page);
         return false;
     }
-    wait_on_page_writeback(page);
-    int err = clear_page_dirty_for_io(m, page);
+    if (err == 0)
+        err = clear_page_dirty_for_io(m, page);
     if (err != 0) { /* the next pass tries again */
         p->held = p->held || err == -EBUSY;
         p->skipped = true;
@@ -217,6 +221,7 @@ static bool pass_take_page(struct pass *p, struct page *page)
     uint32_t index = atomic_load(&page->index);
     struct bio_vec *v = bio_add(p->bio, index, page_address(m->cache, page), page);
     v->flags = page_test(page, PG_mappedtodisk) ? 0 : BV_NEW;
+    p->written++;
     return true;
 }
 
@@ -311,9 +316,8 @@ static int run_pass(struct pass *p, enum writeback_sync sync)
     const struct address_space_operations *ops = m->a_ops;
     struct writeback_pass wp = { 0 };
     uint64_t start = clock_now(m->cache->clock);
-    uint32_t written = atomic_load(&m->nrdirty);
     wp.size = atomic_load(&m->i_size); /* before the tags: see above */
-    wp.writes = written > 0;
+    wp.writes = atomic_load(&m->nrdirty) > 0;
     int err = ops != NULL && ops->writeback_begin != NULL ? ops->writeback_begin(m, &wp) : 0;
     if (err != 0)
         return err;
@@ -327,7 +331,7 @@ static int run_pass(struct pass *p, enum writeback_sync sync)
     if (err == 0)
         err = end != 0 ? end : rest;
     if (err == 0 && wp.writes)
-        note_bandwidth(m->cache, written, clock_now(m->cache->clock) - start);
+        note_bandwidth(m->cache, p->written, clock_now(m->cache->clock) - start);
     return err;
 }
 

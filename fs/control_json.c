@@ -501,6 +501,15 @@ static const char *set_fault_around(struct fs *fs, const char *value)
     return NULL;
 }
 
+static const char *set_store_around(struct fs *fs, const char *value)
+{
+    char *end;
+    unsigned long n = strtoul(value, &end, 10);
+    if (*end != '\0' || n > UINT32_MAX || page_cache_set_store_around(fs->cache, (unsigned)n) != 0)
+        return "wants pages, 1 to 64";
+    return NULL;
+}
+
 static const char *parse_ra_pages(const char *value, uint32_t *out)
 {
     char *end;
@@ -567,6 +576,7 @@ static const struct setting settings[] = {
     { "dirty_writeback", set_dirty_writeback, NULL },
     { "commit", set_commit, NULL },
     { "fault_around", set_fault_around, NULL },
+    { "store_around", set_store_around, NULL },
     { "readahead", set_readahead, set_file_readahead },
     { "read_ahead_kb", set_read_ahead_kb, set_file_read_ahead_kb },
     { "reclaim", set_reclaim, NULL },

@@ -133,6 +133,7 @@ static struct fs_options make_fs_options(const struct program *p)
             .on_error = o->on_error,
             .reclaim = o->reclaim,
             .fault_around = o->fault_around,
+            .store_around = o->store_around,
             .threads = true,
         },
         .readahead = { .policy = o->readahead, .pages = o->read_ahead_kb / (PAGE_SIZE >> 10) },

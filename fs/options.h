@@ -17,8 +17,8 @@ struct options {
     char *volume, *mountpoint; /* as given */
     bool foreground, debug, help, version;
     enum cache_mode cache;
-    bool attach;           /* given, or implied by CACHE_DIRECT */
-    uint32_t fault_around; /* pages */
+    bool attach;                         /* given, or implied by CACHE_DIRECT */
+    uint32_t fault_around, store_around; /* pages */
     bool read_only;
     bool inject;
     uint32_t commit_s;

@@ -192,6 +192,45 @@ static void test_counts(void)
     close(fd);
 }
 
+/* Pages that are made writable ahead of the stores that are expected: few faults, every store counted once, and
+ * what was not stored to is not written. */
+static void test_store_around(void)
+{
+    enum { PAGES = 256, FIRST = 100, SECOND = 30 };
+    int fd = make_file("ahead", PAGES);
+    control("sync");
+    control("set store_around=64");
+    char *p = attach(fd, PAGES);
+    for (size_t i = 0; i < PAGES; i++)
+        CHECK_EQ(load(p + i * PAGE + 7), (unsigned char)(i + 1));
+    long long written = stat_of("cache", "written_pages");
+    count_start();
+    for (size_t i = 0; i < FIRST; i++)
+        CHECK_EQ(store(p + i * PAGE + 7, (char)~(i + 1)), 0);
+    count_end("stores in order", 5, 0, FIRST); /* 1, 4, 16, 64 and 64 pages */
+    CHECK_EQ(pwrite(fd, "w", 1, (off_t)(FIRST + 5) * PAGE + 9), 1);
+    CHECK_EQ(fsync(fd), 0);
+    CHECK_EQ(stat_of("cache", "written_pages") - written, FIRST + 1);
+    CHECK_EQ(stat_of("cache", "dirty"), 0);
+    CHECK_EQ(stat_of("faults", "attached_mkwrite") - counted.mkwrite, FIRST);
+    count_start();
+    for (size_t i = FIRST; i < FIRST + SECOND; i++) /* some were writable, and are not any more */
+        CHECK_EQ(store(p + i * PAGE + 7, (char)~(i + 1)), 0);
+    CHECK_EQ(stat_of("faults", "attached_mkwrite") - counted.mkwrite, SECOND);
+    CHECK_EQ(ftruncate(fd, (off_t)(FIRST + SECOND + 2) * PAGE + 100), 0);
+    CHECK_EQ(store(p + (FIRST + SECOND) * PAGE + 7, (char)~(FIRST + SECOND + 1)), 0);
+    CHECK_EQ(load(p + (FIRST + SECOND + 3) * PAGE), -1);
+    folio_munmap(p, PAGES * PAGE);
+    control("sync");
+    control("drop");
+    for (size_t i = 0; i < FIRST + SECOND + 2; i++)
+        CHECK_EQ(byte_at(fd, (off_t)(i * PAGE + 7)),
+                 (unsigned char)(i <= FIRST + SECOND ? ~(i + 1) : i + 1));
+    CHECK_EQ(byte_at(fd, (off_t)(FIRST + 5) * PAGE + 9), 'w');
+    control("set store_around=1");
+    close(fd);
+}
+
 /* ---- msync ------------------------------------------------------------------------------------------- */
 
 static void test_msync(void)
@@ -1159,6 +1198,7 @@ static const struct test {
     { "coherent", test_coherent, false },
     { "two", test_two, false },
     { "counts", test_counts, false },
+    { "ahead", test_store_around, false },
     { "msync", test_msync, false },
     { "size", test_size, false },
     { "tail", test_tail, false },

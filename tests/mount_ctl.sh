@@ -164,7 +164,7 @@ for setting in cache_size=32M dirty_ratio=30 dirty_background_ratio=5 dirty_expi
     [ "$(value "$T/reply" 'j["name"] + "=" + j["value"]')" = $setting ] || fail "set $setting"
 done
 shows '^commit=2$' set commit=2
-refuses 1 'cache_size, dirty_ratio, .*commit, fault_around, readahead, read_ahead_kb, reclaim' "$ctl" "$M" set nosuch=1
+refuses 1 'cache_size, dirty_ratio, .*commit, fault_around, store_around, readahead, read_ahead_kb, reclaim' "$ctl" "$M" set nosuch=1
 for setting in cache_size=much cache_size=1 cache_size=900T dirty_ratio=0 dirty_ratio=101 \
     dirty_background_ratio=90 dirty_expire=-1 commit=0 commit=nan readahead=psychic; do
     refuses 1 "${setting%%=*}" "$ctl" "$M" set $setting

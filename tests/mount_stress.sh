@@ -185,8 +185,8 @@ for part in $parts; do
     direct) on_foliofs direct cache=direct fuse-direct ;;
     direct_1M) on_foliofs direct_1M cache=direct,cache_size=1M fuse-direct ;;
     attached) on_foliofs attached cache=direct,cache_size=1M full --attach ;;
-    attached_kernel) on_foliofs attached_kernel attach,cache=kernel full --attach ;;
-    mixed) on_foliofs mixed cache=direct,cache_size=1M fuse-direct --attach=mixed ;;
+    attached_kernel) on_foliofs attached_kernel attach,cache=kernel,store_around=64 full --attach ;;
+    mixed) on_foliofs mixed cache=direct,cache_size=1M,store_around=64 fuse-direct --attach=mixed ;;
     mixed_kernel) on_foliofs mixed_kernel attach,cache=kernel fuse --attach=mixed ;;
     full) on_full_disk ;;
     errors_kernel) with_errors errors_kernel cache=kernel fuse 'writes commits' ;;
@@ -199,7 +199,7 @@ for part in $parts; do
         ;;
     crash_kernel) with_crashes crash_kernel cache=kernel,cache_size=1M fuse ;;
     crash_direct) with_crashes crash_direct cache=direct,cache_size=1M fuse-direct --stable ;;
-    crash_attached) with_crashes crash_attached cache=direct,cache_size=1M full --attach ;;
+    crash_attached) with_crashes crash_attached cache=direct,cache_size=1M,store_around=64 full --attach ;;
     *) fail "there is no part $part" ;;
     esac
 done

@@ -94,6 +94,7 @@ void sim_draw(struct sched *s, struct sim_options *o)
     draw_store(s, o);
     draw_load(s, o);
     draw_sched(s, &o->sched);
+    o->cache.store_around = ONE_OF(s, 0, 0, 2, STORE_AROUND_MOST);
 }
 
 void sim_print_options(const struct sim_options *o)
@@ -102,7 +103,7 @@ void sim_print_options(const struct sim_options *o)
         stderr,
         "options: %u to %u pages of cache, %u files of %u pages, %u workers, writes of %u "
         "pages%s, readahead %s %u, reclaim %s, dirty %u/%u %% %u/%u ms, "
-        "fault-around %u\n"
+        "fault-around %u, store-around %u\n"
         "  device %s %" PRIu64 "+%" PRIu64 "+%" PRIu64 " ns, %u lanes; faults %u per million "
         "every %u steps, reserve %u, protect %u, busy %u per 1000%s%s\n"
         "  switch every %u places, spurious %u per 10000, stall %u per 1000 for %u, step %" PRIu64
@@ -110,7 +111,7 @@ void sim_print_options(const struct sim_options *o)
         o->pages, o->max_pages, o->files, o->file_pages, o->workers, o->write_pages,
         o->whole_pages ? " (whole)" : "", o->ra_policy->name, o->ra_pages, o->cache.reclaim,
         o->cache.dirty_background_ratio, o->cache.dirty_ratio, o->cache.dirty_expire_ms,
-        o->cache.dirty_writeback_ms, o->cache.fault_around,
+        o->cache.dirty_writeback_ms, o->cache.fault_around, o->cache.store_around,
         o->inline_device ? "inline" : o->latency.name, o->latency.seek_ns, o->latency.access_ns,
         o->latency.block_ns, o->latency.lanes, o->fault_per_million, o->fault_every,
         o->reserve_fails, o->protect_fails, o->vma_busy, o->late_discard ? ", late discard" : "",

@@ -24,7 +24,7 @@ if ! pkg-config --exists liburcu-bp; then
     exit 77
 fi
 rcu_flags=$(pkg-config --cflags liburcu-bp)
-rcu_libs=$(pkg-config --libs liburcu-bp)
+libs="$(pkg-config --libs liburcu-bp libisal)"
 link='-Wl,--wrap=pthread_mutex_lock -Wl,--wrap=pthread_mutex_trylock
 -Wl,--wrap=pthread_mutex_unlock'
 store='store/bio.c store/device.c store/dev_memory.c store/dev_fault.c store/dev_latency.c
@@ -41,7 +41,7 @@ link_sim() # PROGRAM OBJECTS...
     program=$1
     shift
     # shellcheck disable=SC2086
-    ${CC:-cc} "$@" -o "$program" $link $rcu_libs -pthread
+    ${CC:-cc} "$@" -o "$program" $link $libs -pthread
 }
 object_of() # SOURCE
 {
@@ -187,13 +187,13 @@ mutant unlocked_before_uptodate cache/filemap.c \
     '/^void read_end_io/,/^}/ s/^        page_read_done/        unlock_page(page); cache_yield(); lock_page(page);\n&/'
 
 rule 3 'stable: locked while it is read; while it is written, a writer and truncation wait'
-mutant write_unstable cache/write.c '/^static int write_begin/,/^}/ s/wait_on_page_writeback(page);//'
+mutant write_unstable cache/write.c '/^static int write_begin/,/^}/ s/wait_for_stable_page(m, page);//'
 mutant read_unlocked cache/filemap.c \
     '/^int read_page_locked/,/^}/ { s/^    while (/    unlock_page(page);\n&/; s/^    return page_test/    lock_page(page);\n&/ }'
 mutant truncate_unstable cache/truncate.c \
-    '/^static bool truncate_page/,/^}/ s/wait_on_page_writeback(page);//'
+    '/^static bool truncate_page/,/^}/ s/wait_for_stable_page(m, page);//'
 mutant partial_truncate_unstable cache/truncate.c \
-    '/^int truncate_partial_page/,/^}/ s/wait_on_page_writeback(page);//'
+    '/^int truncate_partial_page/,/^}/ s/wait_for_stable_page(m, page);//'
 mutant tail_not_zeroed cache/writeback.c \
     '/^static.* clear_page_dirty_for_io/,/^}/ s/zero_beyond_eof(m, page, UINT64_MAX);//'
 mutant cut_page_not_zeroed cache/truncate.c \
@@ -203,7 +203,7 @@ mutant cut_page_not_dirtied cache/truncate.c \
 
 rule 4 'cleaning: write-protect, then clear dirty and set writeback at once, all under the lock'
 mutant cleaned_unlocked cache/writeback.c \
-    's/^    int err = clear_page_dirty_for_io(m, page);/    unlock_page(page);\n&\n    lock_page(page);/' \
+    's/^        err = clear_page_dirty_for_io(m, page);/    unlock_page(page);\n&\n    lock_page(page);/' \
     's/int err = page_mkclean(m, page);/int err = 0;/'
 mutant writeback_set_late cache/writeback.c \
     '/^static.* clear_page_dirty_for_io/,/^}/ s/    page_set(page, PG_writeback);//' \
@@ -240,7 +240,7 @@ mutant sync_misses_pass_in_truncation cache/truncate.c \
 
 rule 5 'first store: wait for writeback, reserve, dirty, writable, all before unlocking'
 mutant mkwrite_not_dirty cache/memory.c '/^static int page_mkwrite/,/^}/ s/set_page_dirty(m, page);/;/'
-mutant mkwrite_unstable cache/memory.c '/^static int page_mkwrite/,/^}/ s/wait_on_page_writeback(page);/;/'
+mutant mkwrite_unstable cache/memory.c '/^static int page_mkwrite/,/^}/ s/wait_for_stable_page(m, page);/;/'
 mutant mkwrite_without_promise cache/memory.c \
     '/^static int page_mkwrite/,/^}/ s/err = dirty_page_reserve(m, page);/err = 0;/'
 mutant nowait_waits cache/memory.c \
@@ -248,7 +248,18 @@ mutant nowait_waits cache/memory.c \
 mutant nowait_throttles cache/memory.c \
     '/^int handle_mm_fault/,/^}/ s/if (flags \& FAULT_NOWAIT)$/if (0)/'
 mutant mkwrite_writable_late cache/memory.c \
-    '/^static int page_mkwrite/,/^}/ s/    return vma->ops->map(/    unlock_page(page); cache_yield(); lock_page(page);\n&/'
+    '/^static int page_mkwrite/,/^}/ s/    return map_store_around(/    unlock_page(page); cache_yield(); lock_page(page);\n&/'
+mutant ahead_judged_writable cache/mkwrite_ahead.c \
+    '/^int page_end_ahead/,/^}/ s/page_mkclean(m, page) : 0/0 : 0/'
+mutant ahead_uncertain_ignored cache/mkwrite_ahead.c \
+    '/^int page_end_ahead/,/^}/ s/err == 0 \&\&//'
+mutant ahead_of_dirty_page cache/mkwrite_ahead.c 's/unless = PG_dirty |/unless =/' \
+    '/^bool page_mkwrite_ahead/,/^}/ s/if (dirty_page_reserve(m, page) != 0)/if (0)/'
+mutant ahead_without_promise cache/mkwrite_ahead.c \
+    's/if (dirty_page_reserve(m, page) != 0)/if (0)/'
+mutant ahead_summed_late cache/mkwrite_ahead.c '/^bool page_mkwrite_ahead/,/^}/ s/slot->before = .*//' \
+    '/^bool page_look_ahead/,/^}/ s/^    if (checksum/    if (slot_of(m->cache, page)->before == 0) slot_of(m->cache, page)->before = checksum(page);\n&/'
+mutant ahead_never_found cache/mkwrite_ahead.c '/^bool page_look_ahead/,/^}/ s/== slot_of/!= 1 + slot_of/'
 mutant fault_mapping_recheck cache/memory.c \
     '/^static bool still_there/,/^}/ s/atomic_load(&page->mapping) == m \&\&//'
 

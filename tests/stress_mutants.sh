@@ -184,7 +184,7 @@ if wanted copy_slow; then
 fi
 if wanted stable_wait_skipped; then
     mutate store/txn.c "$slow_copy"
-    mutate cache/write.c '/^static int write_begin/,/^}/ s/wait_on_page_writeback(page);/;/'
+    mutate cache/write.c '/^static int write_begin/,/^}/ s/wait_for_stable_page(m, page);/;/'
     must_be_caught
 fi
 
