@@ -8,6 +8,7 @@
  *   ext4        mmap of a file there
  *   mount       the kernel's mmap of a file on the FolioFS mount
  *   attached    libfolio's mapping of the same file
+ *   store_around  the same with store_around=64
  *   in-process  vma_soft over a memory device: no kernel in it at all
  *   handler     a userfaultfd and a thread that sleeps, wakes, resolves one page: what most user-space
  *               fault handlers do. Pages come from memory at no cost, and are written nowhere.
@@ -44,8 +45,9 @@
 #define CLIENTS_MAX 2
 #define THREADS_MAX 128
 
-enum door_kind { EXT4, MOUNT, ATTACHED, INPROCESS, HANDLER, DOORS };
-static const char *const door_names[] = { "ext4", "mount", "attached", "in-process", "handler" };
+enum door_kind { EXT4, MOUNT, ATTACHED, AHEAD, INPROCESS, HANDLER, DOORS };
+static const char *const door_names[] = { "ext4",         "mount",      "attached",
+                                          "store_around", "in-process", "handler" };
 
 enum test_kind { HIT, FIRST_STORE, STORE_AGAIN, MISS, TESTS };
 static const char *const test_names[] = { "read cached", "first store", "store after writeback",
@@ -203,6 +205,21 @@ static char *map_handled(size_t bytes)
 
 /* ---- doors ----------------------------------------------------------------------------------- */
 
+static bool is_attached(enum door_kind door)
+{
+    return door == ATTACHED || door == AHEAD;
+}
+
+/* Both are the same door, but that with AHEAD stores in order have the pages behind them made writable. */
+static void set_store_around(enum door_kind door)
+{
+    char command[1024];
+    snprintf(command, sizeof command, "%s %s set store_around=%u >/dev/null", ctl, folio_dir,
+             door == AHEAD ? 64u : 1u);
+    if (is_attached(door) && system(command) != 0) // NOLINT(cert-env33-c)
+        die(command);
+}
+
 static struct mapping map_door(enum door_kind door)
 {
     struct mapping m = { .door = door, .fd = -1 };
@@ -218,8 +235,8 @@ static struct mapping map_door(enum door_kind door)
         return m;
     }
     m.fd = open(paths[door], O_RDWR | O_CLOEXEC);
-    m.at = door == ATTACHED ? folio_mmap(NULL, bytes, prot, MAP_SHARED, m.fd, 0)
-                            : mmap(NULL, bytes, prot, MAP_SHARED, m.fd, 0);
+    m.at = is_attached(door) ? folio_mmap(NULL, bytes, prot, MAP_SHARED, m.fd, 0)
+                             : mmap(NULL, bytes, prot, MAP_SHARED, m.fd, 0);
     if (m.fd < 0 || m.at == MAP_FAILED)
         die(paths[door]);
     return m;
@@ -253,7 +270,7 @@ static void clean(const struct mapping *m)
         struct uffdio_writeprotect w = { .range = { (uint64_t)(uintptr_t)m->at, bytes },
                                          .mode = UFFDIO_WRITEPROTECT_MODE_WP };
         ioctl(handled_fd, UFFDIO_WRITEPROTECT, &w);
-    } else if ((m->door == ATTACHED ? folio_msync : msync)(m->at, bytes, MS_SYNC) != 0) {
+    } else if ((is_attached(m->door) ? folio_msync : msync)(m->at, bytes, MS_SYNC) != 0) {
         die("msync");
     }
 }
@@ -370,7 +387,7 @@ static void *client_main(void *arg)
     struct result *r = &c->shared->results[c->number];
     struct sleepers before;
     pid_t resolver = c->door == HANDLER ? getpid() : daemon_pid;
-    bool by_thread = c->door == HANDLER || c->door == MOUNT || c->door == ATTACHED;
+    bool by_thread = c->door == HANDLER || c->door == MOUNT || is_attached(c->door);
     read_sleepers(resolver, &before);
     touch_all(&m, c, each, r);
     /* The daemon resolves all clients' faults, a handler its own client's. */
@@ -426,6 +443,7 @@ static struct result measure(enum door_kind door, enum test_kind test, bool shuf
     drop(door);
     if (test != MISS)
         warm(door);
+    set_store_around(door);
     value = (char)(value + 2);
     for (unsigned i = 0; i < clients; i++) {
         each[i] = (struct client){ s, door, test, shuffle, i, clients, value };
@@ -523,7 +541,8 @@ int main(int argc, char **argv)
     paths[EXT4] = join(argv[1], "faults");
     paths[MOUNT] = join(folio_dir, "faults"); /* a file that was mapped both ways is slower */
     paths[ATTACHED] = join(folio_dir, "faults.attached");
-    for (unsigned d = EXT4; d <= ATTACHED; d++)
+    paths[AHEAD] = join(folio_dir, "faults.ahead");
+    for (unsigned d = EXT4; d <= AHEAD; d++)
         make_file(paths[d]);
     make_cache();
     printf("test,order,clients,door,mean_us,median_us,idle,sleeps,to_ext4,to_handler\n");
@@ -531,7 +550,7 @@ int main(int argc, char **argv)
         for (unsigned shuffle = 0; shuffle < 2; shuffle++)
             for (unsigned clients = 1; clients <= CLIENTS_MAX; clients++)
                 run_row((enum test_kind)test, shuffle, clients, rounds);
-    for (unsigned d = EXT4; d <= ATTACHED; d++)
+    for (unsigned d = EXT4; d <= AHEAD; d++)
         unlink(paths[d]);
     return 0;
 }

@@ -12,6 +12,7 @@ Microseconds per page: the mean over all pages, and the median of single touches
 processors that was, meanwhile. Sleeps: how often the threads of who resolves the faults went to sleep, per
 page: near 0 they were awake, or had nothing to do; 1, they were woken for every page; a door that maps 16
 pages at once and is woken each time has 0.06. Where no other thread resolves faults there is none.
+"store_around" is the attached door with that option at 64.
 Less is faster: "to ext4" and "to handler" are the mean's ratios to those doors'.
 """
 
@@ -31,7 +32,7 @@ def plot(directory, rows):
     with open(gp, "w") as f:
         f.write("$d << end\n")
         for name, of in cases.items():
-            f.write('"%s" %s\n' % (name, " ".join(of[door] for door in doors)))
+            f.write('"%s" %s\n' % (name, " ".join(of.get(door, "NaN") for door in doors)))
         f.write('end\nset terminal svg size 1400,600 background "white"\nset output "%s/faults.svg"\n' % directory)
         f.write('set title "A page fault, by who resolves it (what, order, clients)"\n')
         f.write('set ylabel "µs per page, mean"\nset logscale y\nset grid y\nset key outside right\n')

@@ -259,7 +259,7 @@ mutant ahead_without_promise cache/mkwrite_ahead.c \
     's/if (dirty_page_reserve(m, page) != 0)/if (0)/'
 mutant ahead_summed_late cache/mkwrite_ahead.c '/^bool page_mkwrite_ahead/,/^}/ s/slot->before = .*//' \
     '/^bool page_look_ahead/,/^}/ s/^    if (checksum/    if (slot_of(m->cache, page)->before == 0) slot_of(m->cache, page)->before = checksum(page);\n&/'
-mutant ahead_never_found cache/mkwrite_ahead.c '/^bool page_look_ahead/,/^}/ s/== slot_of/!= 1 + slot_of/'
+mutant ahead_never_found cache/mkwrite_ahead.c '/^bool page_look_ahead/,/^}/ s/== slot->before/!= 1 + slot->before/'
 mutant fault_mapping_recheck cache/memory.c \
     '/^static bool still_there/,/^}/ s/atomic_load(&page->mapping) == m \&\&//'
 

@@ -71,7 +71,7 @@ in_crash() # MOUNT-OPTIONS STRESS-OPTIONS...
 }
 in_attached() # STRESS-OPTIONS...
 {
-    mount_volume -o cache=direct,cache_size=1M
+    mount_volume -o "cache=direct,cache_size=1M,store_around=${around:-1}"
     stress --attach "$@"
 }
 how() # NAME: run the load that is for this one; returns folio-stress's status
@@ -87,13 +87,14 @@ how() # NAME: run the load that is for this one; returns folio-stress's status
         ;;
     protect_late) in_attached --files 3 --pages 16 --only tail,store,truncate,extend,fsync,msync ;;
     protect_* | recheck_skipped | freed_* | mkwrite_*) in_attached ;;
+    ahead_*) around=64 in_attached ;;
     *) fail "no load is for $1" ;;
     esac
 }
 is_attached() # NAME
 {
     case $1 in
-    protect_* | recheck_skipped | freed_* | mkwrite_*) return 0 ;;
+    protect_* | recheck_skipped | freed_* | mkwrite_* | ahead_*) return 0 ;;
     esac
     return 1
 }
@@ -203,6 +204,7 @@ mutant size_raised_late cache/write.c \
 
 mutant mkwrite_not_dirty cache/memory.c \
     '/^static int page_mkwrite/,/^}/ s/set_page_dirty(m, page);/;/'
+mutant ahead_not_found cache/mkwrite_ahead.c '/^bool page_look_ahead/,/^}/ s/== slot->before/!= 1 + slot->before/'
 mutant cut_not_zeroed cache/truncate.c '/^int truncate_partial_page/,/^}/ s/^    zero_in_page(.*/    (void)0;/'
 mutant hole_keeps_pages fs/resize.c \
     '/^static int punch_pages/,/^}/ s/truncate_inode_pages_range(.*/(void)0;/'

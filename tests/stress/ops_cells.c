@@ -12,7 +12,9 @@
 #include "tests/stress/view.h"
 #include "tests/stress/worker.h"
 
-#define BURST 8u /* cells next to each other that one store or load operation touches, one by one */
+#define BURST \
+    8u /* cells that one store or load operation touches, one by one: next to each other, or */
+#define APART (PAGE_BYTES / CELL_BYTES + 1) /* in pages next to each other */
 
 /* How many cells at once: few mostly, over several pages sometimes. */
 static uint32_t draw_count(uint64_t r, uint32_t most)
@@ -79,16 +81,17 @@ static void burst(struct worker *w, const struct draw *d, bool store)
     uint32_t cells = file_cells(w, d->slot);
     if (cells > 0) {
         uint32_t first = (uint32_t)(d->r[0] % cells), nr = 1 + (uint32_t)(d->r[1] % BURST);
+        uint32_t step = (d->r[1] >> 8) % 4 == 0 ? APART : 1, end = first + nr * step;
         if (!store)
-            timeline_begin(w, OP_LOAD, d->slot, first, first + nr - 1);
-        for (uint32_t i = 0; i < nr && first + i < cells; i++) {
-            char *at = map_cell(w, d->slot, first + i, d->r[2], store);
+            timeline_begin(w, OP_LOAD, d->slot, first, end - step);
+        for (uint32_t cell = first; cell < end && cell < cells; cell += step) {
+            char *at = map_cell(w, d->slot, cell, d->r[2], store);
             if (at == NULL)
                 break;
             if (store)
-                store_cell(w, d->slot, first + i, at, OP_STORE, false);
+                store_cell(w, d->slot, cell, at, OP_STORE, false);
             else
-                load_cell(w, d->slot, first + i, at, d->r[3] % 3 == 0, false);
+                load_cell(w, d->slot, cell, at, d->r[3] % 3 == 0, false);
         }
         if (!store)
             timeline_end(w, 0, 0, NULL);
