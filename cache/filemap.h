@@ -152,7 +152,7 @@ int page_cache_create(struct page_cache **out, const struct cache_options *o);
 void page_cache_stop(struct page_cache *cache);
 /* Every mapping has been destroyed. Stops the threads. */
 void page_cache_destroy(struct page_cache *cache);
-/* Locks pages. */
+/* Waits for nobody who holds a page for long. */
 void page_cache_stats(struct page_cache *cache, struct cache_stats *out);
 /* Change the limit at run time; shrinking reclaims. bytes: up to max_bytes.   -EINVAL. */
 int page_cache_resize(struct page_cache *cache, uint64_t bytes);
@@ -249,7 +249,7 @@ void balance_dirty_pages(struct page_cache *cache); /* one page */
 /* Would balance_dirty_pages() slow the caller down? Wakes the flusher as that does, so who must not
  * sleep can ask and go on. */
 bool dirty_throttle_due(struct page_cache *cache);
-/* Pages that can be dirtied before it would. */
+/* Pages that can be dirtied at once before it would, and that are few beside those that wake the flusher. */
 unsigned dirty_room(struct page_cache *cache);
 /* Start the flusher now. */
 void wakeup_flusher(struct page_cache *cache);

@@ -265,6 +265,7 @@ int page_cache_create(struct page_cache **out, const struct cache_options *o)
     cache->arena = reserve_arena(cache->max_frames << PAGE_SHIFT);
     cache->pages = reserve_memory(cache->max_frames * sizeof(struct page));
     cache->shadows = reserve_memory(cache->max_frames * sizeof(struct shadow));
+    cache->ahead_copies = reserve_memory(AHEAD_MOST << PAGE_SHIFT);
     pthread_mutex_init(&cache->lru_lock, NULL);
     pthread_mutex_init(&cache->shadow_lock, NULL);
     pthread_mutex_init(&cache->dirty_lock, NULL);
@@ -275,7 +276,10 @@ int page_cache_create(struct page_cache **out, const struct cache_options *o)
     list_init(&cache->dirty_mappings);
     cache->ra_tail = &cache->ra_queue;
     page_cache_set_dirty(cache, o);
-    int err = cache->arena == NULL || cache->pages == NULL || cache->shadows == NULL ? -ENOMEM : 0;
+    int err = cache->arena == NULL || cache->pages == NULL || cache->shadows == NULL ||
+                      cache->ahead_copies == NULL
+                  ? -ENOMEM
+                  : 0;
     if (err == 0 && o->threads)
         err = cache_start_threads(cache);
     if (err != 0) {
@@ -304,6 +308,8 @@ void page_cache_destroy(struct page_cache *cache)
         munmap(cache->arena, cache->max_frames << PAGE_SHIFT);
     if (cache->pages != NULL)
         munmap(cache->pages, cache->max_frames * sizeof(struct page));
+    if (cache->ahead_copies != NULL)
+        munmap(cache->ahead_copies, AHEAD_MOST << PAGE_SHIFT);
     if (cache->shadows != NULL)
         munmap(cache->shadows, cache->max_frames * sizeof(struct shadow));
     pthread_mutex_destroy(&cache->lru_lock);

@@ -259,23 +259,25 @@ static int take_back_copies(struct address_space *m, struct page *page, uint32_t
     return -EAGAIN;
 }
 
-/* How many to make writable here: more than one while stores come where the last ones ended. */
+/* How many to make writable here: more than one where the last window ended, or in it, for not all of it need
+ * have become writable. */
 static unsigned store_window(struct vm_area *vma, uint32_t index)
 {
     struct page_cache *cache = vma->mapping->cache;
     unsigned most = atomic_load_explicit(&cache->store_around, memory_order_relaxed);
     unsigned last = atomic_load_explicit(&vma->store_around, memory_order_relaxed);
     uint32_t next = atomic_load_explicit(&vma->store_next, memory_order_relaxed);
-    if (most <= 1 || index != next || last == 0)
+    if (most <= 1 || next - index >= last) /* also where index is greater; at first last is 0 */
         return 1;
     unsigned window = last * 4 < most ? last * 4 : most, room = dirty_room(cache);
     return window < room ? window : room > 0 ? room : 1;
 }
 
 /* Those of the last window that were stored to need not wait until they are written to be known as such. */
-static void look_back(struct vm_area *vma, uint32_t index, unsigned window)
+static void look_back(struct vm_area *vma, uint32_t index)
 {
-    for (unsigned i = 1; i < window && i <= index; i++) {
+    unsigned last = atomic_load_explicit(&vma->store_around, memory_order_relaxed);
+    for (unsigned i = 1; i < last && i <= index; i++) {
         struct page *page = trylock_resident(vma->mapping, index - i, 0);
         if (page == NULL)
             continue;
@@ -291,13 +293,14 @@ static unsigned mkwrite_behind(struct vm_area *vma, uint32_t index, struct page 
     uint32_t last = vma->first + (vma->count - 1);
     unsigned n = 1;
     while (n < max && index + (n - 1) < last) {
-        struct page *page = trylock_resident(vma->mapping, index + n, 0);
+        struct page *page = trylock_resident(vma->mapping, index + n, PG_readahead);
         if (page == NULL)
             break;
         if (!page_mkwrite_ahead(vma->mapping, page, vma->door)) {
             page_done(vma->mapping, page);
             break;
         }
+        page_used(vma->mapping->cache, page, true);
         pages[n++] = page;
     }
     return n;
@@ -307,15 +310,18 @@ static unsigned mkwrite_behind(struct vm_area *vma, uint32_t index, struct page 
 static int map_store_around(struct vm_area *vma, uint32_t index, struct page *page, unsigned flags)
 {
     struct page *pages[STORE_AROUND_MOST] = { page };
-    unsigned window = store_window(vma, index);
-    unsigned n = mkwrite_behind(vma, index, pages, window);
+    unsigned window = store_window(vma, index), n = 1;
+    if (window > 1) {
+        look_back(vma, index);
+        n = mkwrite_behind(vma, index, pages, window);
+    }
     int err = vma->ops->map(vma, index, pages, n, VMA_MAP_WRITE | flags);
     for (unsigned i = 1; i < n; i++)
         page_done(vma->mapping, pages[i]);
-    unsigned before = atomic_exchange_explicit(&vma->store_around, window, memory_order_relaxed);
-    atomic_store_explicit(&vma->store_next, index + n, memory_order_relaxed);
-    if (window > 1)
-        look_back(vma, index, before);
+    if (err == 0) {
+        atomic_store_explicit(&vma->store_around, window, memory_order_relaxed);
+        atomic_store_explicit(&vma->store_next, index + n, memory_order_relaxed);
+    }
     return err;
 }
 

@@ -17,17 +17,17 @@
  *       makes it writable under the same hold of PG_locked; cleaning write-protects first.
  *   M2  A page in a vm_area is in its mapping's tree: it is unmapped, under PG_locked, before it
  *       leaves the tree.
- *   M3  A PG_ahead page is dirty, and the checksum kept for it is that of the bytes that the store has. Whoever
- *       changes it otherwise than through a vm_area ends that first (wait_for_stable_page).
+ *   M3  A PG_ahead page is dirty, and the copy that is kept of it is what it was while clean. Whoever changes
+ *       it otherwise than through a vm_area ends that first (wait_for_stable_page).
  *
  * A vm_area holds no references on its pages: M2 stands for them.
  *
  * Where a fault is a message (cache_options.store_around), a store that continues others in order can have the
  * pages behind it made writable too: page_mkwrite asks for each, before any store, as for one that faults.
- * Nothing tells of a store to a writable page; so one that was not stored to is known by its checksum, and is
- * clean again when it is to be written, with its promise given back; the others count as first stores when
- * they are found. The price: a store that changes nothing is neither counted nor written, and times are those
- * of the fault.
+ * Nothing tells of a store to a writable page; so those that were not stored to are known by a copy of what
+ * they were, and are clean again when they are to be written, with their promise given back; the others count
+ * as first stores when they are found. The price: a store that changes nothing is neither counted nor written,
+ * and times are those of the fault (mkwrite_ahead.c).
  *
  * Lock order: PG_locked, then mapping->i_mmap_lock, then whatever the vma_ops need. What cannot be done
  * while a client's address space changes is tried again (-EAGAIN) with i_mmap_lock free, so that whoever

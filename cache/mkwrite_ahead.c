@@ -6,47 +6,60 @@
  *     |   the same, and nobody can store to it any more: page_end_ahead
  *     +-------------------------------+
  *
- * A checksum of 64 bits: a store is missed, and lost, when it changes the page to another with the same
- * one, one page in 2^64; CRC-64 misses none that changes up to 64 bits side by side.
+ * A copy of what the page was tells. No checksum would do: programs keep checksums in their pages, and a
+ * linear one may well be the same for two pages that are each right by their own.
  */
-#include <isa-l/crc64.h>
-
 #include "cache/memory.h"
 #include "cache/page_cache.h"
 
-static uint64_t checksum(struct page *page)
+#define LOCK_TRIES 1000u /* of who must not wait for long */
+
+/* The page's place among the copies; its own while it is PG_ahead. Pages side by side do not share one. */
+static struct ahead_slot *slot_of(const struct address_space *m, const struct page *page)
 {
-    return crc64_ecma_refl(0, page->data, PAGE_SIZE);
+    size_t n = atomic_load(&page->index) + (uintptr_t)m / sizeof *m;
+    return &m->cache->ahead[n % AHEAD_MOST];
 }
 
-/* The page's place among the cache's checksums; its own while it is PG_ahead. */
-static struct ahead_page *slot_of(struct page_cache *cache, const struct page *page)
+static char *copy_in(const struct page_cache *cache, const struct ahead_slot *slot)
 {
-    return &cache->ahead[(size_t)(page - cache->pages) % AHEAD_MOST];
+    return cache->ahead_copies + ((size_t)(slot - cache->ahead) << PAGE_SHIFT);
 }
 
-void page_forget_ahead(struct page_cache *cache, struct page *page)
+void page_forget_ahead(struct address_space *m, struct page *page)
 {
     if (page_clear(page, PG_ahead) & PG_ahead)
-        atomic_store(&slot_of(cache, page)->page, NULL);
+        atomic_store(&slot_of(m, page)->page, NULL);
 }
 
-bool page_mkwrite_ahead(struct address_space *m, struct page *page, enum fault_door door)
+/* From clean to PG_ahead. */
+static bool begin_ahead(struct address_space *m, struct page *page, enum fault_door door)
 {
-    const uint32_t unless = PG_dirty | PG_writeback | PG_copied | PG_invalidating | PG_readahead;
-    struct ahead_page *slot = slot_of(m->cache, page);
+    struct ahead_slot *slot = slot_of(m, page);
     struct page *none = NULL;
-    if (page_test(page, unless) || !page_test(page, PG_mappedtodisk) ||
-        !atomic_compare_exchange_strong(&slot->page, &none, page))
+    if (!atomic_compare_exchange_strong(&slot->page, &none, page))
         return false;
     if (dirty_page_reserve(m, page) != 0) {
         atomic_store(&slot->page, NULL);
         return false;
     }
     slot->door = door;
-    slot->before = checksum(page); /* nobody can store to a clean page (M1) */
+    memcpy(copy_in(m->cache, slot), page->data, PAGE_SIZE); /* nobody can store to it (M1) */
     set_page_dirty(m, page);
-    page_set(page, PG_mkwrite | PG_ahead);
+    page_set(page, PG_ahead);
+    return true;
+}
+
+bool page_mkwrite_ahead(struct address_space *m, struct page *page, enum fault_door door)
+{
+    /* It sleeps, or starts the next window; a fault does that. */
+    if (page_test(page, PG_writeback | PG_copied | PG_invalidating | PG_readahead))
+        return false;
+    if (!page_test(page, PG_ahead) &&
+        (page_test(page, PG_dirty) || !page_test(page, PG_mappedtodisk) ||
+         !begin_ahead(m, page, door)))
+        return false;
+    page_set(page, PG_mkwrite);
     return true;
 }
 
@@ -54,11 +67,11 @@ bool page_look_ahead(struct address_space *m, struct page *page)
 {
     if (!page_test(page, PG_ahead))
         return false;
-    const struct ahead_page *slot = slot_of(m->cache, page);
-    if (checksum(page) == slot->before)
+    const struct ahead_slot *slot = slot_of(m, page);
+    if (memcmp(page->data, copy_in(m->cache, slot), PAGE_SIZE) == 0)
         return false;
     count_add(&m->cache->count.faults[slot->door].mkwrite, 1);
-    page_forget_ahead(m->cache, page);
+    page_forget_ahead(m, page);
     return true;
 }
 
@@ -66,24 +79,37 @@ void wait_for_stable_page(struct address_space *m, struct page *page)
 {
     wait_on_page_writeback(page);
     (void)page_look_ahead(m, page);
-    page_forget_ahead(m->cache, page);
+    page_forget_ahead(m, page);
 }
 
 int page_end_ahead(struct address_space *m, struct page *page)
 {
-    int err = page_test(page, PG_ahead) ? page_mkclean(m, page) : 0;
-    if (err == 0 && page_test(page, PG_ahead) && !page_look_ahead(m, page))
+    if (!page_test(page, PG_ahead))
+        return 0;
+    int err = page_mkclean(m, page);
+    if (err == 0 && !page_look_ahead(m, page))
         cancel_dirty_page(m, page);
     return err;
 }
 
-/* A slot's page may be another's by the time it is locked; then it says so itself. */
-static void look_at_slot(struct page_cache *cache, struct ahead_page *slot)
+/* Who stores may go on just before the pages behind are unlocked. */
+static bool trylock_for_a_while(struct page *page)
+{
+    for (unsigned i = 0; i < LOCK_TRIES; i++) {
+        if (trylock_page(page))
+            return true;
+        sched_yield();
+    }
+    return false;
+}
+
+/* What is still in its slot once we have a reference cannot leave it and be another's before we let go. */
+static void look_at_slot(struct page_cache *cache, struct ahead_slot *slot)
 {
     struct page *page = atomic_load(&slot->page);
     if (page == NULL || !get_page_unless_zero(page))
         return;
-    if (trylock_page(page)) {
+    if (atomic_load(&slot->page) == page && trylock_for_a_while(page)) {
         struct address_space *m = atomic_load(&page->mapping);
         if (m != NULL)
             (void)page_look_ahead(m, page);

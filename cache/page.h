@@ -25,6 +25,8 @@
  *                                 that covers the whole page
  *   clean -> dirty                set_page_dirty                   PG_locked (reservation made before)
  *   dirty -> clean + writeback    clear_page_dirty_for_io          PG_locked, tree_lock
+ *   dirty -> clean                cancel_dirty_page: truncation,   PG_locked, tree_lock
+ *                                 or it was never stored to
  *   writeback -> done             end_page_writeback               tree_lock; any thread
  *   in tree -> removed            __remove_from_page_cache         PG_locked, tree_lock
  *   removed -> free               put_page, at count 0             nothing

@@ -31,8 +31,8 @@ struct cache_counters { /* all atomic, relaxed: for people, never for decisions 
     struct fault_counters faults[FAULT_DOORS];
 };
 
-#define AHEAD_MOST  1024u /* pages: see mkwrite_ahead.c */
-#define LRU_BATCH   32u   /* pages a reclaim step isolates at a time */
+#define AHEAD_MOST  512u /* pages: see mkwrite_ahead.c */
+#define LRU_BATCH   32u  /* pages a reclaim step isolates at a time */
 #define HIT_STRIPES 16u
 
 struct page_cache { /* (c) constant  (r) lru_lock  (s) shadow_lock  (d) dirty_lock  (a) atomic */
@@ -81,12 +81,12 @@ struct page_cache { /* (c) constant  (r) lru_lock  (s) shadow_lock  (d) dirty_lo
     struct worker *reader;     /* (c) NULL without threads */
     bool stepped;              /* (c) the flusher's steps are somebody else's */
     _Atomic size_t node_bytes; /* memory of all tree nodes */
-    struct ahead_page {
+    struct ahead_slot {
         _Atomic(struct page *)
-            page;             /* NULL: free; else PG_ahead, which holds it by its lock  (a) */
-        uint64_t before;      /* checksum of its bytes while it was clean (PG_locked) */
-        enum fault_door door; /* whose store it would be (PG_locked) */
+            page;             /* NULL: free; else PG_ahead, by whose lock the slot is held (a) */
+        enum fault_door door; /* whose store it would be                     (PG_locked) */
     } ahead[AHEAD_MOST];
+    char *ahead_copies; /* (c) a page for each slot: what its page was             (PG_locked) */
     struct cache_counters count;
     struct { /* see count_hits() */
         _Atomic uint64_t n;
@@ -131,21 +131,22 @@ int page_settle(struct address_space *m, struct page *page, uint32_t index);
 
 /* ---- mkwrite_ahead.c -------------------------------------------------------------------------- */
 
-/* A clean page that somebody is likely to store to: make it dirty, if that neither sleeps nor is refused, and let
- * the caller map it writable.   Returns false: as it was. Context: PG_locked, uptodate. */
+/* A page that somebody is likely to store to: have it dirty, if it is clean and that neither sleeps nor is
+ * refused, and let the caller map it writable.   Returns false: as it was. Context: PG_locked, uptodate. */
 bool page_mkwrite_ahead(struct address_space *m, struct page *page, enum fault_door door);
 /* Has a PG_ahead page been stored to? Then it is dirty as any other from now on, and counted. Context: locked. */
 bool page_look_ahead(struct address_space *m, struct page *page);
+/* page_look_ahead() for all pages, so that what was stored to is counted; waits for nobody who holds one for
+ * long. Context: nothing locked. */
+void page_cache_look_ahead(struct page_cache *cache);
 /* A page whose bytes are about to be changed: wait for its writeback; a PG_ahead page is dirty as any other from
  * now on. Context: locked. */
 void wait_for_stable_page(struct address_space *m, struct page *page);
 /* A page that is about to be written: if it is PG_ahead, write-protect it and find out whether it is dirty at all;
  * if not, it is clean.   Returns 0, or page_mkclean's error: as it was. Context: locked, no writeback. */
 int page_end_ahead(struct address_space *m, struct page *page);
-/* The same for all that nobody holds: so that what was stored to is counted. Context: nothing locked. */
-void page_cache_look_ahead(struct page_cache *cache);
 /* It is dirty whatever is found, or not dirty any more. Context: locked. */
-void page_forget_ahead(struct page_cache *cache, struct page *page);
+void page_forget_ahead(struct address_space *m, struct page *page);
 
 /* ---- reclaim.c ------------------------------------------------------------------------------- */
 

@@ -136,7 +136,8 @@ bool dirty_throttle_due(struct page_cache *cache)
 unsigned dirty_room(struct page_cache *cache)
 {
     struct dirty_state s = dirty_state(cache);
-    return s.dirty < s.freerun ? (unsigned)(s.freerun - s.dirty) : 0;
+    int64_t room = s.freerun - s.dirty, few = s.background / 4;
+    return room <= 0 ? 0 : (unsigned)(room < few ? room : few);
 }
 
 void balance_dirty_pages(struct page_cache *cache)

@@ -12,7 +12,6 @@
 static void empty_page(struct address_space *m, struct page *page)
 {
     memset(page_address(m->cache, page), 0, PAGE_SIZE);
-    page_forget_ahead(m->cache, page); /* what the store has is about to go */
     page_clear(page, PG_error);
     page_set(page, PG_uptodate);
     if (!page_test(page, PG_dirty))

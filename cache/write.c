@@ -106,7 +106,7 @@ static int allocate_page(struct address_space *m, uint32_t index)
     struct page *page = find_or_create_page(m, index, &err);
     if (page == NULL)
         return err;
-    wait_for_stable_page(m, page);
+    wait_on_page_writeback(page);
     err = page_map_block(m, page);
     if (err == 0 && !page_test(page, PG_mappedtodisk | PG_dirty)) {
         err = dirty_page_reserve(m, page);

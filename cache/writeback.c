@@ -79,7 +79,7 @@ static void set_dirty_tagged(struct address_space *m, struct page *page)
 
 static void clear_dirty_tagged(struct address_space *m, struct page *page)
 {
-    page_forget_ahead(m->cache, page);
+    page_forget_ahead(m, page);
     page_clear(page, PG_dirty);
     radix_tree_tag_clear(&m->pages, atomic_load(&page->index), RADIX_TAG_DIRTY);
     radix_tree_tag_clear(&m->pages, atomic_load(&page->index), RADIX_TAG_TOWRITE);

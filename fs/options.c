@@ -53,8 +53,8 @@ static const struct option_desc table[] = {
       "pages that an attached mapping's fault maps together (default 16)" },
     { "store_around", OPT_NUMBER, AT(store_around), 1, STORE_AROUND_MOST, "PAGES",
       "pages that the fault of a store makes writable, where an attached mapping is stored to in "
-      "order: up to 64 times fewer messages, but a store that changes nothing is not noticed, nor "
-      "is its time (default 1)" },
+      "order: up to 64 times fewer messages, but a store that changes nothing is not noticed, and "
+      "times are those of the fault (default 1)" },
     { "memory", OPT_SIZE, AT(memory), 0, UINT64_MAX, "SIZE",
       "memory for everything, see below (default 512M)" },
     { "cache_size", OPT_SIZE, AT(cache_size), 1, UINT64_MAX, "SIZE",

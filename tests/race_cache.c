@@ -146,8 +146,8 @@ int main(void)
     atomic_store(&stop, true);
     for (unsigned i = 0; i < 4; i++)
         pthread_join(threads[i], NULL);
-    page_cache_stop(
-        cache); /* a flusher gives its references back after others find everything clean */
+    /* A flusher gives its references back after others find everything clean. */
+    page_cache_stop(cache);
     int line = 0;
     for (unsigned i = 0; i < FILES; i++) {
         filemap_fdatawrite(&files[i].m, WB_SYNC_ALL);

@@ -24,7 +24,7 @@ if ! pkg-config --exists liburcu-bp; then
     exit 77
 fi
 rcu_flags=$(pkg-config --cflags liburcu-bp)
-libs="$(pkg-config --libs liburcu-bp libisal)"
+libs=$(pkg-config --libs liburcu-bp)
 link='-Wl,--wrap=pthread_mutex_lock -Wl,--wrap=pthread_mutex_trylock
 -Wl,--wrap=pthread_mutex_unlock'
 store='store/bio.c store/device.c store/dev_memory.c store/dev_fault.c store/dev_latency.c
@@ -203,7 +203,7 @@ mutant cut_page_not_dirtied cache/truncate.c \
 
 rule 4 'cleaning: write-protect, then clear dirty and set writeback at once, all under the lock'
 mutant cleaned_unlocked cache/writeback.c \
-    's/^        err = clear_page_dirty_for_io(m, page);/    unlock_page(page);\n&\n    lock_page(page);/' \
+    's/^        err = clear_page_dirty_for_io(m, page);/        {unlock_page(page);\n&\n        lock_page(page);}/' \
     's/int err = page_mkclean(m, page);/int err = 0;/'
 mutant writeback_set_late cache/writeback.c \
     '/^static.* clear_page_dirty_for_io/,/^}/ s/    page_set(page, PG_writeback);//' \
@@ -250,16 +250,17 @@ mutant nowait_throttles cache/memory.c \
 mutant mkwrite_writable_late cache/memory.c \
     '/^static int page_mkwrite/,/^}/ s/    return map_store_around(/    unlock_page(page); cache_yield(); lock_page(page);\n&/'
 mutant ahead_judged_writable cache/mkwrite_ahead.c \
-    '/^int page_end_ahead/,/^}/ s/page_mkclean(m, page) : 0/0 : 0/'
+    '/^int page_end_ahead/,/^}/ s/int err = page_mkclean(m, page);/int err = 0;/'
 mutant ahead_uncertain_ignored cache/mkwrite_ahead.c \
     '/^int page_end_ahead/,/^}/ s/err == 0 \&\&//'
-mutant ahead_of_dirty_page cache/mkwrite_ahead.c 's/unless = PG_dirty |/unless =/' \
-    '/^bool page_mkwrite_ahead/,/^}/ s/if (dirty_page_reserve(m, page) != 0)/if (0)/'
+mutant ahead_of_dirty_page cache/mkwrite_ahead.c 's/page_test(page, PG_dirty) ||/0 ||/' \
+    '/^static bool begin_ahead/,/^}/ s/if (dirty_page_reserve(m, page) != 0)/if (0)/'
 mutant ahead_without_promise cache/mkwrite_ahead.c \
     's/if (dirty_page_reserve(m, page) != 0)/if (0)/'
-mutant ahead_summed_late cache/mkwrite_ahead.c '/^bool page_mkwrite_ahead/,/^}/ s/slot->before = .*//' \
-    '/^bool page_look_ahead/,/^}/ s/^    if (checksum/    if (slot_of(m->cache, page)->before == 0) slot_of(m->cache, page)->before = checksum(page);\n&/'
-mutant ahead_never_found cache/mkwrite_ahead.c '/^bool page_look_ahead/,/^}/ s/== slot->before/!= 1 + slot->before/'
+mutant ahead_copied_late cache/mkwrite_ahead.c \
+    '/^static bool begin_ahead/,/^}/ s/^    memcpy(/    copy_in(m->cache, slot)[0] = 0; if (0) &/' \
+    '/^bool page_look_ahead/,/^}/ s/^    if (memcmp/    if (copy_in(m->cache, slot)[0] == 0) memcpy(copy_in(m->cache, slot), page->data, PAGE_SIZE);\n&/'
+mutant ahead_never_found cache/mkwrite_ahead.c '/^bool page_look_ahead/,/^}/ s/ == 0)/ != 9999)/'
 mutant fault_mapping_recheck cache/memory.c \
     '/^static bool still_there/,/^}/ s/atomic_load(&page->mapping) == m \&\&//'
 

@@ -16,11 +16,7 @@ static struct sched *sched_of(struct sim_worker *k)
 
 static uint64_t alloc_waits(struct world *w)
 {
-    struct cache_stats stats;
-    w->sched.undivided++;
-    page_cache_stats(w->cache, &stats);
-    w->sched.undivided--;
-    return stats.alloc_waits;
+    return atomic_load(&w->cache->count.alloc_waits);
 }
 
 /* Might this operation have given up on memory? */

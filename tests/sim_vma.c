@@ -24,6 +24,8 @@ static int sim_map(struct vm_area *vma, uint32_t index, struct page **pages, uns
     cache_yield();
     if (is_busy(f))
         return -EAGAIN;
+    if (writable && n > 1 && sched_chance(&f->world->sched, 1, 4))
+        n = 1 + sched_random(&f->world->sched, n); /* those behind the first are a favour */
     for (unsigned i = 0; i < n; i++)
         if (writable || f->ptes[index + i].page == NULL)
             f->ptes[index + i] = (struct sim_pte){ .page = pages[i], .writable = writable };

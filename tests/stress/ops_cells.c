@@ -12,9 +12,9 @@
 #include "tests/stress/view.h"
 #include "tests/stress/worker.h"
 
-#define BURST \
-    8u /* cells that one store or load operation touches, one by one: next to each other, or */
-#define APART (PAGE_BYTES / CELL_BYTES + 1) /* in pages next to each other */
+/* Cells that one store or load operation touches, one by one: next to each other, or in pages that are. */
+#define BURST 8u
+#define APART (PAGE_BYTES / CELL_BYTES + 1)
 
 /* How many cells at once: few mostly, over several pages sometimes. */
 static uint32_t draw_count(uint64_t r, uint32_t most)
