@@ -20,6 +20,7 @@ void mapping_init(struct address_space *m, struct page_cache *cache, struct devi
 {
     memset(m, 0, sizeof *m);
     m->cache = cache;
+    m->number = atomic_fetch_add(&cache->mappings, 1);
     m->dev = dev;
     m->a_ops = a_ops;
     atomic_store(&m->object, object);

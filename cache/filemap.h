@@ -69,8 +69,9 @@ struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_loc
     struct device *dev;       /* (c) */
     _Atomic uint64_t object;  /* the store's data id              (i, a) */
     const struct address_space_operations *a_ops; /* (c) */
-    void *owner;                                  /* (c) the inode */
-    struct radix_tree pages;                      /* (t) to change, RCU to read */
+    uint32_t number;         /* (c) of this one, among all that the cache has had */
+    void *owner;             /* (c) the inode */
+    struct radix_tree pages; /* (t) to change, RCU to read */
     pthread_mutex_t tree_lock;
     struct rwsem invalidate_lock;
     struct rwsem writeback_sem;
@@ -146,7 +147,7 @@ struct cache_stats {
     struct fault_stats faults[FAULT_DOORS];
 };
 
-/* Errors: -ENOMEM, -EINVAL (too small; no such reclaim policy). */
+/* Errors: -ENOMEM, -EINVAL (too small; no such reclaim policy; store_around too large). */
 int page_cache_create(struct page_cache **out, const struct cache_options *o);
 /* Stop the threads; from then on the callers do their work. Nobody else uses the cache any more. */
 void page_cache_stop(struct page_cache *cache);

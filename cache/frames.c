@@ -248,7 +248,8 @@ static char *reserve_arena(uint64_t bytes)
 int page_cache_create(struct page_cache **out, const struct cache_options *o)
 {
     const struct reclaim_policy *policy = reclaim_policy_find(o->reclaim);
-    if (o->cache_bytes >> PAGE_SHIFT < CACHE_MIN_PAGES || policy == NULL)
+    if (o->cache_bytes >> PAGE_SHIFT < CACHE_MIN_PAGES || policy == NULL ||
+        o->store_around > STORE_AROUND_MOST)
         return -EINVAL;
     struct page_cache *cache = calloc(1, sizeof *cache);
     if (cache == NULL)
@@ -392,12 +393,7 @@ int page_cache_resize(struct page_cache *cache, uint64_t bytes)
 
 uint64_t page_cache_drop(struct page_cache *cache)
 {
-    uint64_t freed = 0;
-    for (unsigned idle = 0; idle < 3;) { /* referenced and active pages take a second look */
-        uint64_t n = shrink_lru(cache, UINT64_MAX);
-        freed += n;
-        idle = n == 0 ? idle + 1 : 0;
-    }
+    uint64_t freed = reclaim_all(cache);
     workingset_forget_all(cache); /* who drops the cache wants it as it was at first */
     release_free_frames(cache);
     return freed;

@@ -315,12 +315,15 @@ static int map_store_around(struct vm_area *vma, uint32_t index, struct page *pa
         look_back(vma, index);
         n = mkwrite_behind(vma, index, pages, window);
     }
+    /* Who stores goes on while we are still in here, and may fault again on another thread. */
+    unsigned last = atomic_exchange(&vma->store_around, n > 1 ? window : 1);
+    uint32_t next = atomic_exchange(&vma->store_next, index + n);
     int err = vma->ops->map(vma, index, pages, n, VMA_MAP_WRITE | flags);
     for (unsigned i = 1; i < n; i++)
         page_done(vma->mapping, pages[i]);
-    if (err == 0) {
-        atomic_store_explicit(&vma->store_around, window, memory_order_relaxed);
-        atomic_store_explicit(&vma->store_next, index + n, memory_order_relaxed);
+    if (err != 0) {
+        atomic_store(&vma->store_around, last);
+        atomic_store(&vma->store_next, next);
     }
     return err;
 }

@@ -23,11 +23,11 @@
  * A vm_area holds no references on its pages: M2 stands for them.
  *
  * Where a fault is a message (cache_options.store_around), a store that continues others in order can have the
- * pages behind it made writable too: page_mkwrite asks for each, before any store, as for one that faults.
+ * pages behind it made writable too: each is promised room and dirty before any store, as by page_mkwrite.
  * Nothing tells of a store to a writable page; so those that were not stored to are known by a copy of what
  * they were, and are clean again when they are to be written, with their promise given back; the others count
- * as first stores when they are found. The price: a store that changes nothing is neither counted nor written,
- * and times are those of the fault (mkwrite_ahead.c).
+ * as first stores when they are found (twice, if two threads of a client come to one together). The price: a
+ * store that changes nothing is neither counted nor written, and times are those of the fault (mkwrite_ahead.c).
  *
  * Lock order: PG_locked, then mapping->i_mmap_lock, then whatever the vma_ops need. What cannot be done
  * while a client's address space changes is tried again (-EAGAIN) with i_mmap_lock free, so that whoever

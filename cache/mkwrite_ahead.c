@@ -12,13 +12,14 @@
 #include "cache/memory.h"
 #include "cache/page_cache.h"
 
-#define LOCK_TRIES 1000u /* of who must not wait for long */
+#define LOCK_TRIES 1000u /* of who looks at all pages, and must not wait for long */
 
-/* The page's place among the copies; its own while it is PG_ahead. Pages side by side do not share one. */
+/* The page's place among the copies; its own while it is PG_ahead. Pages side by side do not share one, nor do
+ * those a power of two apart, where several may store to parts of a file. */
 static struct ahead_slot *slot_of(const struct address_space *m, const struct page *page)
 {
-    size_t n = atomic_load(&page->index) + (uintptr_t)m / sizeof *m;
-    return &m->cache->ahead[n % AHEAD_MOST];
+    uint32_t index = atomic_load(&page->index);
+    return &m->cache->ahead[(index + index / AHEAD_MOST * 67 + m->number * 97) % AHEAD_MOST];
 }
 
 static char *copy_in(const struct page_cache *cache, const struct ahead_slot *slot)
@@ -93,23 +94,24 @@ int page_end_ahead(struct address_space *m, struct page *page)
 }
 
 /* Who stores may go on just before the pages behind are unlocked. */
-static bool trylock_for_a_while(struct page *page)
+static bool trylock_for_a_while(struct page *page, unsigned *tries)
 {
-    for (unsigned i = 0; i < LOCK_TRIES; i++) {
-        if (trylock_page(page))
-            return true;
+    while (!trylock_page(page)) {
+        if (*tries == 0)
+            return false;
+        --*tries;
         sched_yield();
     }
-    return false;
+    return true;
 }
 
 /* What is still in its slot once we have a reference cannot leave it and be another's before we let go. */
-static void look_at_slot(struct page_cache *cache, struct ahead_slot *slot)
+static void look_at_slot(struct page_cache *cache, struct ahead_slot *slot, unsigned *tries)
 {
     struct page *page = atomic_load(&slot->page);
     if (page == NULL || !get_page_unless_zero(page))
         return;
-    if (atomic_load(&slot->page) == page && trylock_for_a_while(page)) {
+    if (atomic_load(&slot->page) == page && trylock_for_a_while(page, tries)) {
         struct address_space *m = atomic_load(&page->mapping);
         if (m != NULL)
             (void)page_look_ahead(m, page);
@@ -120,6 +122,7 @@ static void look_at_slot(struct page_cache *cache, struct ahead_slot *slot)
 
 void page_cache_look_ahead(struct page_cache *cache)
 {
+    unsigned tries = LOCK_TRIES;
     for (size_t i = 0; i < AHEAD_MOST; i++)
-        look_at_slot(cache, &cache->ahead[i]);
+        look_at_slot(cache, &cache->ahead[i], &tries);
 }

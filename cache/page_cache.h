@@ -86,6 +86,7 @@ struct page_cache { /* (c) constant  (r) lru_lock  (s) shadow_lock  (d) dirty_lo
             page;             /* NULL: free; else PG_ahead, by whose lock the slot is held (a) */
         enum fault_door door; /* whose store it would be                     (PG_locked) */
     } ahead[AHEAD_MOST];
+    _Atomic uint32_t mappings; /* that there have been                                  (a) */
     char *ahead_copies; /* (c) a page for each slot: what its page was             (PG_locked) */
     struct cache_counters count;
     struct { /* see count_hits() */
@@ -154,6 +155,8 @@ void lru_add(struct page_cache *cache, struct page *page);
 void lru_remove(struct page_cache *cache, struct page *page);
 /* Try to free up to want pages.   Returns how many were. Context: any PG_locked may be held. */
 uint64_t shrink_lru(struct page_cache *cache, uint64_t want);
+/* Free every page that nobody uses, whatever the policy thinks of it.   Returns how many. Context: likewise. */
+uint64_t reclaim_all(struct page_cache *cache);
 
 /* ---- filemap.c ------------------------------------------------------------------------------- */
 

@@ -222,3 +222,31 @@ uint64_t shrink_lru(struct page_cache *cache, uint64_t want)
         wakeup_flusher(cache);
     return freed;
 }
+
+/* Take references on pages that are on a list, among the frames from *frame on.   Returns 0 at the end. */
+static unsigned isolate_frames(struct page_cache *cache, struct page **batch, uint64_t *frame)
+{
+    unsigned n = 0;
+    pthread_mutex_lock(&cache->lru_lock);
+    for (; n < LRU_BATCH && *frame < cache->fresh; ++*frame) {
+        struct page *page = &cache->pages[*frame];
+        if (page_test(page, PG_lru) && get_page_unless_zero(page))
+            batch[n++] = page;
+    }
+    pthread_mutex_unlock(&cache->lru_lock);
+    return n;
+}
+
+uint64_t reclaim_all(struct page_cache *cache)
+{
+    struct page *batch[LRU_BATCH];
+    uint64_t freed = 0, frame = 0;
+    unsigned n;
+    while ((n = isolate_frames(cache, batch, &frame)) > 0)
+        for (unsigned i = 0; i < n; i++)
+            freed += reclaim_page(cache, batch[i]);
+    count_add(&cache->count.reclaimed, freed);
+    if (atomic_load_explicit(&cache->want_writeback, memory_order_relaxed))
+        wakeup_flusher(cache); /* some were dirty */
+    return freed;
+}

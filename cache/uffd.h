@@ -15,7 +15,8 @@
  * write-protect a page of it: -EBUSY.
  *
  * A uffd_vma never changes. When a part of a range is unmapped or moved, new ones take its place, and
- * an address is not given to another one while a fault of the old is being resolved (attach.c).
+ * an address is not given to another one while a fault of the old is being resolved (attach.c), but by a client
+ * that moves its mappings without libfolio.
  */
 #ifndef FOLIO_CACHE_UFFD_H
 #define FOLIO_CACHE_UFFD_H

@@ -343,3 +343,23 @@ Test(cache_reclaim, an_unknown_policy_is_refused)
     struct page_cache *cache;
     cr_expect_eq(page_cache_create(&cache, &o), -EINVAL);
 }
+
+/* ---- dropping all ---------------------------------------------------------------------------- */
+
+/* Every clean page goes, however much it was used and whatever stands before it in a list; no dirty one. */
+static void drop_beside_dirty(struct world *w)
+{
+    write_range(w, 20000, PAGES * 5 / 8);
+    for (unsigned i = 0; i < 5; i++) {
+        use_range(w, 20000, PAGES * 5 / 8);
+        use_range(w, 0, PAGES / 8);
+    }
+    cr_expect_eq(page_cache_drop(w->cache), PAGES / 8, "%s", w->policy);
+    cr_expect_eq(cached(w, 0, PAGES / 8), 0, "%s", w->policy);
+    cr_expect_eq(cached(w, 20000, PAGES * 5 / 8), PAGES * 5 / 8, "%s", w->policy);
+}
+
+Test(cache_reclaim, drop_takes_all_that_is_clean)
+{
+    for_each_policy(drop_beside_dirty);
+}
