@@ -163,8 +163,10 @@ static int fault_try_page(struct vm_area *vma, uint32_t index, bool write, struc
 /* ---- loads: the pages around ----------------------------------------------------------------- */
 
 /* Lock the pages behind the one in hand that can be mapped with it. One that starts the next window
- * of readahead is left out, or nobody would touch it.   Returns how many there are with the first. */
-static unsigned lock_behind(struct vm_area *vma, uint32_t index, struct page **pages, unsigned max)
+ * of readahead is left out, or nobody would touch it. ahead: to be made writable; else readable.
+ * Returns how many there are with the first. */
+static unsigned lock_behind(struct vm_area *vma, uint32_t index, struct page **pages, unsigned max,
+                            bool ahead)
 {
     uint32_t last = vma->first + (vma->count - 1);
     unsigned n = 1;
@@ -172,6 +174,10 @@ static unsigned lock_behind(struct vm_area *vma, uint32_t index, struct page **p
         struct page *page = trylock_resident(vma->mapping, index + n, PG_readahead);
         if (page == NULL)
             break;
+        if (ahead && !page_mkwrite_ahead(vma->mapping, page, vma->door)) {
+            page_done(vma->mapping, page);
+            break;
+        }
         page_used(vma->mapping->cache, page, true);
         pages[n++] = page;
     }
@@ -194,7 +200,7 @@ static int map_around(struct vm_area *vma, uint32_t index, struct page *page)
     struct page *pages[FAULT_AROUND_MOST];
     pages[0] = page;
     unsigned window = around_window(vma, index);
-    unsigned n = lock_behind(vma, index, pages, window);
+    unsigned n = lock_behind(vma, index, pages, window, false);
     int err = vma->ops->map(vma, index, pages, n, 0);
     for (unsigned i = 1; i < n; i++)
         page_done(vma->mapping, pages[i]);
@@ -217,7 +223,7 @@ void vma_map_resident(struct vm_area *vma, uint32_t first, uint32_t count)
         pages[0] = trylock_resident(m, index, PG_readahead);
         if (pages[0] == NULL)
             continue;
-        n = lock_behind(vma, index, pages, FAULT_AROUND_MOST);
+        n = lock_behind(vma, index, pages, FAULT_AROUND_MOST, false);
         (void)vma->ops->map(vma, index, pages, n, 0); /* what is not mapped faults */
         for (unsigned i = 0; i < n; i++)
             page_done(m, pages[i]);
@@ -286,26 +292,6 @@ static void look_back(struct vm_area *vma, uint32_t index)
     }
 }
 
-/* Lock the pages behind the one in hand that can be made writable with it.   Returns how many with the first. */
-static unsigned mkwrite_behind(struct vm_area *vma, uint32_t index, struct page **pages,
-                               unsigned max)
-{
-    uint32_t last = vma->first + (vma->count - 1);
-    unsigned n = 1;
-    while (n < max && index + (n - 1) < last) {
-        struct page *page = trylock_resident(vma->mapping, index + n, PG_readahead);
-        if (page == NULL)
-            break;
-        if (!page_mkwrite_ahead(vma->mapping, page, vma->door)) {
-            page_done(vma->mapping, page);
-            break;
-        }
-        page_used(vma->mapping->cache, page, true);
-        pages[n++] = page;
-    }
-    return n;
-}
-
 /* Make a dirty page writable, and those that are likely to be stored to next. */
 static int map_store_around(struct vm_area *vma, uint32_t index, struct page *page, unsigned flags)
 {
@@ -313,7 +299,7 @@ static int map_store_around(struct vm_area *vma, uint32_t index, struct page *pa
     unsigned window = store_window(vma, index), n = 1;
     if (window > 1) {
         look_back(vma, index);
-        n = mkwrite_behind(vma, index, pages, window);
+        n = lock_behind(vma, index, pages, window, true);
     }
     /* Who stores goes on while we are still in here, and may fault again on another thread. */
     unsigned last = atomic_exchange(&vma->store_around, n > 1 ? window : 1);

@@ -492,22 +492,25 @@ static const char *parse_policy(const char *value, const struct ra_policy **out)
     return NULL;
 }
 
-static const char *set_fault_around(struct fs *fs, const char *value)
+/* 0 when it is no number: nobody takes so many pages. */
+static unsigned parse_pages(const char *value)
 {
     char *end;
     unsigned long n = strtoul(value, &end, 10);
-    if (*end != '\0' || n > UINT32_MAX || page_cache_set_fault_around(fs->cache, (unsigned)n) != 0)
-        return "wants pages, 1 to 512";
-    return NULL;
+    return *end != '\0' || n > UINT32_MAX ? 0 : (unsigned)n;
+}
+
+static const char *set_fault_around(struct fs *fs, const char *value)
+{
+    return page_cache_set_fault_around(fs->cache, parse_pages(value)) == 0
+               ? NULL
+               : "wants pages, 1 to 512";
 }
 
 static const char *set_store_around(struct fs *fs, const char *value)
 {
-    char *end;
-    unsigned long n = strtoul(value, &end, 10);
-    if (*end != '\0' || n > UINT32_MAX || page_cache_set_store_around(fs->cache, (unsigned)n) != 0)
-        return "wants pages, 1 to 64";
-    return NULL;
+    return page_cache_set_store_around(fs->cache, parse_pages(value)) == 0 ? NULL
+                                                                           : "wants pages, 1 to 64";
 }
 
 static const char *parse_ra_pages(const char *value, uint32_t *out)
