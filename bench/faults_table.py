@@ -32,7 +32,7 @@ def plot(directory, rows):
     with open(gp, "w") as f:
         f.write("$d << end\n")
         for name, of in cases.items():
-            f.write('"%s" %s\n' % (name, " ".join(of.get(door, "NaN") for door in doors)))
+            f.write('"%s" %s\n' % (name, " ".join(of[door] for door in doors)))
         f.write('end\nset terminal svg size 1400,600 background "white"\nset output "%s/faults.svg"\n' % directory)
         f.write('set title "A page fault, by who resolves it (what, order, clients)"\n')
         f.write('set ylabel "µs per page, mean"\nset logscale y\nset grid y\nset key outside right\n')

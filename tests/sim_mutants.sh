@@ -24,7 +24,7 @@ if ! pkg-config --exists liburcu-bp; then
     exit 77
 fi
 rcu_flags=$(pkg-config --cflags liburcu-bp)
-libs=$(pkg-config --libs liburcu-bp)
+rcu_libs=$(pkg-config --libs liburcu-bp)
 link='-Wl,--wrap=pthread_mutex_lock -Wl,--wrap=pthread_mutex_trylock
 -Wl,--wrap=pthread_mutex_unlock'
 store='store/bio.c store/device.c store/dev_memory.c store/dev_fault.c store/dev_latency.c
@@ -41,7 +41,7 @@ link_sim() # PROGRAM OBJECTS...
     program=$1
     shift
     # shellcheck disable=SC2086
-    ${CC:-cc} "$@" -o "$program" $link $libs -pthread
+    ${CC:-cc} "$@" -o "$program" $link $rcu_libs -pthread
 }
 object_of() # SOURCE
 {
