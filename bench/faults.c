@@ -12,6 +12,8 @@
  *   in-process  vma_soft over a memory device: no kernel in it at all
  *   handler     a userfaultfd and a thread that sleeps, wakes, resolves one page: what most user-space
  *               fault handlers do. Pages come from memory at no cost, and are written nowhere.
+ *   apart       the same handler in a process of its own, over memory that its clients share: what a fault
+ *               costs that way before anything is cached or tracked, and so the bound of "attached"
  *
  * The figures, as CSV: microseconds per page, the mean over all pages, and the median of single touches
  * (which includes some 0.03 for reading the clock); the share of time in which the processors idled; and how
@@ -26,6 +28,8 @@
 #include <math.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -33,11 +37,13 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "cache/attach_proto.h"
 #include "cache/folio.h"
 #include "cache/page_cache.h"
 #include "cache/vma_soft.h"
@@ -45,9 +51,9 @@
 #define CLIENTS_MAX 2
 #define THREADS_MAX 128
 
-enum door_kind { EXT4, MOUNT, ATTACHED, AHEAD, INPROCESS, HANDLER, DOORS };
-static const char *const door_names[] = { "ext4",         "mount",      "attached",
-                                          "store_around", "in-process", "handler" };
+enum door_kind { EXT4, MOUNT, ATTACHED, AHEAD, INPROCESS, HANDLER, APART, DOORS };
+static const char *const door_names[] = { "ext4",       "mount",   "attached", "store_around",
+                                          "in-process", "handler", "apart" };
 
 enum test_kind { HIT, FIRST_STORE, STORE_AGAIN, MISS, TESTS };
 static const char *const test_names[] = { "read cached", "first store", "store after writeback",
@@ -155,10 +161,31 @@ static double sleeps_since(pid_t process, pid_t thread, const struct sleepers *b
     return sum;
 }
 
-/* ---- the sleeping handler -------------------------------------------------------------------- */
+/* ---- the sleeping handler, in its client's process or apart ----------------------------------- */
 
 static char blank[PAGE_SIZE];
+static int handled_fd = -1; /* the userfaultfd */
+static int apart_fd = -1;   /* the memory that clients of a handler apart share */
+static pid_t handler_process;
 static _Atomic pid_t handler_thread;
+
+static void resolve(int uffd, const struct uffd_msg *msg)
+{
+    struct uffdio_range page = { msg->arg.pagefault.address & PAGE_MASK, PAGE_SIZE };
+    if (msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) {
+        struct uffdio_writeprotect w = { .range = page };
+        ioctl(uffd, UFFDIO_WRITEPROTECT, &w);
+    } else if (msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR) {
+        struct uffdio_continue c = { .range = page, .mode = UFFDIO_CONTINUE_MODE_WP };
+        ioctl(uffd, UFFDIO_CONTINUE, &c);
+    } else {
+        struct uffdio_copy c = { .dst = page.start,
+                                 .src = (uint64_t)(uintptr_t)blank,
+                                 .len = PAGE_SIZE,
+                                 .mode = UFFDIO_COPY_MODE_WP };
+        ioctl(uffd, UFFDIO_COPY, &c);
+    }
+}
 
 static void *handler(void *arg)
 {
@@ -166,44 +193,66 @@ static void *handler(void *arg)
     atomic_store(&handler_thread, gettid());
     struct pollfd p = { .fd = uffd, .events = POLLIN };
     struct uffd_msg msg;
-    for (;;) {
-        if (poll(&p, 1, -1) < 0 || read(uffd, &msg, sizeof msg) != sizeof msg)
-            continue;
-        uint64_t at = msg.arg.pagefault.address & PAGE_MASK;
-        if (msg.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) {
-            struct uffdio_writeprotect w = { .range = { at, PAGE_SIZE } };
-            ioctl(uffd, UFFDIO_WRITEPROTECT, &w);
-        } else {
-            struct uffdio_copy c = { .dst = at,
-                                     .src = (uint64_t)(uintptr_t)blank,
-                                     .len = PAGE_SIZE,
-                                     .mode = UFFDIO_COPY_MODE_WP };
-            ioctl(uffd, UFFDIO_COPY, &c);
-        }
-    }
+    for (;;)
+        if (poll(&p, 1, -1) >= 0 && read(uffd, &msg, sizeof msg) == sizeof msg)
+            resolve(uffd, &msg);
     return NULL;
 }
 
-static int handled_fd = -1;
-
-static char *map_handled(size_t bytes)
+static void start_handler(enum door_kind door)
 {
     static pthread_t thread;
-    handled_fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-    struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP };
-    char *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    struct uffdio_register r = { .range = { (uint64_t)(uintptr_t)at, bytes },
-                                 .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP };
-    if (handled_fd < 0 || at == MAP_FAILED || ioctl(handled_fd, UFFDIO_API, &api) != 0 ||
-        madvise(at, bytes, MADV_NOHUGEPAGE) != 0 || ioctl(handled_fd, UFFDIO_REGISTER, &r) != 0 ||
-        pthread_create(&thread, NULL, handler, &handled_fd) != 0)
-        die("userfaultfd");
-    while (atomic_load(&handler_thread) == 0)
+    pid_t client = getpid();
+    handler_process = door == HANDLER ? client : fork();
+    if (handler_process == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() == client)
+            (void)handler(&handled_fd);
+        _exit(1);
+    }
+    if (handler_process < 0 ||
+        (door == HANDLER && pthread_create(&thread, NULL, handler, &handled_fd) != 0))
+        die("a handler");
+    while (door == HANDLER && atomic_load(&handler_thread) == 0)
         sched_yield();
+}
+
+static void end_handler(enum door_kind door)
+{
+    if (door == APART &&
+        (kill(handler_process, SIGKILL) != 0 || waitpid(handler_process, NULL, 0) < 0))
+        die("the handler apart");
+}
+
+static char *map_handled(enum door_kind door, size_t bytes)
+{
+    bool apart = door == APART;
+    handled_fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    struct uffdio_api api = {
+        .api = UFFD_API,
+        .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP |
+                    (apart ? UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_WP_HUGETLBFS_SHMEM : 0)
+    };
+    char *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                    apart ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, apart ? apart_fd : -1, 0);
+    struct uffdio_register r = { .range = { (uint64_t)(uintptr_t)at, bytes },
+                                 .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP |
+                                         (apart ? UFFDIO_REGISTER_MODE_MINOR : 0) };
+    if (handled_fd < 0 || at == MAP_FAILED || ioctl(handled_fd, UFFDIO_API, &api) != 0 ||
+        madvise(at, bytes, MADV_NOHUGEPAGE) != 0)
+        die("userfaultfd");
+    start_handler(door);
+    if (ioctl(handled_fd, UFFDIO_REGISTER, &r) != 0)
+        die("userfaultfd");
     return at;
 }
 
 /* ---- doors ----------------------------------------------------------------------------------- */
+
+static bool is_handled(enum door_kind door)
+{
+    return door == HANDLER || door == APART;
+}
 
 static bool is_attached(enum door_kind door)
 {
@@ -230,8 +279,8 @@ static struct mapping map_door(enum door_kind door)
             die("vma_soft_create");
         return m;
     }
-    if (door == HANDLER) {
-        m.at = map_handled(bytes);
+    if (is_handled(door)) {
+        m.at = map_handled(door, bytes);
         return m;
     }
     m.fd = open(paths[door], O_RDWR | O_CLOEXEC);
@@ -266,7 +315,7 @@ static void clean(const struct mapping *m)
     if (m->door == INPROCESS) {
         if (filemap_fdatawrite(&space, WB_SYNC_ALL) != 0)
             die("filemap_fdatawrite");
-    } else if (m->door == HANDLER) {
+    } else if (is_handled(m->door)) {
         struct uffdio_writeprotect w = { .range = { (uint64_t)(uintptr_t)m->at, bytes },
                                          .mode = UFFDIO_WRITEPROTECT_MODE_WP };
         ioctl(handled_fd, UFFDIO_WRITEPROTECT, &w);
@@ -282,6 +331,10 @@ static void drop(enum door_kind door)
         if (filemap_fdatawrite(&space, WB_SYNC_ALL) != 0)
             die("filemap_fdatawrite");
         page_cache_drop(cache);
+    } else if (door == APART) {
+        if (ftruncate(apart_fd, 0) != 0 ||
+            ftruncate(apart_fd, (off_t)((uint64_t)nr_pages * PAGE_SIZE)) != 0)
+            die("memory");
     } else if (door != HANDLER) {
         int fd = open(paths[door], O_RDWR | O_CLOEXEC);
         if (fd < 0 || fsync(fd) != 0 || posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) != 0)
@@ -302,6 +355,9 @@ static void warm(enum door_kind door)
         for (uint64_t at = 0; at < (uint64_t)nr_pages * PAGE_SIZE; at += sizeof buf)
             if (filemap_read(&space, NULL, at, buf, sizeof buf) < 0)
                 die("filemap_read");
+    } else if (door == APART) {
+        if (fallocate(apart_fd, 0, 0, (off_t)((uint64_t)nr_pages * PAGE_SIZE)) != 0)
+            die("memory");
     } else if (door != HANDLER) {
         int fd = open(paths[door], O_RDONLY | O_CLOEXEC);
         if (fd < 0)
@@ -386,15 +442,16 @@ static void *client_main(void *arg)
         sched_yield();
     struct result *r = &c->shared->results[c->number];
     struct sleepers before;
-    pid_t resolver = c->door == HANDLER ? getpid() : daemon_pid;
-    bool by_thread = c->door == HANDLER || c->door == MOUNT || is_attached(c->door);
+    pid_t resolver = is_handled(c->door) ? handler_process : daemon_pid;
+    bool by_thread = is_handled(c->door) || c->door == MOUNT || is_attached(c->door);
     read_sleepers(resolver, &before);
     touch_all(&m, c, each, r);
     /* The daemon resolves all clients' faults, a handler its own client's. */
-    double touched = c->door == HANDLER ? nr_pages / c->clients : nr_pages;
+    double touched = is_handled(c->door) ? nr_pages / c->clients : nr_pages;
     r->sleeps =
         by_thread ? sleeps_since(resolver, atomic_load(&handler_thread), &before) / touched : NAN;
     free(each);
+    end_handler(c->door);
     if (m.vma != NULL)
         vma_soft_destroy(m.vma);
     return NULL;
@@ -545,6 +602,9 @@ int main(int argc, char **argv)
     for (unsigned d = EXT4; d <= AHEAD; d++)
         make_file(paths[d]);
     make_cache();
+    apart_fd = memfd_create("faults", MFD_CLOEXEC);
+    if (apart_fd < 0)
+        die("memory");
     printf("test,order,clients,door,mean_us,median_us,idle,sleeps,to_ext4,to_handler\n");
     for (unsigned test = 0; test < TESTS; test++)
         for (unsigned shuffle = 0; shuffle < 2; shuffle++)

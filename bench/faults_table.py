@@ -12,7 +12,8 @@ Microseconds per page: the mean over all pages, and the median of single touches
 processors that was, meanwhile. Sleeps: how often the threads of who resolves the faults went to sleep, per
 page: near 0 they were awake, or had nothing to do; 1, they were woken for every page; a door that maps 16
 pages at once and is woken each time has 0.06. Where no other thread resolves faults there is none.
-"store_around" is the attached door with that option at 64.
+"store_around" is the attached door with that option at 64; "apart" the handler in a process of its own, over memory
+that its clients share: the bound of "attached".
 Less is faster: "to ext4" and "to handler" are the mean's ratios to those doors'.
 """
 
