@@ -81,7 +81,7 @@ static void client_bury(struct attach_client *c)
 static unsigned client_waited_for(struct attach_client *c, uint64_t *number)
 {
     uint64_t since;
-    if (!uffd_longest(&c->calls, &since, number))
+    if (!uffd_longest(&c->space, &since, number))
         return 0;
     uint64_t now = clock_now(&clock_monotonic);
     return now > since ? (unsigned)((now - since) / 1000000000u) : 0;

@@ -397,27 +397,32 @@ static void on_remap(struct attach_client *c, const struct uffd_msg *msg)
         (void)poll(NULL, 0, 10);
 }
 
-/* Returns how many there were. */
-static unsigned read_events(struct attach_client *c)
+/* Returns how many there are. */
+static unsigned read_some(int uffd, struct uffd_msg *msgs)
+{
+    struct iovec iov = { .iov_base = msgs, .iov_len = EVENT_BATCH * sizeof *msgs };
+    /* O_NONBLOCK is the client's to clear. (Before Linux 6.10 that must do.) */
+    ssize_t n = preadv2(uffd, &iov, 1, -1, RWF_NOWAIT);
+    if (n < 0 && errno == EOPNOTSUPP)
+        n = read(uffd, msgs, EVENT_BATCH * sizeof *msgs);
+    return n > 0 ? (unsigned)((size_t)n / sizeof *msgs) : 0;
+}
+
+/* First what has moved, for the faults are where it is now. */
+static void deal_with_events(struct attach_client *c)
 {
     struct uffd_msg msgs[EVENT_BATCH];
-    struct iovec iov = { .iov_base = msgs, .iov_len = sizeof msgs };
-    /* O_NONBLOCK is the client's to clear. (Before Linux 6.10 that must do.) */
-    atomic_store(&c->reading, true); /* before a move's event is gone: see uffd_write_protect */
-    ssize_t n = preadv2(c->uffd, &iov, 1, -1, RWF_NOWAIT);
-    if (n < 0 && errno == EOPNOTSUPP)
-        n = read(c->uffd, msgs, sizeof msgs);
-    unsigned nr = n > 0 ? (unsigned)((size_t)n / sizeof msgs[0]) : 0;
-    for (unsigned i = 0; i < nr; i++) {
+    uffd_read_begin(&c->space);
+    unsigned nr = read_some(c->uffd, msgs);
+    for (unsigned i = 0; i < nr; i++)
+        if (msgs[i].event == UFFD_EVENT_REMAP)
+            on_remap(c, &msgs[i]);
+    uffd_read_end(&c->space);
+    for (unsigned i = 0; i < nr; i++)
         if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
             on_fault(c, &msgs[i]);
-        else if (msgs[i].event == UFFD_EVENT_REMAP)
-            on_remap(c, &msgs[i]);
         else if (msgs[i].event == UFFD_EVENT_FORK)
             close((int)msgs[i].arg.fork.ufd); /* nobody asked for it */
-    }
-    atomic_store(&c->reading, false);
-    return nr;
 }
 
 unsigned events_step(void *arg)
@@ -431,15 +436,16 @@ unsigned events_step(void *arg)
         return IDLE_MS;                         /* no more: worker_stop() is waiting */
     if (fds[0].revents & (POLLERR | POLLHUP)) { /* it is blocking: poll(2) is of no use */
         (void)fcntl(c->uffd, F_SETFL, O_NONBLOCK);
-        (void)read_events(c);
+        deal_with_events(c);
         return 1;
     }
-    uint64_t now = clock_now(&clock_monotonic), until = now + SPIN_NS;
-    while (now < until) {
-        unsigned nr = read_events(c);
-        now = clock_now(&clock_monotonic);
-        if (nr > 0)
-            until = now + SPIN_NS;
-    }
+    uint64_t now, until;
+    do {
+        deal_with_events(c);
+        until = clock_now(&clock_monotonic) + SPIN_NS;
+        do
+            now = clock_now(&clock_monotonic);
+        while (poll(fds, 1, 0) == 0 && now < until);
+    } while (now < until);
     return 0;
 }

@@ -54,12 +54,11 @@ struct attach_client {       /* (c) constant  (l) lock  (a) atomic  (q) its requ
     int uffd;                /* (q) -1 before HELLO */
     struct worker *requests; /* (c) */
     struct worker *events;   /* (q) NULL before HELLO */
-    _Atomic bool reading;    /* its events' thread reads and deals with events               (a) */
     uint64_t stray;          /* its events' thread's: see on_stray() */
     struct attach_open *opens[ATTACH_OPENS_MOST]; /* (q) */
     uint64_t next_id;                             /* (q) */
     _Atomic bool hung_up, ended;                  /* (a) ended: no store of it can come any more */
-    struct uffd_calls calls;                      /* (a) */
+    struct uffd_space space;                      /* (a) */
     unsigned workers; /* of the pool that are busy for it                  (attach->lock) */
     unsigned storing; /* of them with a store's fault                      (attach->lock) */
     bool told;        /* the accepting thread's: it was said that it is stuck */

@@ -67,8 +67,7 @@ static struct attach_range *range_new(struct attach_client *c, struct attach_ope
     r->u = (struct uffd_vma){ .uffd = c->uffd,
                               .addr = addr,
                               .file = open->file.number,
-                              .calls = &c->calls,
-                              .moving = &c->reading,
+                              .space = &c->space,
                               .writable = open->file.writable };
     r->u.vma = (struct vm_area){ .mapping = open->file.mapping,
                                  .ops = &uffd_vma_ops,
@@ -186,13 +185,14 @@ static int cut_prepare(struct cut *cut, uint64_t addr, uint64_t length, bool mov
 }
 
 /* Context: lock.   Returns false: another thread was faster. */
-static bool unlist_range(struct attach_client *c, const struct attach_range *r)
+static bool unlist_range(struct attach_client *c, struct attach_range *r)
 {
     size_t i = first_behind(c, r->u.addr);
     if (i == c->nr_ranges || c->ranges[i] != r)
         return false;
     c->nr_ranges--;
     memmove(&c->ranges[i], &c->ranges[i + 1], (c->nr_ranges - i) * sizeof(struct attach_range *));
+    atomic_store(&r->u.gone, true);
     return true;
 }
 
@@ -270,18 +270,18 @@ void ranges_settle(struct attach_client *c)
 
 void ranges_end(struct attach_client *c)
 {
-    for (;;) {
-        pthread_mutex_lock(&c->lock);
-        struct attach_range *r = c->nr_ranges > 0 ? c->ranges[c->nr_ranges - 1] : NULL;
-        if (r != NULL)
-            c->nr_ranges--;
-        pthread_mutex_unlock(&c->lock);
-        if (r == NULL)
-            break;
+    struct attach_range *r;
+    uffd_close(&c->space);
+    while ((r = first_in(c, 0, UINT64_MAX)) != NULL) {
         while (uffd_protect(&r->u, r->u.vma.first, r->u.vma.first + (r->u.vma.count - 1)) ==
                -EAGAIN) /* the events' thread still reads */
             sched_yield();
-        range_discard(r);
+        pthread_mutex_lock(&c->lock);
+        bool out = unlist_range(c, r); /* else it has moved meanwhile, and is met again */
+        pthread_mutex_unlock(&c->lock);
+        if (out)
+            range_discard(r);
+        range_put(r);
     }
     ranges_settle(c);
 }

@@ -7,6 +7,7 @@
 #include "cache/attach_proto.h"
 #include "cache/clock.h"
 
+#define READ_TRIES    20u                 /* events without a move are read at once */
 #define PROBE_ADDRESS ((uint64_t)1 << 20) /* above vm.mmap_min_addr */
 
 static uint64_t address_of(const struct uffd_vma *u, uint32_t index)
@@ -23,11 +24,11 @@ static bool nobody_there(int err)
 /* Note that a call begins.   NULL: it is not recorded. */
 static struct uffd_call *call_begin(const struct uffd_vma *u)
 {
-    if (u->calls == NULL)
+    if (u->space == NULL)
         return NULL;
     uint64_t now = clock_now(&clock_monotonic);
     for (unsigned i = 0; i < UFFD_CALLS; i++) {
-        struct uffd_call *call = &u->calls->call[i];
+        struct uffd_call *call = &u->space->call[i];
         uint64_t none = 0;
         if (atomic_load_explicit(&call->since_ns, memory_order_relaxed) == 0 &&
             atomic_compare_exchange_strong(&call->since_ns, &none, now)) {
@@ -48,18 +49,66 @@ static int call(const struct uffd_vma *u, unsigned long request, void *arg)
 }
 
 /* A call that is about to end may be taken for one that begins: its file is wrong then, never its age. */
-bool uffd_longest(struct uffd_calls *calls, uint64_t *since_ns, uint64_t *file)
+bool uffd_longest(struct uffd_space *space, uint64_t *since_ns, uint64_t *file)
 {
     bool any = false;
     for (unsigned i = 0; i < UFFD_CALLS; i++) {
-        uint64_t since = atomic_load(&calls->call[i].since_ns);
+        uint64_t since = atomic_load(&space->call[i].since_ns);
         if (since == 0 || (any && since >= *since_ns))
             continue;
         any = true;
         *since_ns = since;
-        *file = atomic_load(&calls->call[i].file);
+        *file = atomic_load(&space->call[i].file);
     }
     return any;
+}
+
+void uffd_read_begin(struct uffd_space *space)
+{
+    down_write(&space->moves);
+    atomic_fetch_add(&space->reads, 1);
+}
+
+void uffd_read_end(struct uffd_space *space)
+{
+    atomic_fetch_add(&space->reads, 1);
+    up_write(&space->moves);
+}
+
+void uffd_close(struct uffd_space *space)
+{
+    down_write(&space->moves);
+    atomic_store(&space->closed, true);
+    up_write(&space->moves);
+}
+
+static void stay_end(const struct uffd_vma *u)
+{
+    if (u->space != NULL)
+        up_read(&u->space->moves);
+}
+
+/* Returns false: it is not at its address any more. Else it stays there until stay_end(). */
+static bool stay_begin(const struct uffd_vma *u)
+{
+    if (u->space != NULL)
+        down_read(&u->space->moves);
+    bool gone = atomic_load(&u->gone) || (u->space != NULL && atomic_load(&u->space->closed));
+    if (gone)
+        stay_end(u);
+    return !gone;
+}
+
+/* May what was at its address just now have moved there since? */
+static bool may_have_moved(const struct uffd_vma *u)
+{
+    uint32_t seen = u->space != NULL ? atomic_load(&u->space->reads) : 0;
+    for (unsigned i = 0; i < READ_TRIES && seen % 2 != 0; i++) {
+        if (atomic_load(&u->space->reads) != seen)
+            return false; /* nothing had moved: that would have waited for us */
+        sched_yield();
+    }
+    return seen % 2 != 0;
 }
 
 static void wake_range(int uffd, uint64_t addr, uint64_t bytes)
@@ -131,8 +180,14 @@ static int uffd_map(struct vm_area *vma, uint32_t index, struct page **pages, un
     struct uffd_vma *u = (struct uffd_vma *)vma;
     uint64_t addr = address_of(u, index), bytes = (uint64_t)n << PAGE_SHIFT;
     (void)pages; /* they lie in the memfd, at their index */
-    return flags & VMA_MAP_WRITE ? map_writable(u, addr, bytes, flags)
-                                 : map_readable(u, addr, bytes);
+    if (!stay_begin(u)) {
+        wake_range(u->uffd, addr, PAGE_SIZE); /* whoever waits looks at what is there now */
+        return 0;
+    }
+    int err =
+        flags & VMA_MAP_WRITE ? map_writable(u, addr, bytes, flags) : map_readable(u, addr, bytes);
+    stay_end(u);
+    return err;
 }
 
 int uffd_protect(struct uffd_vma *u, uint32_t first, uint32_t last)
@@ -151,26 +206,25 @@ int uffd_protect(struct uffd_vma *u, uint32_t first, uint32_t last)
         if (one != 0 && !nobody_there(one))
             return one;
     }
-    /* Moved, and where to is being noted just now? */
-    return err == -ENOENT && u->moving != NULL && atomic_load(u->moving) ? -EAGAIN
-           : err == -ENOENT                                              ? 0
-                                                                         : err;
+    if (err != 0 && err != -ENOENT)
+        return err;
+    return may_have_moved(u) ? -EAGAIN : 0;
 }
 
 /* Has it kept somebody waiting for too long? */
-static bool keeps_waiting(struct uffd_calls *calls)
+static bool keeps_waiting(struct uffd_space *space)
 {
     uint64_t since = 0, file;
-    return uffd_longest(calls, &since, &file) &&
+    return uffd_longest(space, &since, &file) &&
            clock_now(&clock_monotonic) > since + UFFD_PATIENCE_NS;
 }
 
 /* Returns false: whoever is at it is held, or the next would be. */
-static bool protect_begin(struct uffd_calls *calls)
+static bool protect_begin(struct uffd_space *space)
 {
-    while (!keeps_waiting(calls)) {
+    while (!keeps_waiting(space)) {
         bool free = false;
-        if (atomic_compare_exchange_strong(&calls->protecting, &free, true))
+        if (atomic_compare_exchange_strong(&space->protecting, &free, true))
             return true;
         sched_yield();
     }
@@ -182,11 +236,11 @@ static int uffd_write_protect(struct vm_area *vma, uint32_t first, uint32_t last
     struct uffd_vma *u = (struct uffd_vma *)vma;
     if (!u->writable)
         return 0;
-    if (u->calls != NULL && !protect_begin(u->calls))
+    if (u->space != NULL && !protect_begin(u->space))
         return -EBUSY;
     int err = uffd_protect(u, first, last);
-    if (u->calls != NULL)
-        atomic_store_explicit(&u->calls->protecting, false, memory_order_release);
+    if (u->space != NULL)
+        atomic_store_explicit(&u->space->protecting, false, memory_order_release);
     return err;
 }
 
@@ -204,12 +258,21 @@ void uffd_wake(struct uffd_vma *u, uint32_t index)
     wake_range(u->uffd, address_of(u, index), PAGE_SIZE);
 }
 
-int uffd_poison(struct uffd_vma *u, uint32_t index, bool gone)
+static int poison(struct uffd_vma *u, uint32_t index, bool gone)
 {
     if (gone)
         (void)protect_range(u, address_of(u, index), PAGE_SIZE, UFFDIO_WRITEPROTECT_MODE_DONTWAKE);
     struct uffdio_poison p = { .range = { .start = address_of(u, index), .len = PAGE_SIZE } };
-    int err = call(u, UFFDIO_POISON, &p);
+    return call(u, UFFDIO_POISON, &p);
+}
+
+int uffd_poison(struct uffd_vma *u, uint32_t index, bool gone)
+{
+    int err = -ENOENT;
+    if (stay_begin(u)) {
+        err = poison(u, index, gone);
+        stay_end(u);
+    }
     if (err != 0)
         uffd_wake(u, index);
     return nobody_there(err) ? 0 : err;

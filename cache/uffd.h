@@ -14,26 +14,37 @@
  * that it can be told (uffd_longest), and so that nobody else begins to wait for such a client only to
  * write-protect a page of it: -EBUSY.
  *
- * A uffd_vma never changes. When a part of a range is unmapped or moved, new ones take its place, and
- * an address is not given to another one while a fault of the old is being resolved (attach.c), but by a client
- * that moves its mappings without libfolio.
+ * A uffd_vma never changes. When a part of a range is unmapped or moved, new ones take its place, and it is
+ * gone. A client that asks us to unmap does so when no fault of the old ones is being resolved (attach.c); one that
+ * moves a mapping by mremap(2) asks nobody: it is said in an event, and until that was read the ioctls answer
+ * EAGAIN. So a uffd_vma is at its address unless an event is being read and dealt with:
+ *
+ *     who maps            moves for reading; nothing if gone     (uffd_map, uffd_poison)
+ *     who reads events    moves for writing, until what moved is gone and its new ones are in i_mmap
+ *                         (uffd_read_begin, uffd_read_end)
+ *     who protects        beside that, with i_mmap_lock, which the new ones wait for: if events are being
+ *                         read still when it is done, it may have been the wrong address: again
  */
 #ifndef FOLIO_CACHE_UFFD_H
 #define FOLIO_CACHE_UFFD_H
 
 #include "cache/memory.h"
+#include "cache/wait.h"
 
 #define UFFD_PATIENCE_NS 1000000000u
 #define UFFD_CALLS       8u /* of one client at a time that are recorded; those beyond wait like these */
 
-/* The ioctls on one client that are under way. */
-struct uffd_calls { /* (a) atomic */
+/* One client's address space: what is being done to it. Zero-initialised is nothing. */
+struct uffd_space { /* (a) atomic */
     _Atomic bool
-        protecting; /* somebody write-protects: one at a time, so that one at most is held (a) */
-    struct uffd_call {
+        protecting;    /* somebody write-protects: one at a time, so that one at most is held (a) */
+    struct uffd_call { /* ioctls under way */
         _Atomic uint64_t since_ns; /* clock_monotonic; 0: free                              (a) */
         _Atomic uint64_t file;     /* written by who took it                                (a) */
     } call[UFFD_CALLS];
+    struct rwsem moves;
+    _Atomic uint32_t reads; /* odd while events are being read and what moved is noted    (a) */
+    _Atomic bool closed;    /* nothing is mapped any more                                 (a) */
 };
 
 struct uffd_vma {
@@ -41,10 +52,9 @@ struct uffd_vma {
     int uffd;                 /* (c) */
     uint64_t addr;            /* (c) of vma.first, in the client */
     uint64_t file;            /* (c) its number, for who reads calls */
-    struct uffd_calls *calls; /* (c) of its client; NULL: not recorded */
-    /* Events are being read and dealt with: what is not at its address may have moved. NULL: none are. */
-    const _Atomic bool *moving;
-    bool writable; /* (c) shared, and stores are allowed: write-protection counts */
+    struct uffd_space *space; /* (c) its client's; NULL: not recorded, and nothing moves */
+    bool writable;            /* (c) shared, and stores are allowed: write-protection counts */
+    _Atomic bool gone;        /* it is not at its address any more                         (a) */
 };
 
 extern const struct vma_ops uffd_vma_ops;
@@ -62,6 +72,12 @@ int uffd_poison(struct uffd_vma *u, uint32_t index, bool gone);
 bool uffd_dead(int uffd);
 /* The call that has been under way longest: since when (clock_monotonic, nanoseconds), and about which
  * file.   Returns false: there is none. Any thread, no lock. */
-bool uffd_longest(struct uffd_calls *calls, uint64_t *since_ns, uint64_t *file);
+bool uffd_longest(struct uffd_space *space, uint64_t *since_ns, uint64_t *file);
+/* Around reading events and noting what they say has moved, with no fault resolved in between. One thread of
+ * a client.   Blocks: until those that are mapping have done so. Locks: begin takes moves, end lets go. */
+void uffd_read_begin(struct uffd_space *space);
+void uffd_read_end(struct uffd_space *space);
+/* Nothing is mapped there any more from now on. Any thread.   Blocks: as uffd_read_begin. Locks: none held. */
+void uffd_close(struct uffd_space *space);
 
 #endif

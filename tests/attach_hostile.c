@@ -447,6 +447,115 @@ static void attack_moves(int file)
     (void)munmap(other, PAGES * PAGE);
 }
 
+/* Two mappings that change places by mremap(2) while threads add one to words of theirs: whichever page an
+ * addition meets, the file has it in the end. */
+static struct {
+    char *places[2], *spare;
+    int files[2];
+    pthread_barrier_t
+        begin; /* what is mapped meanwhile, a stack say, must not lie where they move to */
+    _Atomic bool stop;
+    _Atomic uint64_t added;
+} swapped;
+
+static bool add_one(uint64_t *at)
+{
+    bool done = false;
+    if (sigsetjmp(bus_exit, 1) == 0) {
+        bus_awaited = 1;
+        (void)__atomic_fetch_add(at, 1, __ATOMIC_SEQ_CST);
+        done = true;
+    }
+    bus_awaited = 0;
+    return done;
+}
+
+static void *adder(void *arg)
+{
+    uint64_t seed = (uint64_t)(uintptr_t)arg, n = 0;
+    (void)pthread_barrier_wait(&swapped.begin);
+    while (!swapped.stop) {
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        size_t page = (seed >> 40) % PAGES;
+        n += add_one((uint64_t *)(swapped.places[seed >> 63] + page * PAGE));
+    }
+    swapped.added += n;
+    return NULL;
+}
+
+static void *swapper(void *arg)
+{
+    const size_t size = PAGES * PAGE;
+    char *const way[] = { swapped.places[0], swapped.spare, swapped.places[1],
+                          swapped.places[0], swapped.spare, swapped.places[1] };
+    (void)arg;
+    (void)pthread_barrier_wait(&swapped.begin);
+    while (!swapped.stop)
+        for (int i = 0; i < 6; i += 2)
+            if (mremap(way[i], size, size, MREMAP_MAYMOVE | MREMAP_FIXED, way[i + 1]) == MAP_FAILED)
+                give_up("mremap");
+    if (mmap(swapped.spare, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+        MAP_FAILED)
+        give_up("mmap");
+    return NULL;
+}
+
+static void *syncer(void *arg)
+{
+    (void)arg;
+    (void)pthread_barrier_wait(&swapped.begin);
+    while (!swapped.stop)
+        if (fsync(swapped.files[0]) != 0 || fsync(swapped.files[1]) != 0)
+            complain("fsync: %s", strerrorname_np(errno));
+    return NULL;
+}
+
+static uint64_t sum_of_files(void)
+{
+    uint64_t sum = 0, word;
+    for (int f = 0; f < 2; f++)
+        for (size_t i = 0; i < PAGES; i++) {
+            CHECK_EQ(pread(swapped.files[f], &word, sizeof word, (off_t)(i * PAGE)), sizeof word);
+            sum += word;
+        }
+    return sum;
+}
+
+static void attack_swaps(void)
+{
+    enum { ROUNDS = 25, ADDERS = 3 };
+    uint64_t id = 0;
+    int uffd, s = greet(&uffd);
+    (void)signal(SIGSEGV, on_bus); /* between two moves nothing is there */
+    for (int f = 0; f < 2; f++) {
+        swapped.files[f] = open(f == 0 ? "swap.0" : "swap.1", O_RDWR | O_CREAT | O_TRUNC, 0644);
+        CHECK_EQ(ftruncate(swapped.files[f], PAGES * PAGE), 0);
+        int memfd = open_pages(s, swapped.files[f], &id);
+        swapped.places[f] = map_pages(s, uffd, memfd, id);
+        close(memfd);
+    }
+    (void)pthread_barrier_init(&swapped.begin, NULL, ADDERS + 2);
+    swapped.spare = mmap(NULL, PAGES * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    for (int round = 0; round < ROUNDS && failures == 0; round++) {
+        pthread_t threads[ADDERS + 2];
+        void *(*const work[ADDERS + 2])(void *) = { adder, adder, adder, swapper, syncer };
+        swapped.stop = false;
+        for (int i = 0; i < ADDERS + 2; i++)
+            if (pthread_create(&threads[i], NULL, work[i],
+                               (void *)(uintptr_t)(round * 97 + i + 1)) != 0)
+                give_up("pthread_create");
+        pause_ms(50);
+        swapped.stop = true;
+        for (int i = 0; i < ADDERS + 2; i++)
+            pthread_join(threads[i], NULL);
+        control("sync");
+        control("drop");
+        CHECK_EQ(sum_of_files(), swapped.added);
+    }
+    close(s);
+    close(uffd);
+}
+
 /* The events' descriptor, shared with the daemon, made blocking: a read of it must not stop anybody. */
 static void blocking_client(int in, int out)
 {
@@ -560,6 +669,7 @@ int main(int argc, char **argv)
     ATTACK("patches", attack_patches());
     ATTACK("read_only", attack_read_only());
     ATTACK("moves", attack_moves(file));
+    ATTACK("swaps", attack_swaps());
     ATTACK("blocking", attack_blocking(file));
     ATTACK("ranges", attack_ranges(file));
     ATTACK("endings", attack_endings());
