@@ -391,9 +391,9 @@ static void on_remap(struct attach_client *c, const struct uffd_msg *msg)
 {
     uint64_t from = msg->arg.remap.from, to = msg->arg.remap.to, len = msg->arg.remap.len;
     /* Never an untracked store: whatever it takes. First what was there before, unmapped by the move. */
-    while (from != to && ranges_cut(c, to, len, false, 0) != 0)
+    while (from != to && ranges_cut(c, to, len, CUT_COVERED, 0) != 0)
         (void)poll(NULL, 0, 10);
-    while (ranges_cut(c, from, len, true, to) != 0)
+    while (ranges_cut(c, from, len, CUT_MOVED, to) != 0)
         (void)poll(NULL, 0, 10);
 }
 
@@ -403,13 +403,15 @@ static unsigned read_some(int uffd, struct uffd_msg *msgs)
     struct iovec iov = { .iov_base = msgs, .iov_len = EVENT_BATCH * sizeof *msgs };
     /* O_NONBLOCK is the client's to clear. (Before Linux 6.10 that must do.) */
     ssize_t n = preadv2(uffd, &iov, 1, -1, RWF_NOWAIT);
-    if (n < 0 && errno == EOPNOTSUPP)
+    if (n < 0 && errno == EOPNOTSUPP) {
+        (void)fcntl(uffd, F_SETFL, O_NONBLOCK);
         n = read(uffd, msgs, EVENT_BATCH * sizeof *msgs);
+    }
     return n > 0 ? (unsigned)((size_t)n / sizeof *msgs) : 0;
 }
 
-/* First what has moved, for the faults are where it is now. */
-static void deal_with_events(struct attach_client *c)
+/* First what has moved, for the faults are where it is now.   Returns how many there were. */
+static unsigned deal_with_events(struct attach_client *c)
 {
     struct uffd_msg msgs[EVENT_BATCH];
     uffd_read_begin(&c->space);
@@ -423,6 +425,7 @@ static void deal_with_events(struct attach_client *c)
             on_fault(c, &msgs[i]);
         else if (msgs[i].event == UFFD_EVENT_FORK)
             close((int)msgs[i].arg.fork.ufd); /* nobody asked for it */
+    return nr;
 }
 
 unsigned events_step(void *arg)
@@ -436,16 +439,16 @@ unsigned events_step(void *arg)
         return IDLE_MS;                         /* no more: worker_stop() is waiting */
     if (fds[0].revents & (POLLERR | POLLHUP)) { /* it is blocking: poll(2) is of no use */
         (void)fcntl(c->uffd, F_SETFL, O_NONBLOCK);
-        deal_with_events(c);
+        (void)deal_with_events(c);
         return 1;
     }
-    uint64_t now, until;
-    do {
-        deal_with_events(c);
-        until = clock_now(&clock_monotonic) + SPIN_NS;
-        do
+    uint64_t now = clock_now(&clock_monotonic), until = now + SPIN_NS;
+    while (now < until && fds[0].revents == POLLIN && fds[1].revents == 0) {
+        bool any = deal_with_events(c) > 0;
+        now = clock_now(&clock_monotonic);
+        until = any ? now + SPIN_NS : until;
+        while (poll(fds, 2, 0) == 0 && now < until)
             now = clock_now(&clock_monotonic);
-        while (poll(fds, 1, 0) == 0 && now < until);
-    } while (now < until);
+    }
     return 0;
 }

@@ -92,11 +92,17 @@ struct attach {                   /* (c) constant  (l) lock  (a) atomic */
 /* The range around an address, referenced, or NULL. */
 struct attach_range *range_find(struct attach_client *c, uint64_t addr);
 void range_put(struct attach_range *r);
-/* Track a range; nothing else of the client is there. Takes over nothing.   -ENOMEM. */
+/* Track a range. Takes over nothing.   -ENOMEM; -EEXIST: another is there. Locks: moves. */
 int range_add(struct attach_client *c, struct attach_open *open, uint64_t addr, uint32_t first,
               uint32_t count);
-/* Forget what lies in [addr, addr + length), or, when moved, track it at to instead.   -ENOMEM. */
-int ranges_cut(struct attach_client *c, uint64_t addr, uint64_t length, bool moved, uint64_t to);
+enum cut_why {
+    CUT_ASKED,   /* unmapped or mapped over, by a request; may be refused */
+    CUT_COVERED, /* something has moved there */
+    CUT_MOVED,   /* away */
+};
+/* Forget what lies in [addr, addr + length), or, when moved, track it at to instead.   -ENOMEM. Locks: moves. */
+int ranges_cut(struct attach_client *c, uint64_t addr, uint64_t length, enum cut_why why,
+               uint64_t to);
 /* Wait until nothing is done any more to ranges that were cut off. Not on a thread of events. */
 void ranges_settle(struct attach_client *c);
 /* Write-protect them all and forget them. */

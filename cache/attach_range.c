@@ -81,10 +81,10 @@ static struct attach_range *range_new(struct attach_client *c, struct attach_ope
     return r;
 }
 
-/* Room for n more; a move is never refused. Context: lock. */
-static int make_room(struct attach_client *c, size_t n, bool moved)
+/* Room for n more. Context: lock. */
+static int make_room(struct attach_client *c, size_t n, bool limited)
 {
-    if (!moved && c->nr_ranges + n > ATTACH_RANGES_MOST)
+    if (limited && c->nr_ranges + n > ATTACH_RANGES_MOST)
         return -ENOMEM;
     if (c->nr_ranges + n <= c->room)
         return 0;
@@ -134,7 +134,10 @@ int range_add(struct attach_client *c, struct attach_open *open, uint64_t addr, 
     if (r == NULL)
         return -ENOMEM;
     pthread_mutex_lock(&c->lock);
-    int err = make_room(c, 1, false);
+    int err = make_room(c, 1, true);
+    size_t i = first_behind(c, addr);
+    if (err == 0 && i < c->nr_ranges && c->ranges[i]->u.addr < range_end(r))
+        err = -EEXIST;
     pthread_mutex_unlock(&c->lock);
     if (err != 0) {
         free(r);
@@ -167,7 +170,8 @@ static int cut_part(struct cut *cut, uint32_t from, uint32_t to, uint64_t addr)
     return 0;
 }
 
-static int cut_prepare(struct cut *cut, uint64_t addr, uint64_t length, bool moved, uint64_t to)
+static int cut_prepare(struct cut *cut, uint64_t addr, uint64_t length, enum cut_why why,
+                       uint64_t to)
 {
     struct attach_range *old = cut->old;
     uint64_t base = old->u.addr, end = range_end(old);
@@ -175,7 +179,7 @@ static int cut_prepare(struct cut *cut, uint64_t addr, uint64_t length, bool mov
     uint32_t a = (uint32_t)((from - base) >> PAGE_SHIFT),
              b = (uint32_t)((until - base) >> PAGE_SHIFT);
     int err = cut_part(cut, 0, a, base);
-    if (err == 0 && moved)
+    if (err == 0 && why == CUT_MOVED)
         err = cut_part(cut, a, b, to + (from - addr));
     if (err == 0)
         err = cut_part(cut, b, old->u.vma.count, until);
@@ -197,10 +201,10 @@ static bool unlist_range(struct attach_client *c, struct attach_range *r)
 }
 
 /* Put the parts in the place of the old one.   Returns false: it is not there any more. -ENOMEM. */
-static int cut_swap(struct attach_client *c, struct cut *cut, bool moved, bool *done)
+static int cut_swap(struct attach_client *c, struct cut *cut, enum cut_why why, bool *done)
 {
     pthread_mutex_lock(&c->lock);
-    int err = make_room(c, cut->nr, moved);
+    int err = make_room(c, cut->nr, why == CUT_ASKED);
     *done = err == 0 && unlist_range(c, cut->old);
     for (unsigned i = 0; *done && i < cut->nr; i++)
         list_range(c, cut->parts[i]);
@@ -230,17 +234,18 @@ static void range_discard(struct attach_range *r)
 }
 
 /* Cut one range.   Returns 1: go on; 0: there is none left; -ENOMEM. */
-static int cut_one(struct attach_client *c, uint64_t addr, uint64_t length, bool moved, uint64_t to)
+static int cut_one(struct attach_client *c, uint64_t addr, uint64_t length, enum cut_why why,
+                   uint64_t to)
 {
     struct cut cut = { .old = first_in(c, addr, length) };
     bool done = false;
     if (cut.old == NULL)
         return 0;
-    int err = cut_prepare(&cut, addr, length, moved, to);
+    int err = cut_prepare(&cut, addr, length, why, to);
     if (err == 0) {
         for (unsigned i = 0; i < cut.nr; i++)
             range_begin(cut.parts[i]);
-        err = cut_swap(c, &cut, moved, &done);
+        err = cut_swap(c, &cut, why, &done);
         if (done)
             range_discard(cut.old);
         for (unsigned i = 0; !done && i < cut.nr; i++)
@@ -250,13 +255,14 @@ static int cut_one(struct attach_client *c, uint64_t addr, uint64_t length, bool
     return err == 0 ? 1 : err;
 }
 
-int ranges_cut(struct attach_client *c, uint64_t addr, uint64_t length, bool moved, uint64_t to)
+int ranges_cut(struct attach_client *c, uint64_t addr, uint64_t length, enum cut_why why,
+               uint64_t to)
 {
     int r;
-    if (moved && to == addr)
+    if (why == CUT_MOVED && to == addr)
         return 0;
     /* What was moved into the area itself is not met again: a move's places do not overlap. */
-    while ((r = cut_one(c, addr, length, moved, to)) > 0)
+    while ((r = cut_one(c, addr, length, why, to)) > 0)
         ;
     return r;
 }

@@ -211,6 +211,16 @@ static void bring_in(struct attach_client *c, const struct attach_request *rq)
     }
 }
 
+/* Nothing is tracked there any more, and no fault of it is being resolved.   -ENOMEM. */
+static int cut_out(struct attach_client *c, const struct attach_request *rq)
+{
+    down_read(&c->space.moves);
+    int err = ranges_cut(c, rq->addr, rq->length, CUT_ASKED, 0);
+    up_read(&c->space.moves);
+    ranges_settle(c);
+    return err;
+}
+
 static int do_map(struct attach_client *c, const struct attach_request *rq)
 {
     struct attach_open *open = take_open(c, rq->id);
@@ -220,11 +230,13 @@ static int do_map(struct attach_client *c, const struct attach_request *rq)
     int err = -EINVAL;
     if (c->uffd >= 0 && is_range(rq) && rq->offset % PAGE_SIZE == 0 &&
         first + count <= (uint64_t)UINT32_MAX + 1 && count <= UINT32_MAX)
-        err = ranges_cut(c, rq->addr, rq->length, false, 0);
-    if (err == 0) {
-        ranges_settle(c);
-        err = range_add(c, open, rq->addr, (uint32_t)first, (uint32_t)count);
-    }
+        do {
+            err = cut_out(c, rq);
+            down_read(&c->space.moves);
+            if (err == 0)
+                err = range_add(c, open, rq->addr, (uint32_t)first, (uint32_t)count);
+            up_read(&c->space.moves);
+        } while (err == -EEXIST); /* it moves something there meanwhile */
     if (err == 0 && !(rq->flags & (int)ATTACH_POPULATE) &&
         atomic_load(&open->file.mapping->cache->fault_around) > 1) {
         struct attach_range *r = range_find(c, rq->addr);
@@ -241,9 +253,7 @@ static int do_map(struct attach_client *c, const struct attach_request *rq)
 
 static int do_unmap(struct attach_client *c, const struct attach_request *rq)
 {
-    int err = is_range(rq) ? ranges_cut(c, rq->addr, rq->length, false, 0) : -EINVAL;
-    ranges_settle(c);
-    return err;
+    return is_range(rq) ? cut_out(c, rq) : -EINVAL;
 }
 
 /* Call work for each part of [addr, addr + length) that is tracked, by page of the file.

@@ -2,12 +2,14 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 
 #include "cache/memfd.h"
 #include "cache/page_cache.h"
 
 #define CHANGING_NS 1000000000u /* how long an address space may be changing */
+#define YIELDS      1000u
 
 void vma_insert(struct vm_area *vma)
 {
@@ -412,6 +414,15 @@ static bool times_are_due(struct address_space *m, unsigned flags)
     return m->a_ops->page_mkwrite(m, flags & FAULT_NOWAIT);
 }
 
+/* Before it is tried again. A client can keep its address space changing. */
+static void wait_a_moment(unsigned tries)
+{
+    if (tries < YIELDS)
+        sched_yield();
+    else
+        (void)poll(NULL, 0, 1);
+}
+
 int handle_mm_fault(struct vm_area *vma, uint32_t index, unsigned flags)
 {
     struct page_cache *cache = vma->mapping->cache;
@@ -428,8 +439,10 @@ int handle_mm_fault(struct vm_area *vma, uint32_t index, unsigned flags)
     }
     if ((flags & FAULT_WRITE) && !times_are_due(vma->mapping, flags))
         return -EAGAIN;
-    while ((err = fault_once(vma, index, flags, &major)) == -EAGAIN && !(flags & FAULT_NOWAIT))
-        sched_yield();
+    for (unsigned tries = 0;
+         (err = fault_once(vma, index, flags, &major)) == -EAGAIN && !(flags & FAULT_NOWAIT);
+         tries++)
+        wait_a_moment(tries);
     return err;
 }
 

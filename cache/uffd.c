@@ -7,7 +7,6 @@
 #include "cache/attach_proto.h"
 #include "cache/clock.h"
 
-#define READ_TRIES    20u                 /* events without a move are read at once */
 #define PROBE_ADDRESS ((uint64_t)1 << 20) /* above vm.mmap_min_addr */
 
 static uint64_t address_of(const struct uffd_vma *u, uint32_t index)
@@ -88,27 +87,16 @@ static void stay_end(const struct uffd_vma *u)
         up_read(&u->space->moves);
 }
 
-/* Returns false: it is not at its address any more. Else it stays there until stay_end(). */
-static bool stay_begin(const struct uffd_vma *u)
+/* It is at its address, and stays there until stay_end().
+ * Returns 0; -ENOENT: it is not there any more; -EAGAIN: that is being found out. */
+static int stay_begin(const struct uffd_vma *u)
 {
-    if (u->space != NULL)
-        down_read(&u->space->moves);
+    if (u->space != NULL && !down_read_trylock(&u->space->moves))
+        return -EAGAIN;
     bool gone = atomic_load(&u->gone) || (u->space != NULL && atomic_load(&u->space->closed));
     if (gone)
         stay_end(u);
-    return !gone;
-}
-
-/* May what was at its address just now have moved there since? */
-static bool may_have_moved(const struct uffd_vma *u)
-{
-    uint32_t seen = u->space != NULL ? atomic_load(&u->space->reads) : 0;
-    for (unsigned i = 0; i < READ_TRIES && seen % 2 != 0; i++) {
-        if (atomic_load(&u->space->reads) != seen)
-            return false; /* nothing had moved: that would have waited for us */
-        sched_yield();
-    }
-    return seen % 2 != 0;
+    return gone ? -ENOENT : 0;
 }
 
 static void wake_range(int uffd, uint64_t addr, uint64_t bytes)
@@ -180,11 +168,12 @@ static int uffd_map(struct vm_area *vma, uint32_t index, struct page **pages, un
     struct uffd_vma *u = (struct uffd_vma *)vma;
     uint64_t addr = address_of(u, index), bytes = (uint64_t)n << PAGE_SHIFT;
     (void)pages; /* they lie in the memfd, at their index */
-    if (!stay_begin(u)) {
+    int err = stay_begin(u);
+    if (err == -ENOENT)
         wake_range(u->uffd, addr, PAGE_SIZE); /* whoever waits looks at what is there now */
-        return 0;
-    }
-    int err =
+    if (err != 0)
+        return err == -ENOENT ? 0 : err;
+    err =
         flags & VMA_MAP_WRITE ? map_writable(u, addr, bytes, flags) : map_readable(u, addr, bytes);
     stay_end(u);
     return err;
@@ -208,7 +197,8 @@ int uffd_protect(struct uffd_vma *u, uint32_t first, uint32_t last)
     }
     if (err != 0 && err != -ENOENT)
         return err;
-    return may_have_moved(u) ? -EAGAIN : 0;
+    /* It may have been at another address just now: see uffd.h. */
+    return u->space != NULL && atomic_load(&u->space->reads) % 2 != 0 ? -EAGAIN : 0;
 }
 
 /* Has it kept somebody waiting for too long? */
@@ -268,8 +258,8 @@ static int poison(struct uffd_vma *u, uint32_t index, bool gone)
 
 int uffd_poison(struct uffd_vma *u, uint32_t index, bool gone)
 {
-    int err = -ENOENT;
-    if (stay_begin(u)) {
+    int err = stay_begin(u);
+    if (err == 0) {
         err = poison(u, index, gone);
         stay_end(u);
     }

@@ -14,16 +14,19 @@
  * that it can be told (uffd_longest), and so that nobody else begins to wait for such a client only to
  * write-protect a page of it: -EBUSY.
  *
- * A uffd_vma never changes. When a part of a range is unmapped or moved, new ones take its place, and it is
- * gone. A client that asks us to unmap does so when no fault of the old ones is being resolved (attach.c); one that
+ * A uffd_vma never changes but that it goes: when a part of a range is unmapped or moved, new ones take its place. A client that asks us to unmap does so when no fault of the old ones is being resolved (attach.c); one that
  * moves a mapping by mremap(2) asks nobody: it is said in an event, and until that was read the ioctls answer
  * EAGAIN. So a uffd_vma is at its address unless an event is being read and dealt with:
  *
- *     who maps            moves for reading; nothing if gone     (uffd_map, uffd_poison)
+ *     who maps            tries moves for reading; nothing if gone     (uffd_map, uffd_poison)
  *     who reads events    moves for writing, until what moved is gone and its new ones are in i_mmap
  *                         (uffd_read_begin, uffd_read_end)
+ *     who is asked        moves for reading while ranges are cut or added, so after all that was read
  *     who protects        beside that, with i_mmap_lock, which the new ones wait for: if events are being
  *                         read still when it is done, it may have been the wrong address: again
+ *     who ends a client   likewise, for each that is listed still; first nothing is mapped any more (uffd_close)
+ *
+ * Lock order: moves, then a client's lock, i_mmap_lock, the pool's. With a page locked it is only tried.
  */
 #ifndef FOLIO_CACHE_UFFD_H
 #define FOLIO_CACHE_UFFD_H
@@ -77,7 +80,8 @@ bool uffd_longest(struct uffd_space *space, uint64_t *since_ns, uint64_t *file);
  * a client.   Blocks: until those that are mapping have done so. Locks: begin takes moves, end lets go. */
 void uffd_read_begin(struct uffd_space *space);
 void uffd_read_end(struct uffd_space *space);
-/* Nothing is mapped there any more from now on. Any thread.   Blocks: as uffd_read_begin. Locks: none held. */
+/* Nothing is mapped there any more from now on. Any thread.   Blocks: as uffd_read_begin, and while events are
+ * dealt with. Locks: none held. */
 void uffd_close(struct uffd_space *space);
 
 #endif

@@ -72,6 +72,15 @@ void down_read(struct rwsem *sem)
     }
 }
 
+bool down_read_trylock(struct rwsem *sem)
+{
+    uint32_t s = atomic_load(&sem->state);
+    while (!(s & (RWSEM_WRITER | RWSEM_WAITING_MASK)))
+        if (atomic_compare_exchange_weak(&sem->state, &s, s + 1))
+            return true;
+    return false;
+}
+
 void up_read(struct rwsem *sem)
 {
     cache_yield();

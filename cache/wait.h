@@ -42,6 +42,7 @@ struct rwsem {
 };
 
 void down_read(struct rwsem *sem);
+bool down_read_trylock(struct rwsem *sem); /* false also while a writer waits */
 void up_read(struct rwsem *sem);
 void down_write(struct rwsem *sem);
 bool down_write_trylock(struct rwsem *sem);

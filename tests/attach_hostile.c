@@ -570,11 +570,29 @@ static void blocking_client(int in, int out)
     say(out);
     (void)hear(in);
 }
+
+/* Processor time of the daemon, in ticks. */
+static long daemon_ticks(void)
+{
+    char path[64];
+    long user = 0, system = 0;
+    (void)snprintf(path, sizeof path, "/proc/%d/stat", (int)daemon_pid());
+    FILE *f = fopen(path, "re");
+    if (f == NULL || fscanf(f, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*d %*d %*d %*d %*d %ld %ld",
+                            &user, &system) != 2)
+        give_up("%s", path);
+    (void)fclose(f);
+    return user + system;
+}
+
 static void attack_blocking(int file)
 {
     struct child c = start_child(blocking_client);
     if (!WITHIN(0.1, false))
         CHECK(hear(c.from));
+    long before = daemon_ticks();
+    pause_ms(500);
+    CHECK((daemon_ticks() - before) * 1000 / sysconf(_SC_CLK_TCK) < 250); /* nothing happens */
     CHECK_EQ(pwrite(file, "b", 1, 0), 1);
     CHECK_EQ(fsync(file), 0);
     kill_child(&c);
@@ -593,6 +611,8 @@ static void attack_ranges(int file)
     struct attach_request huge = { .op = ATTACH_MAP, .addr = (uintptr_t)p, .length = 1ull << 40 };
     close(open_pages(s, file, &huge.id));
     (void)ask(s, huge, -1, NULL, NULL);
+    close(open_pages(s, file, &id));
+    char *real = map_pages(s, uffd, memfd, id);
     int refused = 0;
     for (uint64_t i = 0; i < 65600 && refused < 3;
          i++) { /* every other page of the huge one cut out */
@@ -602,6 +622,12 @@ static void attack_ranges(int file)
         refused += ask(s, cut, -1, NULL, NULL) != 0;
     }
     CHECK(refused > 0);
+    /* No room for more, and then one moves into the middle of another. */
+    char *to = p + 2 * 65560 * PAGE;
+    CHECK(mremap(real, PAGES * PAGE, PAGES * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to);
+    CHECK_EQ(store(to + PAGE, 'r'), 0);
+    CHECK_EQ(fsync(file), 0);
+    CHECK_EQ(byte_at(file, PAGE), 'r');
     close(memfd);
     close(s);
     close(uffd);
