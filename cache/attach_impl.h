@@ -92,7 +92,7 @@ struct attach {                   /* (c) constant  (l) lock  (a) atomic */
 /* The range around an address, referenced, or NULL. */
 struct attach_range *range_find(struct attach_client *c, uint64_t addr);
 void range_put(struct attach_range *r);
-/* Track a range. Takes over nothing.   -ENOMEM; -EEXIST: another is there. Locks: moves. */
+/* Track a range. Takes over nothing.   -ENOMEM; -EEXIST: another is there. */
 int range_add(struct attach_client *c, struct attach_open *open, uint64_t addr, uint32_t first,
               uint32_t count);
 enum cut_why {
@@ -100,7 +100,7 @@ enum cut_why {
     CUT_COVERED, /* something has moved there */
     CUT_MOVED,   /* away */
 };
-/* Forget what lies in [addr, addr + length), or, when moved, track it at to instead.   -ENOMEM. Locks: moves. */
+/* Forget what lies in [addr, addr + length), or, when moved, track it at to instead.   -ENOMEM. */
 int ranges_cut(struct attach_client *c, uint64_t addr, uint64_t length, enum cut_why why,
                uint64_t to);
 /* Wait until nothing is done any more to ranges that were cut off. Not on a thread of events. */

@@ -127,27 +127,31 @@ static void range_end_use(struct attach_range *r)
     range_put(r);
 }
 
+/* For one that is out of the list, or never was in it. */
+static void range_discard(struct attach_range *r)
+{
+    atomic_fetch_add(&r->client->dying, 1);
+    range_end_use(r);
+}
+
 int range_add(struct attach_client *c, struct attach_open *open, uint64_t addr, uint32_t first,
               uint32_t count)
 {
     struct attach_range *r = range_new(c, open, addr, first, count);
     if (r == NULL)
         return -ENOMEM;
+    range_begin(r);
     pthread_mutex_lock(&c->lock);
     int err = make_room(c, 1, true);
     size_t i = first_behind(c, addr);
     if (err == 0 && i < c->nr_ranges && c->ranges[i]->u.addr < range_end(r))
         err = -EEXIST;
+    if (err == 0)
+        list_range(c, r);
     pthread_mutex_unlock(&c->lock);
-    if (err != 0) {
-        free(r);
-        return err;
-    }
-    range_begin(r);
-    pthread_mutex_lock(&c->lock);
-    list_range(c, r);
-    pthread_mutex_unlock(&c->lock);
-    return 0;
+    if (err != 0)
+        range_discard(r);
+    return err;
 }
 
 /* What becomes of one range: up to three new ones. */
@@ -200,11 +204,11 @@ static bool unlist_range(struct attach_client *c, struct attach_range *r)
     return true;
 }
 
-/* Put the parts in the place of the old one.   Returns false: it is not there any more. -ENOMEM. */
+/* Put the parts in the place of the old one. *done is false: it is not there any more.   -ENOMEM. */
 static int cut_swap(struct attach_client *c, struct cut *cut, enum cut_why why, bool *done)
 {
     pthread_mutex_lock(&c->lock);
-    int err = make_room(c, cut->nr, why == CUT_ASKED);
+    int err = make_room(c, cut->nr, why == CUT_ASKED && cut->nr > 1);
     *done = err == 0 && unlist_range(c, cut->old);
     for (unsigned i = 0; *done && i < cut->nr; i++)
         list_range(c, cut->parts[i]);
@@ -224,13 +228,6 @@ static struct attach_range *first_in(struct attach_client *c, uint64_t addr, uin
     }
     pthread_mutex_unlock(&c->lock);
     return found;
-}
-
-/* For one that is out of the list, or never was in it. */
-static void range_discard(struct attach_range *r)
-{
-    atomic_fetch_add(&r->client->dying, 1);
-    range_end_use(r);
 }
 
 /* Cut one range.   Returns 1: go on; 0: there is none left; -ENOMEM. */
@@ -259,8 +256,6 @@ int ranges_cut(struct attach_client *c, uint64_t addr, uint64_t length, enum cut
                uint64_t to)
 {
     int r;
-    if (why == CUT_MOVED && to == addr)
-        return 0;
     /* What was moved into the area itself is not met again: a move's places do not overlap. */
     while ((r = cut_one(c, addr, length, why, to)) > 0)
         ;

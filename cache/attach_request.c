@@ -211,12 +211,12 @@ static void bring_in(struct attach_client *c, const struct attach_request *rq)
     }
 }
 
-/* Nothing is tracked there any more, and no fault of it is being resolved.   -ENOMEM. */
+/* Nothing is tracked there any more, and no fault of it is being resolved. What the client moved there before
+ * it asked is known: its mremap(2) returned when that had been read.   -ENOMEM. */
 static int cut_out(struct attach_client *c, const struct attach_request *rq)
 {
-    down_read(&c->space.moves);
+    uffd_read_wait(&c->space);
     int err = ranges_cut(c, rq->addr, rq->length, CUT_ASKED, 0);
-    up_read(&c->space.moves);
     ranges_settle(c);
     return err;
 }
@@ -230,13 +230,9 @@ static int do_map(struct attach_client *c, const struct attach_request *rq)
     int err = -EINVAL;
     if (c->uffd >= 0 && is_range(rq) && rq->offset % PAGE_SIZE == 0 &&
         first + count <= (uint64_t)UINT32_MAX + 1 && count <= UINT32_MAX)
-        do {
-            err = cut_out(c, rq);
-            down_read(&c->space.moves);
-            if (err == 0)
-                err = range_add(c, open, rq->addr, (uint32_t)first, (uint32_t)count);
-            up_read(&c->space.moves);
-        } while (err == -EEXIST); /* it moves something there meanwhile */
+        err = cut_out(c, rq);
+    if (err == 0)
+        err = range_add(c, open, rq->addr, (uint32_t)first, (uint32_t)count);
     if (err == 0 && !(rq->flags & (int)ATTACH_POPULATE) &&
         atomic_load(&open->file.mapping->cache->fault_around) > 1) {
         struct attach_range *r = range_find(c, rq->addr);

@@ -74,6 +74,12 @@ void uffd_read_end(struct uffd_space *space)
     up_write(&space->moves);
 }
 
+void uffd_read_wait(struct uffd_space *space)
+{
+    down_read(&space->moves);
+    up_read(&space->moves);
+}
+
 void uffd_close(struct uffd_space *space)
 {
     down_write(&space->moves);
@@ -87,16 +93,23 @@ static void stay_end(const struct uffd_vma *u)
         up_read(&u->space->moves);
 }
 
+static bool is_gone(const struct uffd_vma *u)
+{
+    return atomic_load(&u->gone) || (u->space != NULL && atomic_load(&u->space->closed));
+}
+
 /* It is at its address, and stays there until stay_end().
  * Returns 0; -ENOENT: it is not there any more; -EAGAIN: that is being found out. */
 static int stay_begin(const struct uffd_vma *u)
 {
+    if (is_gone(u))
+        return -ENOENT;
     if (u->space != NULL && !down_read_trylock(&u->space->moves))
         return -EAGAIN;
-    bool gone = atomic_load(&u->gone) || (u->space != NULL && atomic_load(&u->space->closed));
-    if (gone)
-        stay_end(u);
-    return gone ? -ENOENT : 0;
+    if (!is_gone(u))
+        return 0;
+    stay_end(u);
+    return -ENOENT;
 }
 
 static void wake_range(int uffd, uint64_t addr, uint64_t bytes)
@@ -259,6 +272,8 @@ static int poison(struct uffd_vma *u, uint32_t index, bool gone)
 int uffd_poison(struct uffd_vma *u, uint32_t index, bool gone)
 {
     int err = stay_begin(u);
+    if (err == -EAGAIN) /* nobody is woken: the caller tries again */
+        return err;
     if (err == 0) {
         err = poison(u, index, gone);
         stay_end(u);

@@ -14,14 +14,16 @@
  * that it can be told (uffd_longest), and so that nobody else begins to wait for such a client only to
  * write-protect a page of it: -EBUSY.
  *
- * A uffd_vma never changes but that it goes: when a part of a range is unmapped or moved, new ones take its place. A client that asks us to unmap does so when no fault of the old ones is being resolved (attach.c); one that
- * moves a mapping by mremap(2) asks nobody: it is said in an event, and until that was read the ioctls answer
- * EAGAIN. So a uffd_vma is at its address unless an event is being read and dealt with:
+ * A uffd_vma never changes but that it goes: when a part of a range is unmapped or moved, new ones take its
+ * place. A client that asks us to unmap is answered when no fault of the old ones is being resolved; one that moves
+ * a mapping by mremap(2) asks nobody: it is said in an event, and until that was read the ioctls answer EAGAIN.
+ * So a uffd_vma is at its address unless an event is being read and dealt with (or two threads' events came in the
+ * wrong order: fs/DOORS.md):
  *
  *     who maps            tries moves for reading; nothing if gone     (uffd_map, uffd_poison)
  *     who reads events    moves for writing, until what moved is gone and its new ones are in i_mmap
  *                         (uffd_read_begin, uffd_read_end)
- *     who is asked        moves for reading while ranges are cut or added, so after all that was read
+ *     who is asked        waits until what was read is noted           (uffd_read_wait)
  *     who protects        beside that, with i_mmap_lock, which the new ones wait for: if events are being
  *                         read still when it is done, it may have been the wrong address: again
  *     who ends a client   likewise, for each that is listed still; first nothing is mapped any more (uffd_close)
@@ -69,7 +71,8 @@ int uffd_protect(struct uffd_vma *u, uint32_t first, uint32_t last);
 void uffd_wake(struct uffd_vma *u, uint32_t index);
 /* Every touch of the page is a SIGBUS from now on, until it is mapped. gone: nobody can map it now
  * (page_call_while_gone), so what may be left there is the mark of its write-protection.
- * Returns 0, or -errno: -EEXIST: it is mapped, or has that mark. Whoever waits goes on in any case. */
+ * Returns 0, or -errno: -EEXIST: it is mapped, or has that mark; -EAGAIN: to be tried again. Whoever waits goes on,
+ * but with -EAGAIN. */
 int uffd_poison(struct uffd_vma *u, uint32_t index, bool gone);
 /* Is the address space gone?   Blocks: while it is locked. */
 bool uffd_dead(int uffd);
@@ -80,6 +83,8 @@ bool uffd_longest(struct uffd_space *space, uint64_t *since_ns, uint64_t *file);
  * a client.   Blocks: until those that are mapping have done so. Locks: begin takes moves, end lets go. */
 void uffd_read_begin(struct uffd_space *space);
 void uffd_read_end(struct uffd_space *space);
+/* Wait until what was read before is noted. Locks: none held. */
+void uffd_read_wait(struct uffd_space *space);
 /* Nothing is mapped there any more from now on. Any thread.   Blocks: as uffd_read_begin, and while events are
  * dealt with. Locks: none held. */
 void uffd_close(struct uffd_space *space);
