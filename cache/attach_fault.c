@@ -390,9 +390,9 @@ static void on_fault(struct attach_client *c, const struct uffd_msg *msg)
 static void on_remap(struct attach_client *c, const struct uffd_msg *msg)
 {
     uint64_t from = msg->arg.remap.from, to = msg->arg.remap.to, len = msg->arg.remap.len;
-    /* Never an untracked store: whatever it takes. First what was there before, unmapped by the move. */
     if (from == to)
         return;
+    /* Never an untracked store: whatever it takes. First what was there before, unmapped by the move. */
     while (ranges_cut(c, to, len, CUT_COVERED, 0) != 0)
         (void)poll(NULL, 0, 10);
     while (ranges_cut(c, from, len, CUT_MOVED, to) != 0)
