@@ -232,6 +232,19 @@ static void *reserve_memory(uint64_t bytes)
     return p == MAP_FAILED ? NULL : p;
 }
 
+/* Memory is given at the first touch. Returns false: there is none. */
+static bool reserve_bounces(struct page_cache *cache)
+{
+    uint64_t most = cache->max_frames / (16 * BIO_MAX_VECS);
+    cache->nr_bounces = most < BOUNCES_MOST ? (unsigned)most : BOUNCES_MOST;
+    for (unsigned i = 0; i < cache->nr_bounces; i++) {
+        cache->bounces[i].data = reserve_memory(BIO_MAX_VECS << PAGE_SHIFT);
+        if (cache->bounces[i].data == NULL)
+            return false;
+    }
+    return true;
+}
+
 /* At a multiple of a huge page's size: what is too much before and behind goes back. */
 static char *reserve_arena(uint64_t bytes)
 {
@@ -278,7 +291,7 @@ int page_cache_create(struct page_cache **out, const struct cache_options *o)
     cache->ra_tail = &cache->ra_queue;
     page_cache_set_dirty(cache, o);
     int err = cache->arena == NULL || cache->pages == NULL || cache->shadows == NULL ||
-                      cache->ahead_copies == NULL
+                      cache->ahead_copies == NULL || !reserve_bounces(cache)
                   ? -ENOMEM
                   : 0;
     if (err == 0 && o->threads)
@@ -311,6 +324,9 @@ void page_cache_destroy(struct page_cache *cache)
         munmap(cache->pages, cache->max_frames * sizeof(struct page));
     if (cache->ahead_copies != NULL)
         munmap(cache->ahead_copies, AHEAD_MOST << PAGE_SHIFT);
+    for (unsigned i = 0; i < cache->nr_bounces; i++)
+        if (cache->bounces[i].data != NULL)
+            munmap(cache->bounces[i].data, BIO_MAX_VECS << PAGE_SHIFT);
     if (cache->shadows != NULL)
         munmap(cache->shadows, cache->max_frames * sizeof(struct shadow));
     pthread_mutex_destroy(&cache->lru_lock);

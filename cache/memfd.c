@@ -216,20 +216,6 @@ int memfd_punch(struct memfd *f, uint32_t first, uint32_t last)
     return r == 0 ? 0 : -errno;
 }
 
-/* A kernel that cannot do it (before Linux 5.14) gives memory at the first touch; so it is where the memfd got
- * shorter meanwhile. */
-void memfd_populate(const struct bio *bio)
-{
-    for (uint32_t i = 0, n; i < bio->nr_vecs; i += n) {
-        char *at = bio->vecs[i].data;
-        n = 1;
-        while (i + n < bio->nr_vecs && bio->vecs[i + n].data == at + ((uint64_t)n << PAGE_SHIFT))
-            n++;
-        if (n > 1)
-            (void)madvise(at, (uint64_t)n << PAGE_SHIFT, MADV_POPULATE_WRITE);
-    }
-}
-
 void memfd_grow(struct memfd *f, uint64_t pages)
 {
     pthread_mutex_lock(&f->lock);

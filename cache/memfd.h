@@ -50,8 +50,6 @@ int memfd_frame(struct memfd *f, uint32_t index, void **out);
 /* Give the frames [first, last] back to the system and take them out of every mapping, here and in other
  * processes. Context: their pages are locked, or cannot be there.   Returns 0, or -errno: not certain. */
 int memfd_punch(struct memfd *f, uint32_t first, uint32_t last);
-/* Give the frames that a bio reads into their memory at once, which saves each its page fault. */
-void memfd_populate(const struct bio *bio);
 /* Make it reach so far, in pages. */
 void memfd_grow(struct memfd *f, uint64_t pages);
 /* Shorten it to i_size, unless a page of the tree lies beyond.   Returns true: index is not in it. */

@@ -4,6 +4,7 @@
  *     filemap.c     find, insert, read             writeback.c  dirty pages to the store
  *     write.c       writing into pages             truncate.c   removing them
  *     lru_*.c       reclaim policies               workingset.c what is known of evicted pages
+ *     bounce.c      devices and memfds             mkwrite_ahead.c  pages made writable ahead
  */
 #ifndef FOLIO_CACHE_PAGE_CACHE_H
 #define FOLIO_CACHE_PAGE_CACHE_H
@@ -31,9 +32,10 @@ struct cache_counters { /* all atomic, relaxed: for people, never for decisions 
     struct fault_counters faults[FAULT_DOORS];
 };
 
-#define AHEAD_MOST  512u /* pages: see mkwrite_ahead.c */
-#define LRU_BATCH   32u  /* pages a reclaim step isolates at a time */
-#define HIT_STRIPES 16u
+#define AHEAD_MOST   512u /* pages: see mkwrite_ahead.c */
+#define BOUNCES_MOST 4u
+#define LRU_BATCH    32u /* pages a reclaim step isolates at a time */
+#define HIT_STRIPES  16u
 
 struct page_cache { /* (c) constant  (r) lru_lock  (s) shadow_lock  (d) dirty_lock  (a) atomic */
     const struct clock *clock; /* (c) */
@@ -87,7 +89,15 @@ struct page_cache { /* (c) constant  (r) lru_lock  (s) shadow_lock  (d) dirty_lo
         enum fault_door door; /* whose store it would be                     (PG_locked) */
     } ahead[AHEAD_MOST];
     _Atomic uint32_t mappings; /* that there have been                                  (a) */
-    char *ahead_copies; /* (c) a page for each slot: what its page was             (PG_locked) */
+    char *ahead_copies;  /* (c) a page for each slot: what its page was             (PG_locked) */
+    unsigned nr_bounces; /* (c) as many as fit into a sixteenth of the cache */
+    struct bounce {      /* see bounce.c */
+        char *data;      /* (c) BIO_MAX_VECS pages */
+        _Atomic bool taken; /* by a bio, to whose end the rest belongs                    (a) */
+        struct address_space *m;
+        void (*end_io)(struct bio *bio);
+        void *private;
+    } bounces[BOUNCES_MOST];
     struct cache_counters count;
     struct { /* see count_hits() */
         _Atomic uint64_t n;
@@ -129,6 +139,13 @@ void cache_wait_progress(struct page_cache *cache, uint32_t seen, unsigned ms);
 /* Say where the bytes of a page that is about to enter the tree are to be. With a memfd its lock is held
  * until the page is in the tree.   0 or -ENOMEM. */
 int page_settle(struct address_space *m, struct page *page, uint32_t index);
+
+/* ---- bounce.c -------------------------------------------------------------------------------- */
+
+/* A bio about to be submitted, end_io and private set: where the mapping's pages lie in a memfd, let the device
+ * have other memory, if some is free. (What does not fit into the memfd in the end fails its vec: -ENOMEM.)
+ * Context: the pages stay in the tree, and unchanged or not uptodate, until end_io. */
+void bounce_bio(struct address_space *m, struct bio *bio);
 
 /* ---- mkwrite_ahead.c -------------------------------------------------------------------------- */
 

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "cache/memfd.h"
 #include "cache/page_cache.h"
 #include "cache/rcu.h"
 #include "store/plug.h"
@@ -188,8 +187,7 @@ static void ra_queue_bio(struct page_cache *cache, struct bio *bio)
 void ra_send(struct blk_plug *plug, struct bio *bio)
 {
     struct address_space *m = bio->private;
-    if (atomic_load(&m->memfd) != NULL)
-        memfd_populate(bio);
+    bounce_bio(m, bio);
     submit_bio_plugged(plug, m->dev, bio);
 }
 
