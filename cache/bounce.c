@@ -1,31 +1,39 @@
 /* bounce.c: what a device reads into a memfd, and writes from one, by way of memory that is in use already.
  *
- *     READ    device --> buffer --pwrite--> memfd,  then the bio's own end_io
+ *     READ    device --> buffer --memfd_fill--> memfd,  then the bio's own end_io
  *     WRITE   memfd --pread--> buffer --> device
  *
  * The pages of an attached file are its clients'; this process seldom touches them. To have a device do so costs
  * a zeroed page and an entry in a page table for each, and the machine below a virtual one its own: several
- * times what copying does (bench/NOTES.md). A bio that finds no buffer free goes to the memfd itself.
+ * times what copying does (bench/NOTES.md, 21.). A bio that finds no buffer free goes to the memfd itself, and
+ * so does a page that is read alone and waited for (read_page_locked).
  *
  * After Linux's block/bounce.c, which did it for memory that a device could not reach.
  */
-#include <errno.h>
+#include <assert.h>
 #include <unistd.h>
 
 #include "cache/memfd.h"
 #include "cache/page_cache.h"
 
-/* The first that is free, for it is the most likely to be in the processor's cache. */
-static struct bounce *bounce_take(struct page_cache *cache)
+/* The first that is free, for it is the most likely to be in the processor's cache. Who writes may keep one for
+ * as long as a commit takes, so half are for reading alone. */
+static struct bounce *bounce_take(struct page_cache *cache, enum bio_op op)
 {
-    for (unsigned i = 0; i < cache->nr_bounces; i++)
+    unsigned most = op == BIO_WRITE ? cache->nr_bounces / 2 : cache->nr_bounces;
+    for (unsigned i = 0; i < most; i++)
         if (!atomic_load(&cache->bounces[i].taken) &&
             !atomic_exchange(&cache->bounces[i].taken, true))
             return &cache->bounces[i];
     return NULL;
 }
 
-static void *bounce_page(const struct bounce *b, uint32_t i)
+static void bounce_give(struct bounce *b)
+{
+    atomic_store(&b->taken, false);
+}
+
+static char *bounce_page(const struct bounce *b, uint32_t i)
 {
     return b->data + ((size_t)i << PAGE_SHIFT);
 }
@@ -40,57 +48,57 @@ static uint32_t run_length(const struct bio *bio, uint32_t i)
     return n;
 }
 
-/* Copy between n pages of the memfd and a buffer.   Returns 0 or -errno. */
-static int copy_run(int fd, enum bio_op op, char *buffer, uint32_t index, uint32_t n)
+/* What the memfd does not take goes there as ever: a page of it is there already, or it cannot be filled. */
+static void empty_buffer(const struct bounce *b, const struct bio *bio)
 {
-    size_t done = 0, bytes = (size_t)n << PAGE_SHIFT;
-    while (done < bytes) {
-        off_t at = (off_t)(((uint64_t)index << PAGE_SHIFT) + done);
-        ssize_t r = op == BIO_READ ? pwrite(fd, buffer + done, bytes - done, at)
-                                   : pread(fd, buffer + done, bytes - done, at);
-        if (r <= 0)
-            return r < 0 ? -errno : -EIO; /* 0: a client made the memfd shorter */
-        done += (size_t)r;
+    struct memfd *f = atomic_load(&b->m->memfd);
+    uint32_t i = 0;
+    while (i < bio->nr_vecs) {
+        const struct bio_vec *v = &bio->vecs[i];
+        uint32_t n = run_length(bio, i);
+        uint32_t done = n > 0 ? memfd_fill(f, v->index, bounce_page(b, i), n) : 0;
+        if (n > 0 && done == 0)
+            memcpy(page_address(b->m->cache, v->owner), v->data, PAGE_SIZE);
+        i += done > 0 ? done : 1;
     }
-    return 0;
+}
+
+/* Returns false: not all of it could be read. */
+static bool fill_buffer(int fd, const struct bounce *b, const struct bio *bio)
+{
+    for (uint32_t i = 0, n; i < bio->nr_vecs; i += n) {
+        n = run_length(bio, i);
+        assert(n > 0);
+        ssize_t bytes = (ssize_t)n << PAGE_SHIFT;
+        off_t at = (off_t)bio->vecs[i].index << PAGE_SHIFT;
+        if (pread(fd, bounce_page(b, i), (size_t)bytes, at) != bytes)
+            return false;
+    }
+    return true;
 }
 
 static void bounce_end_io(struct bio *bio)
 {
     struct bounce *b = bio->private;
-    int fd = atomic_load(&b->m->memfd)->fd;
-    for (uint32_t i = 0, n; bio->op == BIO_READ && i<bio->nr_vecs; i += n> 0 ? n : 1) {
-        n = run_length(bio, i);
-        int err = n > 0 ? copy_run(fd, BIO_READ, bounce_page(b, i), bio->vecs[i].index, n) : 0;
-        for (uint32_t k = i; err != 0 && k < i + n; k++)
-            bio->vecs[k].error = (int16_t)err;
-    }
+    if (bio->op == BIO_READ)
+        empty_buffer(b, bio);
     bio->end_io = b->end_io;
     bio->private = b->private;
-    atomic_store_explicit(&b->taken, false, memory_order_release);
-    bio_endio(bio);
+    bounce_give(b);
+    bio->end_io(bio);
 }
 
-/* Returns false: not all of it could be read. */
-static bool fill_buffer(int fd, struct bounce *b, const struct bio *bio)
-{
-    bool all = true;
-    for (uint32_t i = 0, n; all && i < bio->nr_vecs; i += n) {
-        n = run_length(bio, i);
-        all = copy_run(fd, BIO_WRITE, bounce_page(b, i), bio->vecs[i].index, n) == 0;
-    }
-    return all;
-}
-
-void bounce_bio(struct address_space *m, struct bio *bio)
+bool bounce_bio(struct address_space *m, struct bio *bio)
 {
     const struct memfd *f = atomic_load(&m->memfd);
-    struct bounce *b = f != NULL ? bounce_take(m->cache) : NULL;
+    if (f == NULL || memfd_patched())
+        return true;
+    struct bounce *b = bounce_take(m->cache, bio->op);
     if (b == NULL)
-        return;
+        return false;
     if (bio->op == BIO_WRITE && !fill_buffer(f->fd, b, bio)) {
-        atomic_store(&b->taken, false);
-        return;
+        bounce_give(b);
+        return true;
     }
     b->m = m;
     b->end_io = bio->end_io;
@@ -99,4 +107,5 @@ void bounce_bio(struct address_space *m, struct bio *bio)
         bio->vecs[i].data = bounce_page(b, i);
     bio->end_io = bounce_end_io;
     bio->private = b;
+    return true;
 }

@@ -3,12 +3,15 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "cache/page_cache.h"
@@ -16,11 +19,15 @@
 #ifndef MFD_NOEXEC_SEAL /* Linux 6.3 */
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
+#ifndef UFFD_USER_MODE_ONLY /* Linux 5.11 */
+#define UFFD_USER_MODE_ONLY 1
+#endif
 
 /* ---- pages that vanish under us -------------------------------------------------------------- */
 
 static struct sigaction previous;
 static _Atomic unsigned nr_memfds; /* segments are only looked for where there are any */
+static _Atomic bool ever_patched;
 
 /* Segments that exist, for the handler: addresses only ever added, lengths cleared when unmapped. */
 #define KNOWN_MAX 65536u
@@ -46,8 +53,10 @@ static bool restore_page(uintptr_t at, bool *back)
             continue;
         *back = fallocate(atomic_load(&known[i].fd), 0,
                           (off_t)(atomic_load(&known[i].offset) + (at - start)), PAGE_SIZE) == 0;
-        if (!*back)
+        if (!*back) {
             atomic_store(&known[i].patched, true);
+            atomic_store(&ever_patched, true);
+        }
         return true;
     }
     return false;
@@ -78,7 +87,7 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
     }
 }
 
-static void install(void)
+static void install_handler(void)
 {
     struct sigaction action;
     memset(&action, 0, sizeof action);
@@ -135,6 +144,43 @@ static bool test_clear_patched(const void *start)
     return was;
 }
 
+bool memfd_patched(void)
+{
+    return atomic_load(&ever_patched);
+}
+
+/* ---- filling --------------------------------------------------------------------------------- */
+
+static int filler = -1; /* a userfaultfd nobody reads: its windows are never touched */
+
+static void open_filler(void)
+{
+    struct uffdio_api api = { .api = UFFD_API };
+    filler = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+    if (filler < 0)
+        filler = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    if (filler >= 0 && ioctl(filler, UFFDIO_API, &api) != 0) {
+        close(filler);
+        filler = -1;
+    }
+}
+
+/* NULL: there are none here. */
+static char *map_window(int fd, uint64_t bytes, uint64_t offset)
+{
+    if (filler < 0)
+        return NULL;
+    char *at = mmap(NULL, bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, (off_t)offset);
+    if (at == MAP_FAILED)
+        return NULL;
+    struct uffdio_register r = { .range = { .start = (uintptr_t)at, .len = bytes },
+                                 .mode = UFFDIO_REGISTER_MODE_MISSING };
+    if (ioctl(filler, UFFDIO_REGISTER, &r) == 0)
+        return at;
+    munmap(at, bytes);
+    return NULL;
+}
+
 /* ---- segments -------------------------------------------------------------------------------- */
 
 static unsigned segment_of(uint32_t index)
@@ -166,6 +212,7 @@ static char *map_segment(struct memfd *f, unsigned segment)
         munmap(at, bytes);
         return NULL;
     }
+    atomic_store(&f->windows[segment], map_window(f->fd, bytes, offset));
     atomic_store(&f->segments[segment], at);
     return at;
 }
@@ -207,6 +254,21 @@ int memfd_frame(struct memfd *f, uint32_t index, void **out)
     if (err == 0)
         *out = at + ((index - segment_first(segment)) << PAGE_SHIFT);
     return err;
+}
+
+uint32_t memfd_fill(const struct memfd *f, uint32_t index, const char *from, uint32_t n)
+{
+    unsigned segment = segment_of(index);
+    uint64_t in = index - segment_first(segment), rest = segment_pages(segment) - in;
+    const char *window = atomic_load(&f->windows[segment]);
+    if (window == NULL)
+        return 0;
+    struct uffdio_copy copy = { .dst = (uintptr_t)window + (in << PAGE_SHIFT),
+                                .src = (uintptr_t)from,
+                                .len = (n < rest ? n : rest) << PAGE_SHIFT,
+                                .mode = UFFDIO_COPY_MODE_DONTWAKE };
+    (void)ioctl(filler, UFFDIO_COPY, &copy);
+    return copy.copy > 0 ? (uint32_t)((uint64_t)copy.copy >> PAGE_SHIFT) : 0;
 }
 
 int memfd_punch(struct memfd *f, uint32_t first, uint32_t last)
@@ -286,6 +348,9 @@ static void memfd_free(struct memfd *f)
             continue;
         forget(at);
         munmap(at, segment_pages(i) << PAGE_SHIFT);
+        at = atomic_load(&f->windows[i]);
+        if (at != NULL)
+            munmap(at, segment_pages(i) << PAGE_SHIFT);
     }
     if (f->read_fd >= 0)
         close(f->read_fd);
@@ -295,13 +360,19 @@ static void memfd_free(struct memfd *f)
     free(f);
 }
 
+static void begin(void)
+{
+    install_handler();
+    open_filler();
+}
+
 static int memfd_create_for(struct address_space *m, struct memfd **out)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     struct memfd *f = calloc(1, sizeof *f);
     if (f == NULL)
         return -ENOMEM;
-    (void)pthread_once(&once, install);
+    (void)pthread_once(&once, begin);
     pthread_mutex_init(&f->lock, NULL);
     f->fd = f->read_fd = -1;
     int err = open_memfd(f, (atomic_load(&m->i_size) + PAGE_SIZE - 1) >> PAGE_SHIFT);

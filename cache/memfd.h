@@ -34,6 +34,8 @@ struct memfd {
     pthread_mutex_t lock;
     uint64_t pages;                           /* the file's size now                    (lock) */
     _Atomic(char *) segments[MEMFD_SEGMENTS]; /* mapped when first needed    (lock to set, a) */
+    /* The same once more, never touched, and set before: there pages are put into the memfd. NULL: they cannot. */
+    _Atomic(char *) windows[MEMFD_SEGMENTS];
 };
 
 /* Have the mapping's frames in a memfd from now on, if they are not. What is dirty is written first.
@@ -50,6 +52,12 @@ int memfd_frame(struct memfd *f, uint32_t index, void **out);
 /* Give the frames [first, last] back to the system and take them out of every mapping, here and in other
  * processes. Context: their pages are locked, or cannot be there.   Returns 0, or -errno: not certain. */
 int memfd_punch(struct memfd *f, uint32_t first, uint32_t last);
+/* Put n pages of bytes into the memfd where it has none, without touching them. (Not by pwrite(2): that waits for
+ * who writes into the memfd meanwhile, a client that may take as long as it likes; and one that sets O_APPEND says where
+ * it goes.) Any thread; the pages are locked.   Returns how many were; less than n where one is there already. */
+uint32_t memfd_fill(const struct memfd *f, uint32_t index, const char *from, uint32_t n);
+/* Has a page ever been lost for good, so that our mapping may show others than the memfd has? */
+bool memfd_patched(void);
 /* Make it reach so far, in pages. */
 void memfd_grow(struct memfd *f, uint64_t pages);
 /* Shorten it to i_size, unless a page of the tree lies beyond.   Returns true: index is not in it. */

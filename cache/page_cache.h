@@ -90,7 +90,7 @@ struct page_cache { /* (c) constant  (r) lru_lock  (s) shadow_lock  (d) dirty_lo
     } ahead[AHEAD_MOST];
     _Atomic uint32_t mappings; /* that there have been                                  (a) */
     char *ahead_copies;  /* (c) a page for each slot: what its page was             (PG_locked) */
-    unsigned nr_bounces; /* (c) as many as fit into a sixteenth of the cache */
+    unsigned nr_bounces; /* (c) as many as fit into a sixteenth of max_frames */
     struct bounce {      /* see bounce.c */
         char *data;      /* (c) BIO_MAX_VECS pages */
         _Atomic bool taken; /* by a bio, to whose end the rest belongs                    (a) */
@@ -142,10 +142,10 @@ int page_settle(struct address_space *m, struct page *page, uint32_t index);
 
 /* ---- bounce.c -------------------------------------------------------------------------------- */
 
-/* A bio about to be submitted, end_io and private set: where the mapping's pages lie in a memfd, let the device
- * have other memory, if some is free. (What does not fit into the memfd in the end fails its vec: -ENOMEM.)
+/* A bio about to be submitted, each vec's page its owner, end_io and private set: where the mapping's pages lie in
+ * a memfd, let the device have other memory.   Returns false: there is none free; the bio is as it was.
  * Context: the pages stay in the tree, and unchanged or not uptodate, until end_io. */
-void bounce_bio(struct address_space *m, struct bio *bio);
+bool bounce_bio(struct address_space *m, struct bio *bio);
 
 /* ---- mkwrite_ahead.c -------------------------------------------------------------------------- */
 

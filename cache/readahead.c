@@ -187,7 +187,10 @@ static void ra_queue_bio(struct page_cache *cache, struct bio *bio)
 void ra_send(struct blk_plug *plug, struct bio *bio)
 {
     struct address_space *m = bio->private;
-    bounce_bio(m, bio);
+    if (!bounce_bio(m, bio)) { /* those in the plug may have them all */
+        blk_flush_plug(plug);
+        (void)bounce_bio(m, bio);
+    }
     submit_bio_plugged(plug, m->dev, bio);
 }
 

@@ -172,7 +172,7 @@ static void pass_submit(struct pass *p)
     atomic_fetch_add(&p->inflight, 1);
     bio->private = p;
     bio->end_io = write_end_io;
-    bounce_bio(p->m, bio);
+    (void)bounce_bio(p->m, bio);
     submit_bio(p->m->dev, bio);
 }
 

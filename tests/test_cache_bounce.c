@@ -1,9 +1,8 @@
 /* What a device reads into a memfd and writes from one: by a buffer where one is free, itself where none is. */
 #include <criterion/criterion.h>
 #include <errno.h>
-#include <signal.h>
+#include <fcntl.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "cache/memfd.h"
@@ -172,21 +171,47 @@ Test(cache_bounce, a_small_cache_has_no_buffers)
     world_close(&w);
 }
 
-/* Whatever keeps the memfd from taking it, here a limit that was lowered. */
-Test(cache_bounce, what_the_memfd_does_not_take_is_read_again)
+/* A client touched a hole, set O_APPEND, or left something behind where a page will be. */
+Test(cache_bounce, what_lies_in_the_memfd_already_is_overwritten)
 {
     static struct world w;
-    struct rlimit before, lower;
     world_open(&w, CACHE_BYTES);
-    cr_assert_eq(getrlimit(RLIMIT_FSIZE, &before), 0);
-    lower = before;
-    lower.rlim_cur = (rlim_t)4 << PAGE_SHIFT;
-    (void)signal(SIGXFSZ, SIG_IGN);
-    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &lower), 0);
+    int fd = atomic_load(&w.m.memfd)->fd;
+    for (off_t i = 1; i < 12; i += i < 6 ? 1 : 3)
+        cr_assert_eq(pwrite(fd, "left behind", 11, i << PAGE_SHIFT), 11);
+    cr_assert_eq(fcntl(fd, F_SETFL, O_APPEND), 0);
     read_window(&w, 0, 12);
-    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &before), 0);
     cr_expect_eq(w.shelf.nr_bounced, 1);
     expect_pages(&w, 0, 12);
+    world_close(&w);
+}
+
+Test(cache_bounce, a_memfd_is_filled_up_to_what_is_there_already)
+{
+    static struct world w;
+    static char bytes[4 << PAGE_SHIFT], shared[PAGE_SIZE];
+    world_open(&w, CACHE_BYTES);
+    struct memfd *f = atomic_load(&w.m.memfd);
+    memset(bytes, 'x', sizeof bytes);
+    read_window(&w, 0, 1); /* the segment is mapped */
+    cr_expect_eq(memfd_fill(f, 600, bytes, 3), 3);
+    cr_expect_eq(memfd_fill(f, 600, bytes, 3), 0);
+    cr_expect_eq(memfd_fill(f, 598, bytes, 4), 2);
+    cr_expect_eq(memfd_fill(f, FILE_PAGES - 1, bytes, 2), 1, "it is no longer than that");
+    cr_expect_eq(pread(f->fd, shared, PAGE_SIZE, 602 << PAGE_SHIFT), PAGE_SIZE);
+    cr_expect_arr_eq(shared, bytes, PAGE_SIZE);
+    world_close(&w);
+}
+
+Test(cache_bounce, a_window_may_lie_across_the_border_of_two_segments)
+{
+    static struct world w;
+    uint32_t border = 1u << MEMFD_FIRST_SHIFT;
+    world_open(&w, CACHE_BYTES);
+    i_size_write(&w.m, (uint64_t)(border + 10) << PAGE_SHIFT);
+    read_window(&w, border - 5, 10);
+    cr_expect_eq(w.shelf.nr_bounced, 1);
+    expect_pages(&w, border - 5, border + 5);
     world_close(&w);
 }
 
