@@ -8,8 +8,10 @@
 #include <unistd.h>
 
 #include "cache/attach_impl.h"
+#include "cache/memfd.h"
 
 #define WATCH_MS 1000 /* how often clients are looked at that may keep us waiting */
+#define SECOND   1000000000u
 
 /* ---- clients --------------------------------------------------------------------------------- */
 
@@ -84,7 +86,7 @@ static unsigned client_waited_for(struct attach_client *c, uint64_t *number)
     if (!uffd_longest(&c->space, &since, number))
         return 0;
     uint64_t now = clock_now(&clock_monotonic);
-    return now > since ? (unsigned)((now - since) / 1000000000u) : 0;
+    return now > since ? (unsigned)((now - since) / SECOND) : 0;
 }
 
 /* Returns the seconds that it has kept us waiting. */
@@ -99,10 +101,20 @@ static unsigned client_watch(struct attach_client *c)
     return seconds;
 }
 
+/* Returns how many threads some client has kept for a second by what it does to a memfd. */
+static unsigned watch_memfds(struct attach *a)
+{
+    bool kept = memfd_kept((uint64_t)ATTACH_STUCK_S * SECOND);
+    if (kept && !a->told_kept)
+        a->ops->kept(a->arg, ATTACH_STUCK_S);
+    a->told_kept = kept;
+    return memfd_kept(SECOND);
+}
+
 /* Bury those that have ended, watch the others. The list is read without its lock: nobody else changes it. */
 static void look_after_clients(struct attach *a)
 {
-    unsigned waiting = 0;
+    unsigned waiting = watch_memfds(a);
     for (struct list_head *n = a->clients.next, *next; n != &a->clients; n = next) {
         struct attach_client *c = list_entry(n, struct attach_client, node);
         next = n->next;
@@ -188,6 +200,7 @@ void attach_stats(struct attach *a, struct attach_stats *out)
                                   .refused = atomic_load(&a->refused),
                                   .queued = atomic_load(&a->queued),
                                   .poisoned = atomic_load(&a->poisoned) };
+    out->stuck = memfd_kept((uint64_t)ATTACH_STUCK_S * SECOND);
     pthread_mutex_lock(&a->lock);
     out->clients = a->nr_clients;
     for (struct list_head *n = a->clients.next; n != &a->clients; n = n->next) {

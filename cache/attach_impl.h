@@ -72,6 +72,7 @@ struct attach {                   /* (c) constant  (l) lock  (a) atomic */
     const struct attach_ops *ops; /* (c) */
     void *arg;                    /* (c) */
     int listener, wake;           /* (c) wake: an eventfd for the accepting thread */
+    bool told_kept;               /* the accepting thread's */
     struct worker *accept;        /* (c) */
     pthread_mutex_t lock;
     struct list_head clients; /* (l) */

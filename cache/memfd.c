@@ -23,6 +23,57 @@
 #define UFFD_USER_MODE_ONLY 1
 #endif
 
+/* ---- calls that a client can keep from returning -------------------------------------------- */
+
+#define PATIENCE_NS 1000000000u
+
+static _Atomic uint64_t kept_since; /* clock_monotonic; 0: nobody is at it */
+
+bool memfd_kept(uint64_t ns)
+{
+    uint64_t since = atomic_load(&kept_since);
+    return since != 0 && clock_now(&clock_monotonic) > since + ns;
+}
+
+/* Before a call that takes a memfd's inode lock; also in a signal's handler.   Returns false: do not. */
+static bool call_begin(void)
+{
+    uint64_t now = clock_now(&clock_monotonic), until = now + PATIENCE_NS, none = 0;
+    while (!atomic_compare_exchange_strong(&kept_since, &none, now)) {
+        if (memfd_kept(PATIENCE_NS) || now > until)
+            return false;
+        sched_yield();
+        now = clock_now(&clock_monotonic);
+        none = 0;
+    }
+    return true;
+}
+
+static void call_end(void)
+{
+    atomic_store(&kept_since, 0);
+}
+
+/* fallocate(2).   Returns 0 or -errno; -EBUSY: a client keeps somebody who does such a thing. */
+static int allocate(int fd, int mode, off_t offset, off_t bytes)
+{
+    if (!call_begin())
+        return -EBUSY;
+    int err = fallocate(fd, mode, offset, bytes) == 0 ? 0 : -errno;
+    call_end();
+    return err;
+}
+
+/* ftruncate(2).   As allocate. */
+static int cut(int fd, off_t bytes)
+{
+    if (!call_begin())
+        return -EBUSY;
+    int err = ftruncate(fd, bytes) == 0 ? 0 : -errno;
+    call_end();
+    return err;
+}
+
 /* ---- pages that vanish under us -------------------------------------------------------------- */
 
 static struct sigaction previous;
@@ -51,8 +102,8 @@ static bool restore_page(uintptr_t at, bool *back)
         uintptr_t start = atomic_load(&known[i].start);
         if (bytes == 0 || at < start || at - start >= bytes)
             continue;
-        *back = fallocate(atomic_load(&known[i].fd), 0,
-                          (off_t)(atomic_load(&known[i].offset) + (at - start)), PAGE_SIZE) == 0;
+        *back = allocate(atomic_load(&known[i].fd), 0,
+                         (off_t)(atomic_load(&known[i].offset) + (at - start)), PAGE_SIZE) == 0;
         if (!*back) {
             atomic_store(&known[i].patched, true);
             atomic_store(&ever_patched, true);
@@ -232,8 +283,9 @@ static void heal_segments(struct memfd *f)
 /* Context: lock held. */
 static int resize_locked(struct memfd *f, uint64_t pages)
 {
-    if (ftruncate(f->fd, (off_t)(pages << PAGE_SHIFT)) != 0)
-        return -errno;
+    int err = cut(f->fd, (off_t)(pages << PAGE_SHIFT));
+    if (err != 0)
+        return err == -EBUSY ? -ENOMEM : err;
     if (pages > f->pages)
         heal_segments(f);
     f->pages = pages;
@@ -273,9 +325,8 @@ uint32_t memfd_fill(const struct memfd *f, uint32_t index, const char *from, uin
 
 int memfd_punch(struct memfd *f, uint32_t first, uint32_t last)
 {
-    int r = fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)first << PAGE_SHIFT,
-                      ((off_t)(last - first) + 1) << PAGE_SHIFT);
-    return r == 0 ? 0 : -errno;
+    return allocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)first << PAGE_SHIFT,
+                    ((off_t)(last - first) + 1) << PAGE_SHIFT);
 }
 
 void memfd_grow(struct memfd *f, uint64_t pages)

@@ -16,6 +16,9 @@
  * back to the memfd, or, where that fails, puts an anonymous page there until the memfd grows again.
  * A read through the mount at that moment may be EIO: the kernel, copying it, raises no signal. (The store then reads
  * a block into memory of its own: lmdb_blocks.c.)
+ * And they can keep the memfd's inode locked, by a write(2) of bytes that never come: whoever punches or
+ * cuts it sleeps until that ends, and no signal helps. So one thread at a time does that, for whatever memfd, and
+ * when it has been kept for a second nobody else does: a page that cannot be punched stays where it is.
  *
  * Lock order: PG_locked, then memfd->lock, then mapping->tree_lock.
  */
@@ -52,9 +55,10 @@ int memfd_frame(struct memfd *f, uint32_t index, void **out);
 /* Give the frames [first, last] back to the system and take them out of every mapping, here and in other
  * processes. Context: their pages are locked, or cannot be there.   Returns 0, or -errno: not certain. */
 int memfd_punch(struct memfd *f, uint32_t first, uint32_t last);
-/* Put n pages of bytes into the memfd where it has none, without touching them. (Not by pwrite(2): that waits for
- * who writes into the memfd meanwhile, a client that may take as long as it likes; and one that sets O_APPEND says where
- * it goes.) Any thread; the pages are locked.   Returns how many were; less than n where one is there already. */
+/* Has the one that punches or cuts a memfd been kept for so long?   Any thread, no lock. */
+bool memfd_kept(uint64_t ns);
+/* Put n pages of bytes into the memfd where it has none, without touching them. (Not by pwrite(2): that needs the
+ * inode's lock, and where it goes is up to a client that sets O_APPEND.) Any thread; the pages are locked.   Returns how many were; less than n where one is there already. */
 uint32_t memfd_fill(const struct memfd *f, uint32_t index, const char *from, uint32_t n);
 /* Has a page ever been lost for good, so that our mapping may show others than the memfd has? */
 bool memfd_patched(void);

@@ -102,6 +102,17 @@ static void door_stuck(void *arg, pid_t pid, uint64_t number, unsigned seconds)
                (int)pid, seconds, (unsigned long long)number, (int)pid, minor(door->dev));
 }
 
+static void door_kept(void *arg, unsigned seconds)
+{
+    (void)arg;
+    daemon_say("a process that has attached a file has been writing into its memory for %u s "
+               "without end: one request waits "
+               "for it, and pages of attached files stay in the cache; end it (some thread of it "
+               "sleeps in write(2) or "
+               "the like, see /proc/PID/task/*/syscall)",
+               seconds);
+}
+
 static void door_waiting(void *arg, unsigned nr)
 {
     const struct attach_door *door = arg;
@@ -149,9 +160,11 @@ static int bind_socket(struct attach_door *door, int sock)
 int attach_door_open(struct fs *fs, const char *mountpoint_abs, struct attach_door **out,
                      struct store_error *error)
 {
-    static const struct attach_ops ops = {
-        .open = door_open, .release = door_release, .stuck = door_stuck, .waiting = door_waiting
-    };
+    static const struct attach_ops ops = { .open = door_open,
+                                           .release = door_release,
+                                           .stuck = door_stuck,
+                                           .kept = door_kept,
+                                           .waiting = door_waiting };
     struct mount_entry *mount = malloc(sizeof *mount);
     struct attach_door *door = calloc(1, sizeof *door);
     int sock = -1, err = mount == NULL || door == NULL ? -ENOMEM : 0;

@@ -599,6 +599,110 @@ static void attack_blocking(int file)
     kill_child(&c);
 }
 
+/* write(2) into a memfd, of a byte that never comes: meanwhile nobody else can punch or cut that memfd. */
+#define HELD_FILES 40
+
+static struct {
+    int memfd;
+    const char *byte;
+} held[HELD_FILES];
+
+static void *hold(void *arg)
+{
+    size_t i = (size_t)(uintptr_t)arg;
+    (void)!pwrite(held[i].memfd, held[i].byte, 1, 0);
+    return NULL;
+}
+
+static void holder(int in, int out)
+{
+    char name[20];
+    uint64_t id;
+    int uffd, s = greet(&uffd), never = new_uffd(0);
+    char *bytes =
+        mmap(NULL, HELD_FILES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct uffdio_register area = { .range = { (uintptr_t)bytes, HELD_FILES * PAGE },
+                                    .mode = UFFDIO_REGISTER_MODE_MISSING };
+    if (bytes == MAP_FAILED || ioctl(never, UFFDIO_REGISTER, &area) != 0)
+        give_up("register");
+    for (size_t i = 0; i < HELD_FILES; i++) {
+        (void)snprintf(name, sizeof name, "held%zu", i);
+        int file = make_file(name, PAGES);
+        held[i].memfd = open_pages(s, file, &id);
+        held[i].byte = bytes + i * PAGE;
+        CHECK_EQ(ask(s, (struct attach_request){ .op = ATTACH_DROP, .id = id }, -1, NULL, NULL), 0);
+        for (off_t k = 0; k < PAGES; k++) /* its pages come back, into the memfd */
+            CHECK_EQ(byte_at(file, k * (off_t)PAGE), k + 1);
+    }
+    for (size_t i = 0; i < HELD_FILES; i++) {
+        pthread_t t;
+        if (pthread_create(&t, NULL, hold, (void *)(uintptr_t)i) != 0) // NOLINT
+            give_up("pthread_create");
+    }
+    pause_ms(100);
+    say(out);
+    (void)hear(in);
+}
+
+/* More than fits into the cache, in a file of its own. */
+static void presser(int in, int out)
+{
+    enum { MIB = 24 };
+    static char mib[1 << 20], got[1 << 20];
+    char name[30];
+    (void)snprintf(name, sizeof name, "pressure%d", (int)getpid());
+    int fd = open(name, O_RDWR | O_CREAT, 0644);
+    for (int i = 0; i < MIB; i++) {
+        memset(mib, i + 1, sizeof mib);
+        CHECK_EQ(pwrite(fd, mib, sizeof mib, (off_t)i << 20), sizeof mib);
+    }
+    CHECK_EQ(fsync(fd), 0);
+    for (int i = 0; i < MIB; i++) {
+        memset(mib, i + 1, sizeof mib);
+        CHECK_EQ(pread(fd, got, sizeof got, (off_t)i << 20), sizeof got);
+        CHECK(memcmp(mib, got, sizeof got) == 0);
+    }
+    CHECK_EQ(unlink(name), 0);
+    say(out);
+    (void)hear(in);
+}
+
+static void dropper(int in, int out)
+{
+    control("drop");
+    say(out);
+    (void)hear(in);
+}
+
+/* Who comes upon such a page first is kept, and nobody else. */
+static void attack_inodes(void)
+{
+    enum { OTHERS = 4 };
+    struct child c = start_child(holder), others[OTHERS];
+    CHECK(hear(c.from));
+    struct child d = start_child(dropper);
+    CHECK(WITHIN(20, stat_of("attach", "stuck") == 1));
+    double begun = seconds();
+    for (int i = 0; i < OTHERS; i++)
+        others[i] = start_child(presser);
+    for (int i = 0; i < OTHERS; i++)
+        CHECK(hear(others[i].from));
+    control("drop");
+    CHECK(seconds() - begun < 40);
+    all_is_well("pages that cannot go");
+    kill_child(&c);
+    CHECK(hear(d.from));
+    end_child(&d);
+    for (int i = 0; i < OTHERS; i++)
+        end_child(&others[i]);
+    CHECK_EQ(stat_of("attach", "stuck"), 0);
+    for (size_t i = 0; i < HELD_FILES; i++) {
+        char name[20];
+        (void)snprintf(name, sizeof name, "held%zu", i);
+        CHECK_EQ(unlink(name), 0);
+    }
+}
+
 /* More than can be tracked, and no end of moves. */
 static void attack_ranges(int file)
 {
@@ -698,6 +802,7 @@ int main(int argc, char **argv)
     ATTACK("moves", attack_moves(file));
     ATTACK("swaps", attack_swaps());
     ATTACK("blocking", attack_blocking(file));
+    ATTACK("inodes", attack_inodes());
     ATTACK("ranges", attack_ranges(file));
     ATTACK("endings", attack_endings());
     test_now = "the end";
