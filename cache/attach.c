@@ -101,13 +101,13 @@ static unsigned client_watch(struct attach_client *c)
     return seconds;
 }
 
-/* Returns how many threads some client has kept for a second by what it does to a memfd. */
+/* Returns how many threads are kept for a second by what some client does to a memfd. */
 static unsigned watch_memfds(struct attach *a)
 {
-    bool kept = memfd_kept((uint64_t)ATTACH_STUCK_S * SECOND);
-    if (kept && !a->told_kept)
-        a->ops->kept(a->arg, ATTACH_STUCK_S);
-    a->told_kept = kept;
+    unsigned kept = memfd_kept((uint64_t)ATTACH_STUCK_S * SECOND);
+    if (kept > 0 && !a->told_kept)
+        a->ops->kept(a->arg, kept, ATTACH_STUCK_S);
+    a->told_kept = kept > 0;
     return memfd_kept(SECOND);
 }
 
@@ -134,7 +134,7 @@ static unsigned accept_step(void *arg)
     look_after_clients(a);
     struct pollfd fds[2] = { { .fd = a->listener, .events = POLLIN },
                              { .fd = a->wake, .events = POLLIN } };
-    if (poll(fds, 2, a->nr_clients > 0 ? WATCH_MS : -1) <= 0)
+    if (poll(fds, 2, a->nr_clients > 0 || memfd_any() ? WATCH_MS : -1) <= 0)
         return 0;
     if (fds[1].revents != 0)
         (void)eventfd_read(a->wake, &count);
@@ -200,7 +200,7 @@ void attach_stats(struct attach *a, struct attach_stats *out)
                                   .refused = atomic_load(&a->refused),
                                   .queued = atomic_load(&a->queued),
                                   .poisoned = atomic_load(&a->poisoned) };
-    out->stuck = memfd_kept((uint64_t)ATTACH_STUCK_S * SECOND);
+    out->stuck = memfd_kept((uint64_t)ATTACH_STUCK_S * SECOND) > 0;
     pthread_mutex_lock(&a->lock);
     out->clients = a->nr_clients;
     for (struct list_head *n = a->clients.next; n != &a->clients; n = n->next) {

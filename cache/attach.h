@@ -55,8 +55,8 @@ struct attach_ops {
      * waits, and whoever wants that page, or the file, waits too. Once until it ends. pid: the client's
      * process, 0 if it is not one of ours to see; number: one file that is concerned. */
     void (*stuck)(void *arg, pid_t pid, uint64_t number, unsigned seconds);
-    /* Likewise some client, whoever it is, has kept a file's memory locked, and a thread with it (memfd.h). */
-    void (*kept)(void *arg, unsigned seconds);
+    /* Likewise some client, whoever it is, has kept files' memory locked, and so many threads with it (memfd.h). */
+    void (*kept)(void *arg, unsigned nr, unsigned seconds);
     /* So many clients have kept threads waiting for more than a second; said again while it lasts. Of the
      * threads that write-protect pages for everybody each may hold one: have that many more. */
     void (*waiting)(void *arg, unsigned nr);

@@ -11,6 +11,7 @@
  * After Linux's block/bounce.c, which did it for memory that a device could not reach.
  */
 #include <assert.h>
+#include <errno.h>
 #include <unistd.h>
 
 #include "cache/memfd.h"
@@ -20,7 +21,7 @@
  * as long as a commit takes, so half are for reading alone. */
 static struct bounce *bounce_take(struct page_cache *cache, enum bio_op op)
 {
-    unsigned most = op == BIO_WRITE ? cache->nr_bounces / 2 : cache->nr_bounces;
+    unsigned most = op == BIO_WRITE ? (cache->nr_bounces + 1) / 2 : cache->nr_bounces;
     for (unsigned i = 0; i < most; i++)
         if (!atomic_load(&cache->bounces[i].taken) &&
             !atomic_exchange(&cache->bounces[i].taken, true))
@@ -48,18 +49,20 @@ static uint32_t run_length(const struct bio *bio, uint32_t i)
     return n;
 }
 
-/* What the memfd does not take goes there as ever: a page of it is there already, or it cannot be filled. */
-static void empty_buffer(const struct bounce *b, const struct bio *bio)
+/* Where a page of the memfd is there already it is overwritten. What a client has cut off fails: to touch it might take as
+ * long as that client likes (memfd.h), and whoever wants the page reads it once more. */
+static void empty_buffer(const struct bounce *b, struct bio *bio)
 {
-    struct memfd *f = atomic_load(&b->m->memfd);
     uint32_t i = 0;
     while (i < bio->nr_vecs) {
-        const struct bio_vec *v = &bio->vecs[i];
+        struct bio_vec *v = &bio->vecs[i];
         uint32_t n = run_length(bio, i);
-        uint32_t done = n > 0 ? memfd_fill(f, v->index, bounce_page(b, i), n) : 0;
-        if (n > 0 && done == 0)
-            memcpy(page_address(b->m->cache, v->owner), v->data, PAGE_SIZE);
-        i += done > 0 ? done : 1;
+        int done = n > 0 ? memfd_fill(b->f, v->index, bounce_page(b, i), n) : 0;
+        if (done == -EEXIST || done == -ENODEV)
+            memcpy(page_address(b->cache, v->owner), v->data, PAGE_SIZE);
+        else if (done < 0)
+            v->error = done == -ENOMEM ? -ENOMEM : -EIO;
+        i += done > 0 ? (uint32_t)done : 1;
     }
 }
 
@@ -85,13 +88,13 @@ static void bounce_end_io(struct bio *bio)
     bio->end_io = b->end_io;
     bio->private = b->private;
     bounce_give(b);
-    bio->end_io(bio);
+    bio_endio(bio); /* what became of it may have changed */
 }
 
 bool bounce_bio(struct address_space *m, struct bio *bio)
 {
     const struct memfd *f = atomic_load(&m->memfd);
-    if (f == NULL || memfd_patched())
+    if (f == NULL || m->cache->nr_bounces == 0 || !memfd_whole())
         return true;
     struct bounce *b = bounce_take(m->cache, bio->op);
     if (b == NULL)
@@ -100,7 +103,8 @@ bool bounce_bio(struct address_space *m, struct bio *bio)
         bounce_give(b);
         return true;
     }
-    b->m = m;
+    b->f = f;
+    b->cache = m->cache;
     b->end_io = bio->end_io;
     b->private = bio->private;
     for (uint32_t i = 0; i < bio->nr_vecs; i++)

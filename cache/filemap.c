@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 
 #include "cache/memfd.h"
@@ -12,6 +13,7 @@
 
 #define LOOKUP_TRIES \
     16u /* times a reader meets its page evicted before it holds on to one itself */
+#define FROZEN_TRIES 1000u
 
 /* ---- mappings -------------------------------------------------------------------------------- */
 
@@ -35,37 +37,49 @@ void mapping_init(struct address_space *m, struct page_cache *cache, struct devi
 
 void mapping_destroy(struct address_space *m)
 {
+    struct memfd *memfd = mapping_take_memfd(m);
     truncate_inode_pages_range(m, 0, UINT32_MAX);
     assert(!m->on_dirty);
     /* Reclaim may still be leaving the lock under which it removed our last page. */
     pthread_mutex_lock(&m->tree_lock);
     radix_tree_destroy(&m->pages);
     pthread_mutex_unlock(&m->tree_lock);
-    mapping_drop_memfd(m);
+    memfd_free(memfd);
     pthread_mutex_destroy(&m->tree_lock);
     pthread_rwlock_destroy(&m->i_mmap_lock);
 }
 
-void i_size_write(struct address_space *m, uint64_t size)
+void i_size_prepare(struct address_space *m, uint64_t size)
 {
     struct memfd *f = atomic_load(&m->memfd);
-    atomic_store(&m->i_size, size);
     if (f != NULL)
         memfd_grow(f, (size + PAGE_SIZE - 1) >> PAGE_SHIFT);
 }
 
+void i_size_write(struct address_space *m, uint64_t size)
+{
+    atomic_store(&m->i_size, size);
+    i_size_prepare(m, size);
+}
+
 /* ---- finding --------------------------------------------------------------------------------- */
 
-/* The page at index, referenced.   NULL: none. Context: RCU. */
-static struct page *slot_get_page(struct address_space *m, uint32_t index)
+/* The page at index, referenced.   NULL: none; or *frozen: it is being unmapped, which may last (memfd.h):
+ * wait_while_frozen(), and again. Context: RCU. */
+static struct page *slot_get_page(struct address_space *m, uint32_t index, bool *frozen)
 {
     const _Atomic(void *) *slot;
+    unsigned tries = 0;
     while ((slot = radix_tree_slot(&m->pages, index)) != NULL) {
         struct page *page = atomic_load_explicit(slot, memory_order_acquire);
         if (page == NULL || radix_is_value(page))
             return NULL;
         if (!get_page_unless_zero(page)) {
-            cache_yield(); /* frozen: it is being unmapped, and leaves the slot or comes back */
+            if (++tries == FROZEN_TRIES) {
+                *frozen = true;
+                return NULL;
+            }
+            cache_yield(); /* it leaves the slot or comes back */
             sched_yield();
             continue;
         }
@@ -76,12 +90,23 @@ static struct page *slot_get_page(struct address_space *m, uint32_t index)
     return NULL;
 }
 
+/* Not by its lock: a page that was found may be another's when it is looked at. Context: no RCU. */
+static void wait_while_frozen(void)
+{
+    (void)poll(NULL, 0, 1);
+}
+
 struct page *find_get_page(struct address_space *m, uint32_t index)
 {
-    cache_rcu_read_lock();
-    struct page *page = slot_get_page(m, index);
-    cache_rcu_read_unlock();
-    return page;
+    for (;;) {
+        bool frozen = false;
+        cache_rcu_read_lock();
+        struct page *page = slot_get_page(m, index, &frozen);
+        cache_rcu_read_unlock();
+        if (!frozen)
+            return page;
+        wait_while_frozen();
+    }
 }
 
 struct page *find_lock_page(struct address_space *m, uint32_t index)
@@ -100,16 +125,20 @@ struct page *find_lock_page(struct address_space *m, uint32_t index)
     }
 }
 
-/* Keep of found items those that are still pages, referenced. Context: RCU. */
+/* Keep of found items those that are still pages, referenced, up to one that is *frozen.
+ * Returns how many; *next: behind the last that was looked at. Context: RCU. */
 static unsigned pages_get(struct address_space *m, struct page **pages, const uint64_t *indices,
-                          unsigned found)
+                          unsigned found, uint64_t *next, bool *frozen)
 {
     unsigned n = 0;
     for (unsigned i = 0; i < found; i++) {
         struct page *page =
-            radix_is_value(pages[i]) ? NULL : slot_get_page(m, (uint32_t)indices[i]);
+            radix_is_value(pages[i]) ? NULL : slot_get_page(m, (uint32_t)indices[i], frozen);
+        if (*frozen)
+            break;
         if (page != NULL)
             pages[n++] = page;
+        *next = indices[i] + 1;
     }
     return n;
 }
@@ -118,12 +147,15 @@ unsigned find_get_pages(struct address_space *m, uint64_t *next, uint32_t last, 
                         unsigned max)
 {
     uint64_t indices[PAGEVEC];
+    bool frozen = false;
     assert(max <= PAGEVEC);
     cache_rcu_read_lock();
     unsigned found = radix_tree_gang_lookup(&m->pages, (void **)pages, indices, *next, last, max);
-    unsigned n = pages_get(m, pages, indices, found);
+    *next = found > 0 ? *next : (uint64_t)last + 1;
+    unsigned n = pages_get(m, pages, indices, found, next, &frozen);
     cache_rcu_read_unlock();
-    *next = found > 0 ? indices[found - 1] + 1 : (uint64_t)last + 1;
+    if (frozen)
+        wait_while_frozen();
     return n;
 }
 
@@ -131,13 +163,16 @@ unsigned find_get_pages_tag(struct address_space *m, uint64_t *next, uint32_t la
                             struct page **pages, unsigned max, enum radix_tag tag)
 {
     uint64_t indices[PAGEVEC];
+    bool frozen = false;
     assert(max <= PAGEVEC);
     cache_rcu_read_lock();
     unsigned found =
         radix_tree_gang_lookup_tag(&m->pages, (void **)pages, indices, *next, last, max, tag);
-    unsigned n = pages_get(m, pages, indices, found);
+    *next = found > 0 ? *next : (uint64_t)last + 1;
+    unsigned n = pages_get(m, pages, indices, found, next, &frozen);
     cache_rcu_read_unlock();
-    *next = found > 0 ? indices[found - 1] + 1 : (uint64_t)last + 1;
+    if (frozen)
+        wait_while_frozen();
     return n;
 }
 

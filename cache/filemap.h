@@ -186,6 +186,8 @@ int mapping_check(struct address_space *m);
 
 /* Set i_size; growing takes the memfd along (it shrinks when the pages have gone). Context: i_rwsem. */
 void i_size_write(struct address_space *m, uint64_t size);
+/* What that may have to wait for (memfd.h), before a lock is taken that others need. */
+void i_size_prepare(struct address_space *m, uint64_t size);
 
 /* ---- pages (pages come back referenced: put_page) ------------------------------------------- */
 

@@ -26,59 +26,78 @@
 /* ---- calls that a client can keep from returning -------------------------------------------- */
 
 #define PATIENCE_NS 1000000000u
+#define CALLS       32u /* those beyond are not recorded */
 
-static _Atomic uint64_t kept_since; /* clock_monotonic; 0: nobody is at it */
+static _Atomic uint64_t calls[CALLS]; /* since when (clock_monotonic); 0: free */
+static _Atomic bool reclaiming;
 
-bool memfd_kept(uint64_t ns)
+unsigned memfd_kept(uint64_t ns)
 {
-    uint64_t since = atomic_load(&kept_since);
-    return since != 0 && clock_now(&clock_monotonic) > since + ns;
+    uint64_t now = clock_now(&clock_monotonic);
+    unsigned n = 0;
+    for (unsigned i = 0; i < CALLS; i++) {
+        uint64_t since = atomic_load_explicit(&calls[i], memory_order_relaxed);
+        n += since != 0 && now > since + ns;
+    }
+    return n;
 }
 
-/* Before a call that takes a memfd's inode lock; also in a signal's handler.   Returns false: do not. */
-static bool call_begin(void)
+bool memfd_reclaim_begin(void)
 {
-    uint64_t now = clock_now(&clock_monotonic), until = now + PATIENCE_NS, none = 0;
-    while (!atomic_compare_exchange_strong(&kept_since, &none, now)) {
-        if (memfd_kept(PATIENCE_NS) || now > until)
+    bool none = false;
+    while (!atomic_compare_exchange_strong(&reclaiming, &none, true)) {
+        if (memfd_kept(PATIENCE_NS) > 0)
             return false;
         sched_yield();
-        now = clock_now(&clock_monotonic);
-        none = 0;
+        none = false;
     }
     return true;
 }
 
-static void call_end(void)
+void memfd_reclaim_end(void)
 {
-    atomic_store(&kept_since, 0);
+    atomic_store(&reclaiming, false);
 }
 
-/* fallocate(2).   Returns 0 or -errno; -EBUSY: a client keeps somebody who does such a thing. */
+/* Also in a signal's handler. NULL: it is not recorded. */
+static _Atomic uint64_t *call_begin(void)
+{
+    uint64_t now = clock_now(&clock_monotonic);
+    for (unsigned i = 0; i < CALLS; i++) {
+        uint64_t none = 0;
+        if (atomic_compare_exchange_strong(&calls[i], &none, now))
+            return &calls[i];
+    }
+    return NULL;
+}
+
+static int call_end(_Atomic uint64_t *call, int result)
+{
+    int err = result == 0 ? 0 : -errno;
+    if (call != NULL)
+        atomic_store(call, 0);
+    return err;
+}
+
+/* fallocate(2).   Returns 0 or -errno. */
 static int allocate(int fd, int mode, off_t offset, off_t bytes)
 {
-    if (!call_begin())
-        return -EBUSY;
-    int err = fallocate(fd, mode, offset, bytes) == 0 ? 0 : -errno;
-    call_end();
-    return err;
+    _Atomic uint64_t *call = call_begin();
+    return call_end(call, fallocate(fd, mode, offset, bytes));
 }
 
-/* ftruncate(2).   As allocate. */
+/* ftruncate(2).   Likewise. */
 static int cut(int fd, off_t bytes)
 {
-    if (!call_begin())
-        return -EBUSY;
-    int err = ftruncate(fd, bytes) == 0 ? 0 : -errno;
-    call_end();
-    return err;
+    _Atomic uint64_t *call = call_begin();
+    return call_end(call, ftruncate(fd, bytes));
 }
 
 /* ---- pages that vanish under us -------------------------------------------------------------- */
 
 static struct sigaction previous;
-static _Atomic unsigned nr_memfds; /* segments are only looked for where there are any */
-static _Atomic bool ever_patched;
+static _Atomic unsigned nr_memfds;  /* segments are only looked for where there are any */
+static _Atomic unsigned nr_patched; /* segments */
 
 /* Segments that exist, for the handler: addresses only ever added, lengths cleared when unmapped. */
 #define KNOWN_MAX 65536u
@@ -104,10 +123,8 @@ static bool restore_page(uintptr_t at, bool *back)
             continue;
         *back = allocate(atomic_load(&known[i].fd), 0,
                          (off_t)(atomic_load(&known[i].offset) + (at - start)), PAGE_SIZE) == 0;
-        if (!*back) {
-            atomic_store(&known[i].patched, true);
-            atomic_store(&ever_patched, true);
-        }
+        if (!*back && !atomic_exchange(&known[i].patched, true))
+            atomic_fetch_add(&nr_patched, 1);
         return true;
     }
     return false;
@@ -179,25 +196,35 @@ static unsigned find_known(const void *start)
     return i;
 }
 
-static void forget(const void *start)
+/* Was a page of the segment patched since it was last asked? Context: known_lock. */
+static bool clear_patched_locked(unsigned i)
 {
-    pthread_mutex_lock(&known_lock);
-    atomic_store(&known[find_known(start)].bytes, 0);
-    pthread_mutex_unlock(&known_lock);
+    bool was = atomic_exchange(&known[i].patched, false);
+    if (was)
+        atomic_fetch_sub(&nr_patched, 1);
+    return was;
 }
 
-/* Was a page of the segment patched since it was last asked? */
 static bool test_clear_patched(const void *start)
 {
     pthread_mutex_lock(&known_lock);
-    bool was = atomic_exchange(&known[find_known(start)].patched, false);
+    bool was = clear_patched_locked(find_known(start));
     pthread_mutex_unlock(&known_lock);
     return was;
 }
 
-bool memfd_patched(void)
+static void forget(const void *start)
 {
-    return atomic_load(&ever_patched);
+    pthread_mutex_lock(&known_lock);
+    unsigned i = find_known(start);
+    (void)clear_patched_locked(i);
+    atomic_store(&known[i].bytes, 0);
+    pthread_mutex_unlock(&known_lock);
+}
+
+bool memfd_any(void)
+{
+    return atomic_load(&nr_memfds) > 0;
 }
 
 /* ---- filling --------------------------------------------------------------------------------- */
@@ -285,7 +312,7 @@ static int resize_locked(struct memfd *f, uint64_t pages)
 {
     int err = cut(f->fd, (off_t)(pages << PAGE_SHIFT));
     if (err != 0)
-        return err == -EBUSY ? -ENOMEM : err;
+        return err;
     if (pages > f->pages)
         heal_segments(f);
     f->pages = pages;
@@ -308,19 +335,24 @@ int memfd_frame(struct memfd *f, uint32_t index, void **out)
     return err;
 }
 
-uint32_t memfd_fill(const struct memfd *f, uint32_t index, const char *from, uint32_t n)
+bool memfd_whole(void)
+{
+    return filler >= 0 && atomic_load(&nr_patched) == 0;
+}
+
+int memfd_fill(const struct memfd *f, uint32_t index, const char *from, uint32_t n)
 {
     unsigned segment = segment_of(index);
     uint64_t in = index - segment_first(segment), rest = segment_pages(segment) - in;
     const char *window = atomic_load(&f->windows[segment]);
     if (window == NULL)
-        return 0;
+        return -ENODEV;
     struct uffdio_copy copy = { .dst = (uintptr_t)window + (in << PAGE_SHIFT),
                                 .src = (uintptr_t)from,
                                 .len = (n < rest ? n : rest) << PAGE_SHIFT,
                                 .mode = UFFDIO_COPY_MODE_DONTWAKE };
-    (void)ioctl(filler, UFFDIO_COPY, &copy);
-    return copy.copy > 0 ? (uint32_t)((uint64_t)copy.copy >> PAGE_SHIFT) : 0;
+    int err = ioctl(filler, UFFDIO_COPY, &copy) == 0 ? 0 : -errno;
+    return copy.copy > 0 ? (int)((uint64_t)copy.copy >> PAGE_SHIFT) : err;
 }
 
 int memfd_punch(struct memfd *f, uint32_t first, uint32_t last)
@@ -391,8 +423,10 @@ static int open_memfd(struct memfd *f, uint64_t pages)
     return resize_locked(f, pages);
 }
 
-static void memfd_free(struct memfd *f)
+void memfd_free(struct memfd *f)
 {
+    if (f == NULL)
+        return;
     for (unsigned i = 0; i < MEMFD_SEGMENTS; i++) {
         char *at = atomic_load(&f->segments[i]);
         if (at == NULL)
@@ -409,6 +443,7 @@ static void memfd_free(struct memfd *f)
         close(f->fd);
     pthread_mutex_destroy(&f->lock);
     free(f);
+    atomic_fetch_sub(&nr_memfds, 1);
 }
 
 static void begin(void)
@@ -426,6 +461,7 @@ static int memfd_create_for(struct address_space *m, struct memfd **out)
     (void)pthread_once(&once, begin);
     pthread_mutex_init(&f->lock, NULL);
     f->fd = f->read_fd = -1;
+    atomic_fetch_add(&nr_memfds, 1); /* before it has segments that could be touched */
     int err = open_memfd(f, (atomic_load(&m->i_size) + PAGE_SIZE - 1) >> PAGE_SHIFT);
     if (err != 0) {
         memfd_free(f);
@@ -471,7 +507,6 @@ int mapping_use_memfd(struct address_space *m)
         down_write(&m->invalidate_lock);
         if (remove_clean_pages(m)) {
             atomic_store(&m->memfd, f);
-            atomic_fetch_add(&nr_memfds, 1);
         } else {
             err = -EIO;
         }
@@ -482,12 +517,7 @@ int mapping_use_memfd(struct address_space *m)
     return err;
 }
 
-void mapping_drop_memfd(struct address_space *m)
+struct memfd *mapping_take_memfd(struct address_space *m)
 {
-    struct memfd *f = atomic_load(&m->memfd);
-    if (f == NULL)
-        return;
-    atomic_fetch_sub(&nr_memfds, 1);
-    memfd_free(f);
-    atomic_store(&m->memfd, NULL);
+    return atomic_exchange(&m->memfd, NULL);
 }

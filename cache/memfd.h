@@ -16,9 +16,9 @@
  * back to the memfd, or, where that fails, puts an anonymous page there until the memfd grows again.
  * A read through the mount at that moment may be EIO: the kernel, copying it, raises no signal. (The store then reads
  * a block into memory of its own: lmdb_blocks.c.)
- * And they can keep the memfd's inode locked, by a write(2) of bytes that never come: whoever punches or
- * cuts it sleeps until that ends, and no signal helps. So one thread at a time does that, for whatever memfd, and
- * when it has been kept for a second nobody else does: a page that cannot be punched stays where it is.
+ * And they can keep the memfd's inode locked, by a write(2) of bytes that never come: whoever punches or cuts it sleeps
+ * until that ends, and no signal helps. Who does so for the sake of that file waits. Who needs memory does not:
+ * one thread at a time reclaims pages of memfds, and while somebody has been kept for a second no other does.
  *
  * Lock order: PG_locked, then memfd->lock, then mapping->tree_lock.
  */
@@ -46,8 +46,10 @@ struct memfd {
  * Errors: -EIO and the like (what is dirty could not be written), -EMFILE, -ENOMEM, -EOPNOTSUPP (the
  * system would put huge pages into it). */
 int mapping_use_memfd(struct address_space *m);
-/* Unmap and close; the mapping has no pages. */
-void mapping_drop_memfd(struct address_space *m);
+/* Let the mapping, which nobody has mapped, be without: what becomes of its pages need not be punched.
+ * Returns what it had, or NULL; memfd_free() it when no page is left. */
+struct memfd *mapping_take_memfd(struct address_space *m);
+void memfd_free(struct memfd *f); /* NULL is allowed */
 
 /* The address of a page's frame, the memfd grown to reach it. Context: f->lock held until the page is in
  * the tree.   Errors: -ENOMEM. */
@@ -55,13 +57,21 @@ int memfd_frame(struct memfd *f, uint32_t index, void **out);
 /* Give the frames [first, last] back to the system and take them out of every mapping, here and in other
  * processes. Context: their pages are locked, or cannot be there.   Returns 0, or -errno: not certain. */
 int memfd_punch(struct memfd *f, uint32_t first, uint32_t last);
-/* Has the one that punches or cuts a memfd been kept for so long?   Any thread, no lock. */
-bool memfd_kept(uint64_t ns);
+/* How many threads have been kept for so long in punching or cutting a memfd?   Any thread, no lock. */
+unsigned memfd_kept(uint64_t ns);
+/* Around reclaiming a page of some memfd.   begin returns false: not now; nothing is to be ended. */
+bool memfd_reclaim_begin(void);
+void memfd_reclaim_end(void);
+/* Are there any? */
+bool memfd_any(void);
+
 /* Put n pages of bytes into the memfd where it has none, without touching them. (Not by pwrite(2): that needs the
- * inode's lock, and where it goes is up to a client that sets O_APPEND.) Any thread; the pages are locked.   Returns how many were; less than n where one is there already. */
-uint32_t memfd_fill(const struct memfd *f, uint32_t index, const char *from, uint32_t n);
-/* Has a page ever been lost for good, so that our mapping may show others than the memfd has? */
-bool memfd_patched(void);
+ * inode's lock, and where it goes is up to a client that sets O_APPEND.) Any thread; the pages are locked.
+ * Returns how many were, at least one; -EEXIST: the first is there; -ENODEV: it cannot be done here; -EFAULT: it is
+ * not so long any more; -ENOMEM and the like. */
+int memfd_fill(const struct memfd *f, uint32_t index, const char *from, uint32_t n);
+/* Can they be filled, and is each page in our mappings the memfd's own? */
+bool memfd_whole(void);
 /* Make it reach so far, in pages. */
 void memfd_grow(struct memfd *f, uint64_t pages);
 /* Shorten it to i_size, unless a page of the tree lies beyond.   Returns true: index is not in it. */

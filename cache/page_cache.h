@@ -17,6 +17,7 @@
 #include "cache/worker.h"
 
 struct blk_plug;
+struct memfd;
 
 struct fault_counters {
     _Atomic uint64_t minor, major, mkwrite;
@@ -94,7 +95,8 @@ struct page_cache { /* (c) constant  (r) lru_lock  (s) shadow_lock  (d) dirty_lo
     struct bounce {      /* see bounce.c */
         char *data;      /* (c) BIO_MAX_VECS pages */
         _Atomic bool taken; /* by a bio, to whose end the rest belongs                    (a) */
-        struct address_space *m;
+        struct page_cache *cache;
+        const struct memfd *f;
         void (*end_io)(struct bio *bio);
         void *private;
     } bounces[BOUNCES_MOST];

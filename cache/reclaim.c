@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "cache/memfd.h"
 #include "cache/memory.h"
 
 #define LRU_LOOKS 256u /* pages looked at under one hold of lru_lock */
@@ -169,10 +170,9 @@ static unsigned isolate_pages(struct page_cache *cache, struct page **batch, str
 /* Take a locked, clean page out of its tree if only the tree and we hold it. The count is frozen first:
  * a look-up from then on waits until it is out or back. Unmapped everywhere before it is free; with a
  * memfd its bytes go with that, so nobody else may hold it. */
-static bool remove_mapping(struct page *page)
+static bool remove_mapping(struct address_space *m, struct page *page)
 {
-    struct address_space *m = atomic_load(&page->mapping);
-    if (m == NULL || page_test(page, PG_dirty | PG_writeback) || !page_ref_freeze(page, 2))
+    if (page_test(page, PG_dirty | PG_writeback) || !page_ref_freeze(page, 2))
         return false;
     if (!page_unmap(m, page)) {
         page_ref_unfreeze(page, 2);
@@ -185,13 +185,27 @@ static bool remove_mapping(struct page *page)
     return true;
 }
 
+static bool try_remove_mapping(struct page *page)
+{
+    struct address_space *m = atomic_load(&page->mapping);
+    if (m == NULL)
+        return false;
+    bool shared = atomic_load(&m->memfd) != NULL;
+    if (shared && !memfd_reclaim_begin())
+        return false;
+    bool removed = remove_mapping(m, page);
+    if (shared)
+        memfd_reclaim_end();
+    return removed;
+}
+
 /* One isolated page; consumes its reference.   Returns true when it was freed. */
 static bool reclaim_page(struct page_cache *cache, struct page *page)
 {
     if (page_test(page, PG_dirty)) {
         atomic_store_explicit(&cache->want_writeback, true, memory_order_relaxed);
     } else if (!page_test(page, PG_writeback) && trylock_page(page)) {
-        if (remove_mapping(page)) {
+        if (try_remove_mapping(page)) {
             lru_remove(cache, page);
             unlock_page(page);
             page_free(cache, page);

@@ -102,15 +102,14 @@ static void door_stuck(void *arg, pid_t pid, uint64_t number, unsigned seconds)
                (int)pid, seconds, (unsigned long long)number, (int)pid, minor(door->dev));
 }
 
-static void door_kept(void *arg, unsigned seconds)
+static void door_kept(void *arg, unsigned nr, unsigned seconds)
 {
     (void)arg;
-    daemon_say("a process that has attached a file has been writing into its memory for %u s "
-               "without end: one request waits "
-               "for it, and pages of attached files stay in the cache; end it (some thread of it "
-               "sleeps in write(2) or "
-               "the like, see /proc/PID/task/*/syscall)",
-               seconds);
+    daemon_say(
+        "a process that has attached a file has been writing into its memory for %u s without "
+        "end: %u requests wait for it, and pages of attached files stay in the cache; end it "
+        "(a thread of it sleeps in write(2) or the like: /proc/PID/task/*/syscall)",
+        seconds, nr);
 }
 
 static void door_waiting(void *arg, unsigned nr)

@@ -163,6 +163,7 @@ static int grow(struct inode *inode, uint64_t size)
     int err = lock_eof_page(&inode->mapping, &eof);
     if (err != 0)
         return err;
+    i_size_prepare(&inode->mapping, size);
     inode_lock_records(inode->fs);
     err = grow_record(inode, size);
     inode_unlock_records(inode->fs);

@@ -67,7 +67,8 @@ struct bio_vec *bio_add(struct bio *bio, uint32_t index, void *data, void *owner
 /* Fail every vec with error (-errno); used by devices that refuse a bio as a whole. */
 void bio_fail(struct bio *bio, int error);
 
-/* Complete the bio: sets bio->error from its vecs and calls end_io. Call exactly once. */
+/* Complete the bio: sets bio->error from its vecs and calls end_io. Call exactly once; an end_io that put itself
+ * before another calls it for that one. */
 void bio_endio(struct bio *bio);
 
 #endif

@@ -195,9 +195,10 @@ Test(cache_bounce, a_memfd_is_filled_up_to_what_is_there_already)
     memset(bytes, 'x', sizeof bytes);
     read_window(&w, 0, 1); /* the segment is mapped */
     cr_expect_eq(memfd_fill(f, 600, bytes, 3), 3);
-    cr_expect_eq(memfd_fill(f, 600, bytes, 3), 0);
+    cr_expect_eq(memfd_fill(f, 600, bytes, 3), -EEXIST);
     cr_expect_eq(memfd_fill(f, 598, bytes, 4), 2);
     cr_expect_eq(memfd_fill(f, FILE_PAGES - 1, bytes, 2), 1, "it is no longer than that");
+    cr_expect_eq(memfd_fill(f, FILE_PAGES, bytes, 1), -EFAULT);
     cr_expect_eq(pread(f->fd, shared, PAGE_SIZE, 602 << PAGE_SHIFT), PAGE_SIZE);
     cr_expect_arr_eq(shared, bytes, PAGE_SIZE);
     world_close(&w);
