@@ -18,7 +18,7 @@
 #include "cache/page_cache.h"
 
 /* The first that is free, for it is the most likely to be in the processor's cache. Who writes may keep one for
- * as long as a commit takes, so half are for reading alone. */
+ * as long as a commit takes, so some are for reading alone. */
 static struct bounce *bounce_take(struct page_cache *cache, enum bio_op op)
 {
     unsigned most = op == BIO_WRITE ? (cache->nr_bounces + 1) / 2 : cache->nr_bounces;
@@ -66,16 +66,19 @@ static void empty_buffer(const struct bounce *b, struct bio *bio)
     }
 }
 
-/* Returns false: not all of it could be read. */
-static bool fill_buffer(int fd, const struct bounce *b, const struct bio *bio)
+/* What a client has cut off is zeros: to touch it might take as long as that client likes.
+ * Returns false: it cannot be read. */
+static bool fill_buffer(const struct bounce *b, const struct bio *bio)
 {
     for (uint32_t i = 0, n; i < bio->nr_vecs; i += n) {
         n = run_length(bio, i);
         assert(n > 0);
-        ssize_t bytes = (ssize_t)n << PAGE_SHIFT;
-        off_t at = (off_t)bio->vecs[i].index << PAGE_SHIFT;
-        if (pread(fd, bounce_page(b, i), (size_t)bytes, at) != bytes)
+        size_t bytes = (size_t)n << PAGE_SHIFT;
+        ssize_t got =
+            pread(b->f->fd, bounce_page(b, i), bytes, (off_t)bio->vecs[i].index << PAGE_SHIFT);
+        if (got < 0)
             return false;
+        memset(bounce_page(b, i) + got, 0, bytes - (size_t)got);
     }
     return true;
 }
@@ -88,7 +91,7 @@ static void bounce_end_io(struct bio *bio)
     bio->end_io = b->end_io;
     bio->private = b->private;
     bounce_give(b);
-    bio_endio(bio); /* what became of it may have changed */
+    bio_endio(bio); /* bio->error may have changed */
 }
 
 bool bounce_bio(struct address_space *m, struct bio *bio)
@@ -99,12 +102,12 @@ bool bounce_bio(struct address_space *m, struct bio *bio)
     struct bounce *b = bounce_take(m->cache, bio->op);
     if (b == NULL)
         return false;
-    if (bio->op == BIO_WRITE && !fill_buffer(f->fd, b, bio)) {
+    b->f = f;
+    b->cache = m->cache;
+    if (bio->op == BIO_WRITE && !fill_buffer(b, bio)) {
         bounce_give(b);
         return true;
     }
-    b->f = f;
-    b->cache = m->cache;
     b->end_io = bio->end_io;
     b->private = bio->private;
     for (uint32_t i = 0; i < bio->nr_vecs; i++)

@@ -44,22 +44,21 @@ void mapping_destroy(struct address_space *m)
     pthread_mutex_lock(&m->tree_lock);
     radix_tree_destroy(&m->pages);
     pthread_mutex_unlock(&m->tree_lock);
-    memfd_free(memfd);
+    memfd_bury(memfd);
     pthread_mutex_destroy(&m->tree_lock);
     pthread_rwlock_destroy(&m->i_mmap_lock);
-}
-
-void i_size_prepare(struct address_space *m, uint64_t size)
-{
-    struct memfd *f = atomic_load(&m->memfd);
-    if (f != NULL)
-        memfd_grow(f, (size + PAGE_SIZE - 1) >> PAGE_SHIFT);
 }
 
 void i_size_write(struct address_space *m, uint64_t size)
 {
     atomic_store(&m->i_size, size);
-    i_size_prepare(m, size);
+}
+
+void i_size_reach(struct address_space *m, uint64_t size)
+{
+    struct memfd *f = atomic_load(&m->memfd);
+    if (f != NULL)
+        memfd_grow(f, (size + PAGE_SIZE - 1) >> PAGE_SHIFT);
 }
 
 /* ---- finding --------------------------------------------------------------------------------- */
@@ -96,17 +95,29 @@ static void wait_while_frozen(void)
     (void)poll(NULL, 0, 1);
 }
 
+/* *frozen: likewise. */
+static struct page *find_page(struct address_space *m, uint32_t index, bool *frozen)
+{
+    *frozen = false;
+    cache_rcu_read_lock();
+    struct page *page = slot_get_page(m, index, frozen);
+    cache_rcu_read_unlock();
+    return page;
+}
+
 struct page *find_get_page(struct address_space *m, uint32_t index)
 {
-    for (;;) {
-        bool frozen = false;
-        cache_rcu_read_lock();
-        struct page *page = slot_get_page(m, index, &frozen);
-        cache_rcu_read_unlock();
-        if (!frozen)
-            return page;
+    bool frozen;
+    struct page *page;
+    while ((page = find_page(m, index, &frozen)) == NULL && frozen)
         wait_while_frozen();
-    }
+    return page;
+}
+
+struct page *find_get_page_nowait(struct address_space *m, uint32_t index)
+{
+    bool frozen;
+    return find_page(m, index, &frozen);
 }
 
 struct page *find_lock_page(struct address_space *m, uint32_t index)

@@ -184,14 +184,16 @@ void mapping_destroy(struct address_space *m);
 /* I1 to I6 over every page.   Returns 0, or the line of the check that failed. Quiet mapping. */
 int mapping_check(struct address_space *m);
 
-/* Set i_size; growing takes the memfd along (it shrinks when the pages have gone). Context: i_rwsem. */
-void i_size_write(struct address_space *m, uint64_t size);
-/* What that may have to wait for (memfd.h), before a lock is taken that others need. */
-void i_size_prepare(struct address_space *m, uint64_t size);
+void i_size_write(struct address_space *m, uint64_t size); /* Context: i_rwsem */
+/* Have the memfd, if there is one, reach to that size: before or after i_size says so, for it may have to wait (memfd.h):
+ * no page and no lock that others need is held. Context: i_rwsem. */
+void i_size_reach(struct address_space *m, uint64_t size);
 
 /* ---- pages (pages come back referenced: put_page) ------------------------------------------- */
 
-struct page *find_get_page(struct address_space *m, uint32_t index);  /* NULL: not there */
+struct page *find_get_page(struct address_space *m, uint32_t index); /* NULL: not there */
+/* The same; NULL too where one has been on its way out for a while. Does not sleep. */
+struct page *find_get_page_nowait(struct address_space *m, uint32_t index);
 struct page *find_lock_page(struct address_space *m, uint32_t index); /* locked, re-checked */
 /* Locked; made when absent (not uptodate then).   Sleeps for memory.  NULL: -ENOMEM in *error. */
 struct page *find_or_create_page(struct address_space *m, uint32_t index, int *error);

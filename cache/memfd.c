@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "cache/page_cache.h"
+#include "cache/worker.h"
 
 #ifndef MFD_NOEXEC_SEAL /* Linux 6.3 */
 #define MFD_NOEXEC_SEAL 0x0008U
@@ -29,7 +30,7 @@
 #define CALLS       32u /* those beyond are not recorded */
 
 static _Atomic uint64_t calls[CALLS]; /* since when (clock_monotonic); 0: free */
-static _Atomic bool reclaiming;
+static _Atomic uint64_t reclaiming;   /* likewise */
 
 unsigned memfd_kept(uint64_t ns)
 {
@@ -44,19 +45,19 @@ unsigned memfd_kept(uint64_t ns)
 
 bool memfd_reclaim_begin(void)
 {
-    bool none = false;
-    while (!atomic_compare_exchange_strong(&reclaiming, &none, true)) {
-        if (memfd_kept(PATIENCE_NS) > 0)
+    for (;;) {
+        uint64_t now = clock_now(&clock_monotonic), since = 0;
+        if (atomic_compare_exchange_strong(&reclaiming, &since, now))
+            return true;
+        if (now > since + PATIENCE_NS)
             return false;
         sched_yield();
-        none = false;
     }
-    return true;
 }
 
 void memfd_reclaim_end(void)
 {
-    atomic_store(&reclaiming, false);
+    atomic_store(&reclaiming, 0);
 }
 
 /* Also in a signal's handler. NULL: it is not recorded. */
@@ -423,10 +424,8 @@ static int open_memfd(struct memfd *f, uint64_t pages)
     return resize_locked(f, pages);
 }
 
-void memfd_free(struct memfd *f)
+static void memfd_free(struct memfd *f)
 {
-    if (f == NULL)
-        return;
     for (unsigned i = 0; i < MEMFD_SEGMENTS; i++) {
         char *at = atomic_load(&f->segments[i]);
         if (at == NULL)
@@ -446,23 +445,63 @@ void memfd_free(struct memfd *f)
     atomic_fetch_sub(&nr_memfds, 1);
 }
 
-static void begin(void)
+static pthread_mutex_t dead_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct memfd *dead;
+static struct worker *undertaker; /* to the end of the process */
+
+static unsigned undertaker_step(void *arg)
 {
-    install_handler();
-    open_filler();
+    (void)arg;
+    pthread_mutex_lock(&dead_lock);
+    struct memfd *f = dead;
+    dead = f != NULL ? f->next : NULL;
+    pthread_mutex_unlock(&dead_lock);
+    if (f == NULL)
+        return 60000;
+    (void)cut(f->fd, 0);
+    memfd_free(f);
+    return 0;
+}
+
+void memfd_bury(struct memfd *f)
+{
+    if (f == NULL)
+        return;
+    pthread_mutex_lock(&dead_lock);
+    f->next = dead;
+    dead = f;
+    pthread_mutex_unlock(&dead_lock);
+    worker_wake(undertaker);
+}
+
+/* Returns 0, or -errno: there may be another time. */
+static int begin(void)
+{
+    static bool installed;
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    int err = 0;
+    pthread_mutex_lock(&lock);
+    if (!installed) {
+        install_handler();
+        open_filler();
+        installed = true;
+    }
+    if (undertaker == NULL)
+        err = worker_start(&undertaker, "folio-bury", undertaker_step, NULL);
+    pthread_mutex_unlock(&lock);
+    return err;
 }
 
 static int memfd_create_for(struct address_space *m, struct memfd **out)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    struct memfd *f = calloc(1, sizeof *f);
+    int err = begin();
+    struct memfd *f = err == 0 ? calloc(1, sizeof *f) : NULL;
     if (f == NULL)
-        return -ENOMEM;
-    (void)pthread_once(&once, begin);
+        return err != 0 ? err : -ENOMEM;
     pthread_mutex_init(&f->lock, NULL);
     f->fd = f->read_fd = -1;
     atomic_fetch_add(&nr_memfds, 1); /* before it has segments that could be touched */
-    int err = open_memfd(f, (atomic_load(&m->i_size) + PAGE_SIZE - 1) >> PAGE_SHIFT);
+    err = open_memfd(f, (atomic_load(&m->i_size) + PAGE_SIZE - 1) >> PAGE_SHIFT);
     if (err != 0) {
         memfd_free(f);
         return err;

@@ -18,7 +18,8 @@
  * a block into memory of its own: lmdb_blocks.c.)
  * And they can keep the memfd's inode locked, by a write(2) of bytes that never come: whoever punches or cuts it sleeps
  * until that ends, and no signal helps. Who does so for the sake of that file waits. Who needs memory does not:
- * one thread at a time reclaims pages of memfds, and while somebody has been kept for a second no other does.
+ * one thread at a time reclaims pages of memfds, and while it has been kept for a second no other does. And a memfd
+ * whose file has left the cache is cut, for a client may keep it, by a thread that does nothing else.
  *
  * Lock order: PG_locked, then memfd->lock, then mapping->tree_lock.
  */
@@ -39,6 +40,7 @@ struct memfd {
     _Atomic(char *) segments[MEMFD_SEGMENTS]; /* mapped when first needed    (lock to set, a) */
     /* The same once more, never touched, and set before: there pages are put into the memfd. NULL: they cannot. */
     _Atomic(char *) windows[MEMFD_SEGMENTS];
+    struct memfd *next; /* of the dead                                             (dead_lock) */
 };
 
 /* Have the mapping's frames in a memfd from now on, if they are not. What is dirty is written first.
@@ -47,9 +49,10 @@ struct memfd {
  * system would put huge pages into it). */
 int mapping_use_memfd(struct address_space *m);
 /* Let the mapping, which nobody has mapped, be without: what becomes of its pages need not be punched.
- * Returns what it had, or NULL; memfd_free() it when no page is left. */
+ * Returns what it had, or NULL; memfd_bury() it when no page is left. */
 struct memfd *mapping_take_memfd(struct address_space *m);
-void memfd_free(struct memfd *f); /* NULL is allowed */
+/* Give its memory back, whoever else has it, and free it, soon. NULL is allowed. */
+void memfd_bury(struct memfd *f);
 
 /* The address of a page's frame, the memfd grown to reach it. Context: f->lock held until the page is in
  * the tree.   Errors: -ENOMEM. */

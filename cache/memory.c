@@ -112,7 +112,7 @@ static bool still_there(struct address_space *m, struct page *page, uint32_t ind
 /* The page at index if it is there, uptodate, and nobody holds it.   NULL: sleeping might help. */
 static struct page *trylock_resident(struct address_space *m, uint32_t index, uint32_t unless)
 {
-    struct page *page = find_get_page(m, index);
+    struct page *page = find_get_page_nowait(m, index);
     if (page == NULL)
         return NULL;
     if (!page_test(page, unless) && page_test(page, PG_uptodate) && trylock_page(page)) {

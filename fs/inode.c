@@ -499,7 +499,7 @@ static bool only_dirty(struct inode_table *t, struct inode *inode, uint64_t n)
 static void discard_dirty(struct inode_table *t, struct inode *inode, uint64_t n)
 {
     struct address_space *m = &inode->mapping;
-    if (atomic_load(&m->nrdirty) == 0)
+    if (atomic_load(&m->nrdirty) == 0 || atomic_load(&m->memfd) != NULL) /* to punch may wait */
         return;
     pthread_mutex_lock(&inode->i_lock);
     bool deleted = inode->nlink == 0;

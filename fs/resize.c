@@ -159,15 +159,17 @@ static int grow_record(struct inode *inode, uint64_t size)
 
 static int grow(struct inode *inode, uint64_t size)
 {
+    struct address_space *m = &inode->mapping;
     struct page *eof;
-    int err = lock_eof_page(&inode->mapping, &eof);
+    i_size_reach(m, size); /* a store behind the end waits for the new size, and gets no SIGBUS */
+    int err = lock_eof_page(m, &eof);
     if (err != 0)
         return err;
-    i_size_prepare(&inode->mapping, size);
     inode_lock_records(inode->fs);
     err = grow_record(inode, size);
     inode_unlock_records(inode->fs);
-    page_unlock_put(&inode->mapping, eof);
+    page_unlock_put(m, eof);
+    i_size_reach(m, atomic_load(&m->i_size)); /* a fault there may have cut the memfd again */
     return err;
 }
 
@@ -294,6 +296,7 @@ static int grow_over_allocated(struct inode *inode, uint64_t size)
     if (err == 0) {
         i_size_write(&inode->mapping, size);
         page_unlock_put(&inode->mapping, eof);
+        i_size_reach(&inode->mapping, size);
     }
     return err;
 }
