@@ -4,8 +4,8 @@
  *     WRITE   memfd --pread--> buffer --> device
  *
  * The pages of an attached file are its clients'; this process seldom touches them. To have a device do so costs
- * a zeroed page and an entry in a page table for each, and the machine below a virtual one its own: several
- * times what copying does (bench/NOTES.md, 21.). A bio that finds no buffer free goes to the memfd itself, and
+ * for each that it is zeroed first, and what a first touch takes, on a virtual machine the host's work as well:
+ * several times what copying does (bench/NOTES.md, 21.). A bio that finds no buffer free goes to the memfd itself, and
  * so does a page that is read alone and waited for (read_page_locked).
  *
  * After Linux's block/bounce.c, which did it for memory that a device could not reach.
