@@ -111,10 +111,26 @@ static struct {
 } known[KNOWN_MAX];
 static _Atomic unsigned nr_known;
 
-/* Give the page that was touched back to the memfd; where that fails, something must stand in for it.
- * (fallocate never shortens; whatever makes the memfd too long by it, memfd_trim() sees to it.)
- * Returns false: not ours. *back: it is there again. */
-static bool restore_page(uintptr_t at, bool *back)
+static void mark_patched(unsigned i)
+{
+    if (!atomic_exchange(&known[i].patched, true))
+        atomic_fetch_add(&nr_patched, 1);
+}
+
+/* Something must stand in for a page of that segment.   Returns false: it cannot. */
+static bool patch(unsigned i, uintptr_t at)
+{
+    mark_patched(i); /* before anybody may see it */
+    bool patched =
+        mmap((void *)at, PAGE_SIZE, PROT_READ | PROT_WRITE, // NOLINT(performance-no-int-to-ptr)
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED;
+    mark_patched(i); /* and if the segment was healed in between, and the mark taken away */
+    return patched;
+}
+
+/* Give the page that was touched back to the memfd, or patch it. (fallocate never shortens; whatever makes the memfd
+ * too long by it, memfd_trim() sees to it.)   Returns false: not ours, or it cannot be done. */
+static bool restore_page(uintptr_t at)
 {
     unsigned n = atomic_load(&nr_known);
     for (unsigned i = 0; i < n; i++) {
@@ -122,11 +138,8 @@ static bool restore_page(uintptr_t at, bool *back)
         uintptr_t start = atomic_load(&known[i].start);
         if (bytes == 0 || at < start || at - start >= bytes)
             continue;
-        *back = allocate(atomic_load(&known[i].fd), 0,
-                         (off_t)(atomic_load(&known[i].offset) + (at - start)), PAGE_SIZE) == 0;
-        if (!*back && !atomic_exchange(&known[i].patched, true))
-            atomic_fetch_add(&nr_patched, 1);
-        return true;
+        off_t offset = (off_t)(atomic_load(&known[i].offset) + (at - start));
+        return allocate(atomic_load(&known[i].fd), 0, offset, PAGE_SIZE) == 0 || patch(i, at);
     }
     return false;
 }
@@ -137,11 +150,7 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
 {
     uintptr_t at = (uintptr_t)info->si_addr & ~(uintptr_t)(PAGE_SIZE - 1);
     int error = errno;
-    bool back = false;
-    if (info->si_code > 0 && atomic_load(&nr_memfds) > 0 && restore_page(at, &back) &&
-        (back ||
-         mmap((void *)at, PAGE_SIZE, PROT_READ | PROT_WRITE, // NOLINT(performance-no-int-to-ptr)
-              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED)) {
+    if (info->si_code > 0 && atomic_load(&nr_memfds) > 0 && restore_page(at)) {
         errno = error;
         return;
     }

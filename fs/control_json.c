@@ -335,7 +335,10 @@ static void collect_ranges(struct address_space *m, json_t *ranges, uint64_t *ne
     unsigned visited = 0;
     while (*next <= UINT32_MAX && visited < PAGES_PER_REPLY &&
            json_array_size(ranges) + PAGEVEC < RANGES_PER_REPLY) {
+        uint64_t from = *next;
         unsigned n = find_get_pages(m, next, UINT32_MAX, pages, PAGEVEC);
+        if (n == 0 && *next == from)
+            break; /* that page has been on its way out for a while (memfd.h): ask again */
         for (unsigned i = 0; i < n; i++) {
             uint32_t index = atomic_load(&pages[i]->index);
             if (atomic_load(&pages[i]->mapping) == m)
