@@ -81,6 +81,8 @@ static void world_open(struct world *w, uint64_t cache_bytes)
     cr_assert_eq(page_cache_create(&w->cache, &o), 0);
     mapping_init(&w->m, w->cache, &w->shelf.dev, 1, NULL, FILE_PAGES << PAGE_SHIFT);
     cr_assert_eq(mapping_use_memfd(&w->m), 0);
+    if (!memfd_whole())
+        cr_skip_test("no userfaultfd(2) here: memfds cannot be filled");
 }
 
 static void world_close(struct world *w)
@@ -235,9 +237,9 @@ Test(cache_bounce, what_is_written_is_what_lies_in_the_memfd)
     cr_assert_eq(filemap_fdatawrite(&w.m, WB_SYNC_ALL), 0);
     cr_expect_eq(w.shelf.nr_bounced, 1);
     for (uint32_t i = 0; i < 60; i++) {
-        bool written = (i >= 3 && i < 40) || i == 51;
+        bool written = (i >= 3 && i < 40) || i == 50 || i == 51;
         char want = i == 50 ? '!' : letter(i);
-        cr_expect_eq(w.shelf.written[i], written || i == 50 ? want : 0, "page %u", i);
+        cr_expect_eq(w.shelf.written[i], written ? want : 0, "page %u", i);
     }
     world_close(&w);
 }
