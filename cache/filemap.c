@@ -154,14 +154,20 @@ static unsigned pages_get(struct address_space *m, struct page **pages, const ui
     return n;
 }
 
-unsigned find_get_pages(struct address_space *m, uint64_t *next, uint32_t last, struct page **pages,
-                        unsigned max)
+#define ANY_TAG (-1)
+
+static unsigned find_pages(struct address_space *m, uint64_t *next, uint32_t last,
+                           struct page **pages, unsigned max, int tag)
 {
     uint64_t indices[PAGEVEC];
+    void **items = (void **)pages;
     bool frozen = false;
     assert(max <= PAGEVEC);
     cache_rcu_read_lock();
-    unsigned found = radix_tree_gang_lookup(&m->pages, (void **)pages, indices, *next, last, max);
+    unsigned found = tag == ANY_TAG
+                         ? radix_tree_gang_lookup(&m->pages, items, indices, *next, last, max)
+                         : radix_tree_gang_lookup_tag(&m->pages, items, indices, *next, last, max,
+                                                      (enum radix_tag)tag);
     *next = found > 0 ? *next : (uint64_t)last + 1;
     unsigned n = pages_get(m, pages, indices, found, next, &frozen);
     cache_rcu_read_unlock();
@@ -170,21 +176,16 @@ unsigned find_get_pages(struct address_space *m, uint64_t *next, uint32_t last, 
     return n;
 }
 
+unsigned find_get_pages(struct address_space *m, uint64_t *next, uint32_t last, struct page **pages,
+                        unsigned max)
+{
+    return find_pages(m, next, last, pages, max, ANY_TAG);
+}
+
 unsigned find_get_pages_tag(struct address_space *m, uint64_t *next, uint32_t last,
                             struct page **pages, unsigned max, enum radix_tag tag)
 {
-    uint64_t indices[PAGEVEC];
-    bool frozen = false;
-    assert(max <= PAGEVEC);
-    cache_rcu_read_lock();
-    unsigned found =
-        radix_tree_gang_lookup_tag(&m->pages, (void **)pages, indices, *next, last, max, tag);
-    *next = found > 0 ? *next : (uint64_t)last + 1;
-    unsigned n = pages_get(m, pages, indices, found, next, &frozen);
-    cache_rcu_read_unlock();
-    if (frozen)
-        wait_while_frozen();
-    return n;
+    return find_pages(m, next, last, pages, max, (int)tag);
 }
 
 /* ---- inserting ------------------------------------------------------------------------------- */
