@@ -5,8 +5,8 @@
  *
  * The pages of an attached file are its clients'; this process seldom touches them. To have a device do so costs
  * for each that it is zeroed first, and what a first touch takes, on a virtual machine the host's work as well:
- * several times what copying does (bench/NOTES.md, 21.). A bio that finds no buffer free goes to the memfd itself, and
- * so does a page that is read alone and waited for (read_page_locked).
+ * several times what copying does (bench/NOTES.md, 21.). A bio that finds no buffer free goes to the memfd itself. A
+ * page that is read alone and waited for has a buffer of its own (read_page_locked).
  *
  * After Linux's block/bounce.c, which did it for memory that a device could not reach.
  */
@@ -66,21 +66,42 @@ static void empty_buffer(const struct bounce *b, struct bio *bio)
     }
 }
 
-/* What a client has cut off is zeros: to touch it might take as long as that client likes.
+/* What a client has cut off is zeros: to touch it might take as long as that client likes. That is only where
+ * nothing can be read any more; a read that ends before may have met an error (of swap, say), which the next tells.
  * Returns false: it cannot be read. */
-static bool fill_buffer(const struct bounce *b, const struct bio *bio)
+static bool read_pages(int fd, char *to, size_t bytes, off_t offset)
 {
-    for (uint32_t i = 0, n; i < bio->nr_vecs; i += n) {
+    size_t done = 0;
+    ssize_t n;
+    while (done < bytes && (n = pread(fd, to + done, bytes - done, offset + (off_t)done)) != 0) {
+        if (n < 0)
+            return false;
+        done += (size_t)n;
+    }
+    memset(to + done, 0, bytes - done);
+    return true;
+}
+
+/* Where it cannot, nothing is written of the bio: there are bytes, and others may not stand in for them. */
+static void fill_buffer(const struct bounce *b, struct bio *bio)
+{
+    bool good = true;
+    for (uint32_t i = 0, n; i < bio->nr_vecs && good; i += n) {
         n = run_length(bio, i);
         assert(n > 0);
-        size_t bytes = (size_t)n << PAGE_SHIFT;
-        ssize_t got =
-            pread(b->f->fd, bounce_page(b, i), bytes, (off_t)bio->vecs[i].index << PAGE_SHIFT);
-        if (got < 0)
-            return false;
-        memset(bounce_page(b, i) + got, 0, bytes - (size_t)got);
+        good = read_pages(b->f->fd, bounce_page(b, i), (size_t)n << PAGE_SHIFT,
+                          (off_t)bio->vecs[i].index << PAGE_SHIFT);
     }
-    return true;
+    for (uint32_t i = 0; i < bio->nr_vecs && !good; i++)
+        bio->vecs[i].error = -EIO;
+    bio->error = good ? 0 : -EIO;
+}
+
+void bounce_page_in(struct address_space *m, struct page *page, const char *from)
+{
+    const struct memfd *f = atomic_load(&m->memfd);
+    if (!memfd_whole() || memfd_fill(f, atomic_load(&page->index), from, 1) != 1)
+        memcpy(page_address(m->cache, page), from, PAGE_SIZE);
 }
 
 static void bounce_end_io(struct bio *bio)
@@ -104,10 +125,8 @@ bool bounce_bio(struct address_space *m, struct bio *bio)
         return false;
     b->f = f;
     b->cache = m->cache;
-    if (bio->op == BIO_WRITE && !fill_buffer(b, bio)) {
-        bounce_give(b);
-        return true;
-    }
+    if (bio->op == BIO_WRITE)
+        fill_buffer(b, bio);
     b->end_io = bio->end_io;
     b->private = bio->private;
     for (uint32_t i = 0; i < bio->nr_vecs; i++)

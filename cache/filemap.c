@@ -327,17 +327,13 @@ void read_end_io(struct bio *bio)
 
 struct read_wait {
     _Atomic uint32_t done;
-    int error;
-    struct page_cache *cache;
-    struct page *page;
+    struct bio_vec vec; /* what came of it */
 };
 
 static void read_one_end_io(struct bio *bio)
 {
     struct read_wait *w = bio->private;
-    page_read_done(w->cache, w->page, &bio->vecs[0]);
-    count_add(&w->cache->count.read_pages, 1);
-    w->error = bio->error;
+    w->vec = bio->vecs[0];
     bio_free(bio);
     /* The waiter may be gone before the wake: that only needs the address, not what is there. */
     atomic_store_explicit(&w->done, 1, memory_order_release);
@@ -346,20 +342,26 @@ static void read_one_end_io(struct bio *bio)
 
 int read_page_locked(struct address_space *m, struct page *page)
 {
+    char aside[PAGE_SIZE];
+    bool shared = atomic_load(&m->memfd) != NULL;
     struct bio *bio = bio_alloc(BIO_READ, atomic_load(&m->object), 1);
     if (bio == NULL)
         return -ENOMEM;
-    struct read_wait w = { .cache = m->cache, .page = page };
+    struct read_wait w = { 0 };
     page_clear(page, PG_error);
-    bio_add(bio, atomic_load(&page->index), page_address(m->cache, page), page);
+    bio_add(bio, atomic_load(&page->index), shared ? aside : page_address(m->cache, page), page);
     bio->end_io = read_one_end_io;
     bio->private = &w;
     submit_bio(m->dev, bio);
     while (atomic_load_explicit(&w.done, memory_order_acquire) == 0)
         wait_on_word(&w.done, 0, 0);
-    if (w.error == -ENOMEM)
+    if (shared && w.vec.error == 0)
+        bounce_page_in(m, page, aside);
+    page_read_done(m->cache, page, &w.vec);
+    count_add(&m->cache->count.read_pages, 1);
+    if (w.vec.error == -ENOMEM)
         return -ENOMEM; /* no fault of the disk's: worth trying again */
-    return w.error != 0 ? -EIO : 0;
+    return w.vec.error != 0 ? -EIO : 0;
 }
 
 int page_map_block(struct address_space *m, struct page *page)

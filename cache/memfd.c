@@ -139,7 +139,8 @@ static bool restore_page(uintptr_t at)
         if (bytes == 0 || at < start || at - start >= bytes)
             continue;
         off_t offset = (off_t)(atomic_load(&known[i].offset) + (at - start));
-        return allocate(atomic_load(&known[i].fd), 0, offset, PAGE_SIZE) == 0 || patch(i, at);
+        int err = allocate(atomic_load(&known[i].fd), 0, offset, PAGE_SIZE);
+        return err == 0 || (err != -EIO && patch(i, at)); /* EIO: it has bytes (in swap) */
     }
     return false;
 }
@@ -150,7 +151,7 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
 {
     uintptr_t at = (uintptr_t)info->si_addr & ~(uintptr_t)(PAGE_SIZE - 1);
     int error = errno;
-    if (info->si_code > 0 && atomic_load(&nr_memfds) > 0 && restore_page(at)) {
+    if (info->si_code == BUS_ADRERR && atomic_load(&nr_memfds) > 0 && restore_page(at)) {
         errno = error;
         return;
     }

@@ -146,8 +146,11 @@ int page_settle(struct address_space *m, struct page *page, uint32_t index);
 
 /* A bio about to be submitted, each vec's page its owner, end_io and private set: where the mapping's pages lie in
  * a memfd, let the device have other memory.   Returns false: there is none free; the bio is as it was.
+ * With bio->error, -EIO, its bytes cannot be had: it is for bio_endio(), not for the device.
  * Context: the pages stay in the tree, and unchanged or not uptodate, until end_io. */
 bool bounce_bio(struct address_space *m, struct bio *bio);
+/* The bytes of a locked page of such a mapping, which is not uptodate.   Blocks: as long as a client likes (memfd.h). */
+void bounce_page_in(struct address_space *m, struct page *page, const char *from);
 
 /* ---- mkwrite_ahead.c -------------------------------------------------------------------------- */
 

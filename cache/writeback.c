@@ -173,7 +173,10 @@ static void pass_submit(struct pass *p)
     bio->private = p;
     bio->end_io = write_end_io;
     (void)bounce_bio(p->m, bio);
-    submit_bio(p->m->dev, bio);
+    if (bio->error != 0)
+        bio_endio(bio); /* its bytes cannot be had */
+    else
+        submit_bio(p->m->dev, bio);
 }
 
 /* Clean a locked page for its write, in rule 4's order: write-protected in every mapping first, or a

@@ -202,23 +202,6 @@ static off_t value_page(const struct lmdb *l, const struct found_block *block)
     return page >= 0 && page % LMDB_PAGE_SIZE == 0 ? page : -1;
 }
 
-/* Once more, into memory of our own. What is to be read into may belong to others too, who take it away
- * meanwhile: then neither preadv nor the checksum of what is there says anything about the block. */
-static void read_aside(const struct lmdb *l, uint64_t object, const struct found_block *block,
-                       struct bio_vec *vec)
-{
-    char copy[BLOCK_SIZE];
-    struct bio_vec aside = { .index = vec->index, .data = copy, .error = vec->error };
-    off_t from = value_page(l, block);
-    if (from < 0 || pread(l->fd, copy, sizeof copy, from) != (ssize_t)sizeof copy)
-        return;
-    finish_block(object, block, &aside);
-    if (aside.error != 0)
-        return;
-    memcpy(vec->data, copy, sizeof copy);
-    vec->error = 0;
-}
-
 /* Read the block at i and those after it whose pages lie behind its own in the file, as far as they can be
  * read.   Returns the index behind them; behind i when that cannot be. */
 static uint32_t read_run(const struct lmdb *l, const struct blocks_args *a, uint32_t i)
@@ -234,16 +217,10 @@ static uint32_t read_run(const struct lmdb *l, const struct blocks_args *a, uint
     } while (end < a->nr &&
              value_page(l, &a->found[end]) == from + (off_t)(end - i) * LMDB_PAGE_SIZE);
     ssize_t n = preadv(l->fd, iov, (int)(end - i), from);
-    if (n < (ssize_t)BLOCK_SIZE) {
-        if (n < 0 && errno == EFAULT)
-            read_aside(l, a->object, &a->found[i], &a->vecs[i]);
+    if (n < (ssize_t)BLOCK_SIZE)
         return i + 1;
-    }
-    for (; n >= (ssize_t)BLOCK_SIZE; n -= BLOCK_SIZE, i++) {
+    for (; n >= (ssize_t)BLOCK_SIZE; n -= BLOCK_SIZE, i++)
         finish_block(a->object, &a->found[i], &a->vecs[i]);
-        if (a->vecs[i].error != 0)
-            read_aside(l, a->object, &a->found[i], &a->vecs[i]);
-    }
     return i;
 }
 

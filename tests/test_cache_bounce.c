@@ -256,3 +256,23 @@ Test(cache_bounce, a_memfd_that_a_client_made_shorter_is_written_as_zeros_where_
         cr_expect_eq(w.shelf.written[i], i < 4 ? letter(i) : 0, "page %u", i);
     world_close(&w);
 }
+
+/* As where they were swapped out, and the swap cannot be read. */
+Test(cache_bounce, bytes_that_cannot_be_had_are_not_written_and_that_is_an_error)
+{
+    static struct world w;
+    world_open(&w, CACHE_BYTES);
+    write_letters(&w, 0, 8);
+    int fd = atomic_load(&w.m.memfd)->fd, saved = dup(fd), unreadable = open("/dev/null", O_WRONLY);
+    cr_assert(saved >= 0 && dup2(unreadable, fd) == fd);
+    cr_expect_eq(filemap_fdatawrite(&w.m, WB_SYNC_ALL), -EIO);
+    cr_expect_eq(w.shelf.nr_bounced + w.shelf.nr_direct, 0);
+    cr_expect_eq(atomic_load(&w.m.nrdirty), 8);
+    cr_assert_eq(dup2(saved, fd), fd);
+    close(saved);
+    close(unreadable);
+    cr_expect_eq(filemap_fdatawrite(&w.m, WB_SYNC_ALL), 0);
+    for (uint32_t i = 0; i < 8; i++)
+        cr_expect_eq(w.shelf.written[i], letter(i), "page %u", i);
+    world_close(&w);
+}
