@@ -34,9 +34,10 @@ static pid_t peer_of(int sock)
     return getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? peer.pid : 0;
 }
 
+/* Takes over sock, on error too: that hangs up. */
 static int client_start(struct attach *a, int sock)
 {
-    struct attach_client *c = calloc(1, sizeof *c);
+    struct attach_client *c = a->nr_clients < ATTACH_CLIENTS_MOST ? calloc(1, sizeof *c) : NULL;
     if (c == NULL) {
         close(sock);
         return -ENOMEM;
@@ -143,7 +144,7 @@ static unsigned accept_step(void *arg)
     int sock = accept4(a->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (sock < 0)
         return errno == EMFILE || errno == ENFILE ? 100 : 0;
-    if (a->nr_clients >= ATTACH_CLIENTS_MOST || client_start(a, sock) != 0)
+    if (client_start(a, sock) != 0)
         atomic_fetch_add(&a->refused, 1);
     return 0;
 }

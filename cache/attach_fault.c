@@ -76,6 +76,34 @@ static void job_drop(struct attach_job *job)
     free(job);
 }
 
+/* Poison stays where a range is cut, and nobody says when it is touched: it is to be healed in the part where it
+ * is now.   Returns false: there is no such job, or no such part. */
+static bool job_move(struct attach_job *job)
+{
+    struct attach_range *part = job->kind == JOB_HEAL ? range_part(job->range, job->index) : NULL;
+    if (part == NULL)
+        return false;
+    range_put(job->range);
+    job->range = part;
+    return true;
+}
+
+/* Into the queue, as far as there is still something to be done. */
+static void pool_add_again(struct attach *a, struct attach_job *job)
+{
+    bool added = false;
+    do {
+        pthread_mutex_lock(&a->lock);
+        if (!job->range->forgotten) { /* else pool_forget() has not seen this one */
+            pool_add_locked(a, job);
+            added = true;
+        }
+        pthread_mutex_unlock(&a->lock);
+    } while (!added && job_move(job));
+    if (!added)
+        job_drop(job);
+}
+
 void pool_forget(struct attach *a, struct attach_range *r)
 {
     struct attach_job *out = NULL;
@@ -95,7 +123,7 @@ void pool_forget(struct attach *a, struct attach_range *r)
     while (out != NULL) {
         struct attach_job *job = out;
         out = job->next;
-        job_drop(job);
+        pool_add_again(a, job);
     }
 }
 
@@ -120,13 +148,7 @@ static void job_again(struct attach *a, struct attach_job *job, enum job_kind ki
 {
     job->kind = kind;
     job->due_ns = clock_now(&clock_monotonic) + ns;
-    pthread_mutex_lock(&a->lock);
-    bool forgotten = job->range->forgotten; /* meanwhile: pool_forget() has not seen this one */
-    if (!forgotten)
-        pool_add_locked(a, job);
-    pthread_mutex_unlock(&a->lock);
-    if (forgotten)
-        job_drop(job);
+    pool_add_again(a, job);
 }
 
 static void job_done(struct attach_job *job)
@@ -144,10 +166,13 @@ static int poison_page(void *arg)
 /* SIGBUS, and after a while another chance. */
 static void fault_poison(struct attach *a, struct attach_job *job)
 {
-    if (page_call_while_gone(job->range->u.vma.mapping, job->index, poison_page, job) == 0) {
+    int err = page_call_while_gone(job->range->u.vma.mapping, job->index, poison_page, job);
+    if (err == 0) {
         atomic_fetch_add(&a->poisoned, 1);
         job->tries = 0;
         job_again(a, job, JOB_HEAL, HEAL_FIRST_NS);
+    } else if (err == -EEXIST) { /* of another thread's fault, which heals it */
+        job_done(job);
     } else { /* somebody uses it, or has dirtied it meanwhile */
         job_again(a, job, JOB_FAULT, MEMORY_NS);
     }

@@ -90,8 +90,12 @@ struct attach {                   /* (c) constant  (l) lock  (a) atomic */
 
 /* ---- attach_range.c -------------------------------------------------------------------------- */
 
-/* The range around an address, referenced, or NULL. */
+/* The first range that lies in [addr, addr + length), or reaches into it; referenced, or NULL. */
+struct attach_range *range_first(struct attach_client *c, uint64_t addr, uint64_t length);
+/* The range around an address, likewise. */
 struct attach_range *range_find(struct attach_client *c, uint64_t addr);
+/* The part of a range that was cut which has this page of the file now, likewise: NULL: it is unmapped. */
+struct attach_range *range_part(struct attach_range *cut, uint32_t index);
 void range_put(struct attach_range *r);
 /* Track a range. Takes over nothing.   -ENOMEM; -EEXIST: another is there. */
 int range_add(struct attach_client *c, struct attach_open *open, uint64_t addr, uint32_t first,

@@ -4,6 +4,7 @@
  * memory goes when the last fault that is being resolved lets go of it, on a thread that may sleep.
  */
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,15 +30,36 @@ static size_t first_behind(const struct attach_client *c, uint64_t addr)
     return low;
 }
 
-struct attach_range *range_find(struct attach_client *c, uint64_t addr)
+struct attach_range *range_first(struct attach_client *c, uint64_t addr, uint64_t length)
 {
     struct attach_range *found = NULL;
     pthread_mutex_lock(&c->lock);
     size_t i = first_behind(c, addr);
-    if (i < c->nr_ranges && c->ranges[i]->u.addr <= addr) {
+    if (i < c->nr_ranges && c->ranges[i]->u.addr < addr + length) {
         found = c->ranges[i];
         atomic_fetch_add(&found->refs, 1);
     }
+    pthread_mutex_unlock(&c->lock);
+    return found;
+}
+
+struct attach_range *range_find(struct attach_client *c, uint64_t addr)
+{
+    return range_first(c, addr, 1);
+}
+
+/* All parts of a mapping, and nothing else, have its attach_open. */
+struct attach_range *range_part(struct attach_range *cut, uint32_t index)
+{
+    struct attach_client *c = cut->client;
+    struct attach_range *found = NULL;
+    pthread_mutex_lock(&c->lock);
+    for (size_t i = 0; i < c->nr_ranges && found == NULL; i++)
+        if (c->ranges[i]->open == cut->open && index >= c->ranges[i]->u.vma.first &&
+            index - c->ranges[i]->u.vma.first < c->ranges[i]->u.vma.count)
+            found = c->ranges[i];
+    if (found != NULL)
+        atomic_fetch_add(&found->refs, 1);
     pthread_mutex_unlock(&c->lock);
     return found;
 }
@@ -216,25 +238,11 @@ static int cut_swap(struct attach_client *c, struct cut *cut, enum cut_why why, 
     return err;
 }
 
-/* The first range that lies in [addr, addr + length), referenced, or NULL. */
-static struct attach_range *first_in(struct attach_client *c, uint64_t addr, uint64_t length)
-{
-    struct attach_range *found = NULL;
-    pthread_mutex_lock(&c->lock);
-    size_t i = first_behind(c, addr);
-    if (i < c->nr_ranges && c->ranges[i]->u.addr < addr + length) {
-        found = c->ranges[i];
-        atomic_fetch_add(&found->refs, 1);
-    }
-    pthread_mutex_unlock(&c->lock);
-    return found;
-}
-
 /* Cut one range.   Returns 1: go on; 0: there is none left; -ENOMEM. */
 static int cut_one(struct attach_client *c, uint64_t addr, uint64_t length, enum cut_why why,
                    uint64_t to)
 {
-    struct cut cut = { .old = first_in(c, addr, length) };
+    struct cut cut = { .old = range_first(c, addr, length) };
     bool done = false;
     if (cut.old == NULL)
         return 0;
@@ -269,14 +277,25 @@ void ranges_settle(struct attach_client *c)
         wait_on_word(&c->dying, seen, 0);
 }
 
+/* Never an untracked store: whatever it takes. */
+static void protect_all(struct attach_range *r)
+{
+    uint32_t last = r->u.vma.first + (r->u.vma.count - 1);
+    int err;
+    while ((err = uffd_protect(&r->u, r->u.vma.first, last)) == -EAGAIN || err == -ENOMEM) {
+        if (err == -EAGAIN)
+            sched_yield(); /* the events' thread still reads */
+        else
+            (void)poll(NULL, 0, 10);
+    }
+}
+
 void ranges_end(struct attach_client *c)
 {
     struct attach_range *r;
     uffd_close(&c->space);
-    while ((r = first_in(c, 0, UINT64_MAX)) != NULL) {
-        while (uffd_protect(&r->u, r->u.vma.first, r->u.vma.first + (r->u.vma.count - 1)) ==
-               -EAGAIN) /* the events' thread still reads */
-            sched_yield();
+    while ((r = range_first(c, 0, UINT64_MAX)) != NULL) {
+        protect_all(r);
         pthread_mutex_lock(&c->lock);
         bool out = unlist_range(c, r); /* else it has moved meanwhile, and is met again */
         pthread_mutex_unlock(&c->lock);

@@ -186,13 +186,12 @@ static bool is_range(const struct attach_request *rq)
 /* The pages behind the range that starts at addr. */
 static void bring_in(struct attach_client *c, const struct attach_request *rq)
 {
-    for (uint64_t at = rq->addr, end = at + rq->length; at < end;) {
-        struct attach_range *r = range_find(c, at);
-        if (r == NULL) {
-            at += PAGE_SIZE;
-            continue;
-        }
+    struct attach_range *r;
+    for (uint64_t at = rq->addr, end = at + rq->length;
+         at < end && (r = range_first(c, at, end - at)) != NULL;) {
         struct vm_area *vma = &r->u.vma;
+        if (r->u.addr > at)
+            at = r->u.addr;
         uint32_t skip = (uint32_t)((at - r->u.addr) >> PAGE_SHIFT);
         uint64_t pages = (end - at) >> PAGE_SHIFT;
         uint32_t n = pages < vma->count - skip ? (uint32_t)pages : vma->count - skip;
