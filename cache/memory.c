@@ -423,6 +423,17 @@ static void wait_a_moment(unsigned tries)
         (void)poll(NULL, 0, 1);
 }
 
+/* Until something comes of it, if it may sleep. */
+static int fault_until(struct vm_area *vma, uint32_t index, unsigned flags, bool *major)
+{
+    int err;
+    for (unsigned tries = 0;
+         (err = fault_once(vma, index, flags, major)) == -EAGAIN && !(flags & FAULT_NOWAIT);
+         tries++)
+        wait_a_moment(tries);
+    return err;
+}
+
 int handle_mm_fault(struct vm_area *vma, uint32_t index, unsigned flags)
 {
     struct page_cache *cache = vma->mapping->cache;
@@ -439,10 +450,12 @@ int handle_mm_fault(struct vm_area *vma, uint32_t index, unsigned flags)
     }
     if ((flags & FAULT_WRITE) && !times_are_due(vma->mapping, flags))
         return -EAGAIN;
-    for (unsigned tries = 0;
-         (err = fault_once(vma, index, flags, &major)) == -EAGAIN && !(flags & FAULT_NOWAIT);
-         tries++)
-        wait_a_moment(tries);
+    err = fault_until(vma, index, flags, &major);
+    const struct address_space_operations *a_ops = vma->mapping->a_ops;
+    if (err == -ENOSPC && !(flags & FAULT_NOWAIT) && a_ops != NULL && a_ops->make_room != NULL) {
+        a_ops->make_room(vma->mapping);
+        err = fault_until(vma, index, flags, &major);
+    }
     return err;
 }
 

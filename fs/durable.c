@@ -37,6 +37,14 @@ static void data_unreserve(struct address_space *m, uint32_t nr_pages, uint32_t 
     store_unreserve(inode_of(m)->fs->store, nr_pages, nr_new);
 }
 
+/* What is dirty becomes a commit, and what that really needs shows. */
+static void data_make_room(struct address_space *m)
+{
+    struct fs *fs = inode_of(m)->fs;
+    page_cache_sync(fs->cache);
+    store_commit(fs->store, store_tid(fs->store));
+}
+
 /* Called before a page is dirtied: from then on a block may exist there. */
 static int data_block_exists(struct address_space *m, uint32_t index)
 {
@@ -207,6 +215,7 @@ const struct address_space_operations inode_a_ops = {
     .reserve = data_reserve,
     .reserve_always = data_reserve_always,
     .unreserve = data_unreserve,
+    .make_room = data_make_room,
     .block_exists = data_block_exists,
     .writeback_begin = data_writeback_begin,
     .writeback_end = data_writeback_end,

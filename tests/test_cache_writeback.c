@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cache/page_cache.h"
+#include "cache/vma_soft.h"
 #include "store/dev_fault.h"
 
 static struct page_cache *cache;
@@ -11,11 +12,15 @@ static struct device *memory, *faulty;
 static struct address_space m;
 static unsigned shutdowns;
 static int64_t promised;
+static bool full, full_by_estimate; /* make_room ends the second */
+static unsigned rooms_made;
 
 static int reserve(struct address_space *map, uint32_t pages, uint32_t fresh)
 {
     (void)map;
     (void)fresh;
+    if (full || full_by_estimate)
+        return -ENOSPC;
     promised += pages;
     return 0;
 }
@@ -27,15 +32,22 @@ static void unreserve(struct address_space *map, uint32_t pages, uint32_t fresh)
     promised -= pages;
 }
 
+static void make_room(struct address_space *map)
+{
+    (void)map;
+    rooms_made++;
+    full_by_estimate = false;
+}
+
 static void shut_down(struct address_space *map)
 {
     (void)map;
     shutdowns++;
 }
 
-static const struct address_space_operations ops = { .reserve = reserve,
-                                                     .unreserve = unreserve,
-                                                     .shutdown = shut_down };
+static const struct address_space_operations ops = {
+    .reserve = reserve, .unreserve = unreserve, .make_room = make_room, .shutdown = shut_down
+};
 
 static void start(unsigned pages, enum writeback_error on_error, const struct clock *clock)
 {
@@ -43,7 +55,8 @@ static void start(unsigned pages, enum writeback_error on_error, const struct cl
                                .on_error = on_error,
                                .clock = clock,
                                .dirty_ratio = 40 };
-    shutdowns = 0;
+    shutdowns = rooms_made = 0;
+    full = full_by_estimate = false;
     promised = 0;
     memory = dev_memory_create();
     faulty = dev_fault_create(memory, 1);
@@ -79,6 +92,30 @@ static char first_byte(uint32_t index)
     char c = 0;
     cr_assert_eq(filemap_read(&m, NULL, (uint64_t)index << PAGE_SHIFT, &c, 1), 1);
     return c;
+}
+
+Test(writeback, a_store_through_a_mapping_fails_for_want_of_room_only_where_there_is_none)
+{
+    struct vm_area *vma;
+    start(64, WB_ERROR_RETRY, NULL);
+    fill(2);
+    cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), 0);
+    cr_assert_eq(vma_soft_create(&m, 0, 2, NULL, &vma), 0);
+    int64_t before = promised;
+    full_by_estimate = true;
+    cr_assert_eq(vma_store(vma, 0, "x", 1), 0);
+    cr_assert_eq(rooms_made, 1);
+    full = true;
+    cr_assert_eq(vma_store(vma, PAGE_SIZE, "y", 1), -ENOSPC);
+    cr_assert_eq(rooms_made, 2);
+    cr_assert_eq(promised, before + 1);
+    full = false;
+    cr_assert_eq(vma_store(vma, PAGE_SIZE, "y", 1), 0);
+    cr_assert_eq(rooms_made, 2);
+    vma_soft_destroy(vma);
+    cr_assert_eq(first_byte(0), 'x');
+    cr_assert_eq(first_byte(1), 'y');
+    finish();
 }
 
 Test(writeback, a_failed_page_stays_dirty_and_is_written_when_the_store_heals)
