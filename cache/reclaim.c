@@ -82,6 +82,7 @@ void lru_deactivate_range(struct address_space *m, uint32_t first, uint32_t last
         for (unsigned i = 0; i < n; i++) {
             pthread_mutex_lock(&m->cache->lru_lock);
             page_clear(pages[i], PG_referenced);
+            page_set_uses(pages[i], 0); /* or it would be activated when it is looked at */
             if (page_test(pages[i], PG_lru) && page_test(pages[i], PG_active))
                 lru_deactivate(m->cache, pages[i]);
             pthread_mutex_unlock(&m->cache->lru_lock);

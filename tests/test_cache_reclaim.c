@@ -114,6 +114,24 @@ Test(cache_reclaim, a_scan_does_not_evict_what_was_used_again)
     for_each_policy(scan_beside_hot);
 }
 
+/* What its user calls cold goes before what was used as often. */
+static void cold_range(struct world *w)
+{
+    for (unsigned i = 0; i < 4; i++)
+        use_range(w, 0, PAGES / 2);
+    lru_deactivate_range(&w->m, 0, PAGES / 4 - 1);
+    use_range(w, 10000, PAGES / 2 + PAGES / 8);
+    cr_expect_leq(cached(w, 0, PAGES / 4), PAGES / 8, "%s: %u are left", w->policy,
+                  cached(w, 0, PAGES / 4));
+    cr_expect_eq(cached(w, PAGES / 4, PAGES / 4), PAGES / 4, "%s: %u are left", w->policy,
+                 cached(w, PAGES / 4, PAGES / 4));
+}
+
+Test(cache_reclaim, what_is_called_cold_goes_first)
+{
+    for_each_policy(cold_range);
+}
+
 /* Some hot pages, so that there is a working set to compare with; then fill the cache. */
 static void evict_page_5000(struct world *w)
 {
