@@ -4,9 +4,11 @@
 #include "cache/libfolio.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 
 #ifndef MADV_COLD
 #define MADV_COLD    20
@@ -111,6 +113,20 @@ static int mount_of(int fd, dev_t *dev)
     return 0;
 }
 
+/* A line for FOLIO_VERBOSE; of other file systems nobody expects it. */
+static void say_not_offered(int fd)
+{
+    struct statfs fs;
+
+    if (fstatfs(fd, &fs) || fs.f_type != FUSE_SUPER_MAGIC)
+        return;
+    door_enter();
+    conn_say(
+        "this mount does not offer attaching; FolioFS with -o attach does, and with cache=direct",
+        0);
+    door_leave();
+}
+
 static long attach(struct attach_args *args)
 {
     door_enter();
@@ -154,8 +170,10 @@ FOLIO_EXPORT void *folio_mmap(void *addr, size_t length, int prot, int flags, in
         return MAP_FAILED;
     }
     int error = mount_of(fd, &args.dev);
-    if (!error && !conn_offered(args.dev))
+    if (!error && !conn_offered(args.dev)) {
+        say_not_offered(fd);
         error = -EOPNOTSUPP;
+    }
     if (error) {
         fail(-error);
         return MAP_FAILED;

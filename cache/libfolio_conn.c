@@ -42,16 +42,15 @@ void conn_report(void)
 {
     const char *verbose = getenv("FOLIO_VERBOSE"); // NOLINT(concurrency-mt-unsafe)
 
-    if (reason[0] && verbose && strcmp(verbose, "1") == 0 &&
-        write(STDERR_FILENO, reason, strlen(reason)) < 0)
-        return; /* then nobody listens */
+    if (reason[0] && verbose && strcmp(verbose, "1") == 0)
+        (void)!write(STDERR_FILENO, reason, strlen(reason));
+    reason[0] = '\0'; /* the next failure has another */
 }
 
 void conn_say(const char *text, int error)
 {
     note_reason(text, error);
     conn_report();
-    reason[0] = '\0';
 }
 
 /* ---- where the socket is ------------------------------------------------------------------------ */

@@ -127,10 +127,13 @@ static long receive_proofs(void *unused)
 
 /* ---- fork ---------------------------------------------------------------------------------------- */
 
+static _Thread_local bool forking; /* from the handler before it to the one after it */
+
 static void before_fork(void)
 {
     fork_check();
     door_enter();
+    forking = true;
     pair[0] = pair[1] = -1;
     if (!keeper_runs() || table_count() == 0)
         return;
@@ -158,6 +161,7 @@ static void close_pair(void)
 
 static void parent_after_fork(void)
 {
+    forking = false;
     close_pair();
     door_leave();
 }
@@ -230,8 +234,12 @@ static void forget_everything(void)
     table_forget();
 }
 
+/* Once: another's handler, which came first, may have needed it already. */
 static void child_after_fork(void)
 {
+    if (!forking)
+        return;
+    forking = false;
     if (keeper_runs()) {
         atomic_store(ours, 1);
         keeper_forget();
@@ -279,6 +287,10 @@ void fork_check(void)
     _Atomic int *page = atomic_load(&ours);
     if (!page || atomic_load(page))
         return;
+    if (forking) {
+        child_after_fork();
+        return;
+    }
     atomic_store(page, 1);
     door_forget();
     forget_everything();

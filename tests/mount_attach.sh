@@ -69,11 +69,13 @@ everything()
         mount_attached "$options"
         case $options in
         *cache_size*) # is written back at any time, and so counts what it likes
-            ops coherent two size tail race_write race_punch race_truncate pressure errors read_only \
-                private parts fork exec descriptors stopped crowd many
+            ops coherent two times size tail race_write race_punch race_truncate pressure errors locked \
+                read_only private parts fork exec descriptors stopped crowd many both
             ;;
         *) ops ;;
         esac
+        grep -q 'stored to through a kernel mapping and an attached one' "$T/daemon.out" ||
+            fail "$what: the log does not say that both kinds of mappings stored"
         unmount_volume
         check_volume "$what"
     done
