@@ -193,10 +193,10 @@ static const struct fuse_lowlevel_ops operations = {
 };
 
 /* As run_loop() in fs/fuse_init.c. */
-static int loop_as_ours(struct fuse_session *se)
+static int loop_as_ours(struct fuse_session *se, struct wire *wire)
 {
     struct fuse_loop_config *config = fuse_loop_cfg_create();
-    if (config == NULL || wire_attach(se) != 0)
+    if (config == NULL || wire_attach(se, wire) != 0)
         return 1;
     fuse_loop_cfg_set_max_threads(config, THREADS);
     fuse_loop_cfg_set_idle_threads(config, THREADS);
@@ -227,7 +227,7 @@ static int loop(struct fuse_session *se, struct wire *wire, enum mode mode)
         fprintf(stderr, "bench_null_fuse: io_uring: %s\n", strerror(-err));
         return 1;
     }
-    int status = mode == MODE_STOCK ? loop_stock(se) : loop_as_ours(se);
+    int status = mode == MODE_STOCK ? loop_stock(se) : loop_as_ours(se, wire);
     ring_stop(wire->ring);
     ring_free(wire->ring);
     if (mode == MODE_RING && !wire_agreed(wire, WIRE_OVER_IO_URING)) {

@@ -227,7 +227,7 @@ int front_mount(struct front *front, struct fs *fs, const char *mountpoint,
                           mountpoint);
     front->wire.agreed_upon = widen_readahead;
     front->wire.spin_ns = (uint64_t)front->options.spin_us * 1000;
-    front->hooked = wire_attach(front->se) == 0;
+    front->hooked = wire_attach(front->se, &front->wire) == 0;
     err = notifier_start(front);
     if (err == 0)
         err = throttle_start(front);

@@ -106,13 +106,73 @@ static void spin_if_worthwhile(struct wire *wire, int fd)
     atomic_store(&wire->spinning, false);
 }
 
+#define READERS_LEAST 2u
+#define READERS_MOST  1024u
+#define MISS_COSTS    3 /* to wake a parked thread, in requests that needed none */
+#define MISSED_MOST   64
+
+/* Returns true: it is one more of those that read. */
+static __attribute__((noinline)) bool join_readers(struct wire *wire)
+{
+    uint32_t n = atomic_load(&wire->readers), most = atomic_load(&wire->readers_most);
+    while (n < most)
+        if (atomic_compare_exchange_weak(&wire->readers, &n, n + 1))
+            return true;
+    return false;
+}
+
+/* Whoever leaves last looks for one that is parked, and who parks looks once more whether one is left: one of
+ * them sees the other.   Returns false: interrupted. */
+static bool begin_reading(struct wire *wire)
+{
+    bool woken = true;
+    while (!join_readers(wire)) {
+        atomic_fetch_add(&wire->parked, 1);
+        bool parks = atomic_load(&wire->readers) > 0;
+        if (parks)
+            woken = sem_wait(&wire->more) == 0;
+        atomic_fetch_sub(&wire->parked, 1);
+        if (!woken)
+            return false;
+        if (parks) { /* however many there are now */
+            atomic_fetch_add(&wire->readers, 1);
+            return true;
+        }
+    }
+    return true;
+}
+
+/* One more than there were was needed, or not. Where that is often so more may read, where it is seldom less. Others
+ * may count at the same time: it need not be exact. */
+static void set_readers_most(struct wire *wire, bool more)
+{
+    uint32_t most = atomic_load(&wire->readers_most);
+    int missed = atomic_load(&wire->missed) + (more ? MISS_COSTS : -1);
+    if (missed > MISSED_MOST && most < READERS_MOST)
+        atomic_store(&wire->readers_most, most + 1);
+    else if (missed < -MISSED_MOST && most > READERS_LEAST)
+        atomic_store(&wire->readers_most, most - 1);
+    atomic_store(&wire->missed, missed > MISSED_MOST || missed < -MISSED_MOST ? 0 : missed);
+}
+
+static void end_reading(struct wire *wire)
+{
+    bool more = atomic_fetch_sub(&wire->readers, 1) == 1 && atomic_load(&wire->parked) > 0;
+    if (more)
+        (void)sem_post(&wire->more);
+    set_readers_most(wire, more);
+}
+
 /* A cancellation point, as libfuse needs it to end its threads. Nothing here, inlined or not, has a
  * local variable in memory: a cancelled frame is not left in order, and AddressSanitizer would take
  * its variables for live ones later. */
 static ssize_t wire_read(int fd, void *buf, size_t size, void *userdata)
 {
+    if (!begin_reading(userdata))
+        return -1;
     spin_if_worthwhile(userdata, fd);
     ssize_t n = read(fd, buf, size);
+    end_reading(userdata);
     /* The connection ended between a thread's choosing a request and its copying it out (fuse_dev_do_read):
      * an end like any other, for which libfuse knows ENODEV only. */
     if (n < 0 && errno == ECONNABORTED)
@@ -172,8 +232,10 @@ static ssize_t wire_writev(int fd, struct iovec *iov, int count, void *userdata)
     return n >= 0 ? n : writev(fd, iov, count);
 }
 
-int wire_attach(struct fuse_session *se)
+int wire_attach(struct fuse_session *se, struct wire *wire)
 {
     static const struct fuse_custom_io io = { .read = wire_read, .writev = wire_writev };
+    (void)sem_init(&wire->more, 0, 0);
+    atomic_store(&wire->readers_most, READERS_LEAST);
     return fuse_session_custom_io(se, &io, fuse_session_fd(se));
 }

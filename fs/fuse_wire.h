@@ -17,6 +17,7 @@
 #define FOLIO_FS_FUSE_WIRE_H
 
 #include <poll.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -28,14 +29,19 @@ struct fuse_session;
 #define WIRE_KILL_PRIV (1 << 30)
 
 struct wire {
-    _Atomic uint64_t init_unique; /* the INIT request being answered; 0: none */
-    uint64_t offered;             /* INIT flags of the kernel, flags2 in the upper half */
-    uint64_t agreed;              /* INIT flags of the reply; 0: the hook was never reached */
-    uint64_t spin_ns;             /* see wire_attach(); 0: sleep at once */
-    _Atomic bool spinning;        /* a thread does */
-    _Atomic uint32_t in_vain;     /* times in a row that no request came */
-    _Atomic uint32_t skip;        /* so often sleep at once */
-    struct pollfd pollfd;         /* the spinning thread's */
+    _Atomic uint64_t init_unique;  /* the INIT request being answered; 0: none */
+    uint64_t offered;              /* INIT flags of the kernel, flags2 in the upper half */
+    uint64_t agreed;               /* INIT flags of the reply; 0: the hook was never reached */
+    uint64_t spin_ns;              /* see wire_attach(); 0: sleep at once */
+    _Atomic bool spinning;         /* a thread does */
+    _Atomic uint32_t in_vain;      /* times in a row that no request came */
+    _Atomic uint32_t skip;         /* so often sleep at once */
+    struct pollfd pollfd;          /* the spinning thread's */
+    _Atomic uint32_t readers;      /* threads that wait for a request */
+    _Atomic uint32_t parked;       /* those that wait until no other does */
+    sem_t more;                    /* for them */
+    _Atomic uint32_t readers_most; /* others park */
+    _Atomic int missed;            /* readers, lately */
     struct fuse_ring *ring; /* requests come by io_uring too (fuse_ring.h), if agreed; or NULL */
     void (*agreed_upon)(struct wire *wire); /* called when the kernel has that reply; or NULL */
 };
@@ -46,13 +52,17 @@ struct wire {
 #define WIRE_DIRECT_IO_ALLOW_MMAP ((uint64_t)1 << 36) /* Linux 6.6 */
 #define WIRE_OVER_IO_URING        ((uint64_t)1 << 41) /* Linux 6.14, where switched on */
 
-/* Put the hooks into a mounted session whose userdata starts with a struct wire.
+/* Put the hooks into a mounted session, of which wire is the userdata's first member.
+ *
+ * Linux hands a request to the thread that has waited longest in read(2); where many wait, one client's
+ * requests go round all of them, and none is ever the one that ran just now. So two wait there, and the others
+ * until those are all at work; the more often that happens, the more may wait.
  *
  * With spin_ns one thread at a time looks for the next request so long before it sleeps: to wake a thread
  * on a core that has gone to sleep takes several times longer than to answer. It stops as soon as it
  * notices that somebody else needs the core, and looks ever more seldom while nothing comes of it.
  * Returns 0 or -errno: the session works on without them. */
-int wire_attach(struct fuse_session *se);
+int wire_attach(struct fuse_session *se, struct wire *wire);
 
 /* Amend a request, as the hooks do with those from /dev/fuse; userdata is the struct wire. */
 void wire_amend_request(void *userdata, char *buf, size_t len);
