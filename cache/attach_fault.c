@@ -233,10 +233,11 @@ static void run_readahead(struct attach_job *job)
     job_done(job);
 }
 
-/* Replace the poison by the page. */
+/* Replace the poison by the page. Where the range has been cut meanwhile nothing was mapped: again, in its part. */
 static void run_heal(struct attach *a, struct attach_job *job)
 {
-    if (handle_mm_fault(&job->range->u.vma, job->index, 0) == 0) {
+    if (handle_mm_fault(&job->range->u.vma, job->index, 0) == 0 &&
+        !atomic_load(&job->range->u.gone)) {
         job_done(job);
         return;
     }

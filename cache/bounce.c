@@ -68,33 +68,37 @@ static void empty_buffer(const struct bounce *b, struct bio *bio)
 
 /* What a client has cut off is zeros: to touch it might take as long as that client likes. That is only where
  * nothing can be read any more; a read that ends before may have met an error (of swap, say), which the next tells.
- * Returns false: it cannot be read. */
-static bool read_pages(int fd, char *to, size_t bytes, off_t offset)
+ * Returns 0 or -errno. */
+static int read_pages(int fd, char *to, size_t bytes, off_t offset)
 {
     size_t done = 0;
     ssize_t n;
     while (done < bytes && (n = pread(fd, to + done, bytes - done, offset + (off_t)done)) != 0) {
         if (n < 0)
-            return false;
+            return -errno;
         done += (size_t)n;
     }
     memset(to + done, 0, bytes - done);
-    return true;
+    return 0;
 }
 
-/* Where it cannot, nothing is written of the bio: there are bytes, and others may not stand in for them. */
-static void fill_buffer(const struct bounce *b, struct bio *bio)
+/* Returns 0; -ENOMEM; another -errno: nothing of the bio is written, for there are bytes, and others may not stand in
+ * for them. */
+static int fill_buffer(const struct bounce *b, struct bio *bio)
 {
-    bool good = true;
-    for (uint32_t i = 0, n; i < bio->nr_vecs && good; i += n) {
+    int err = 0;
+    for (uint32_t i = 0, n; i < bio->nr_vecs && err == 0; i += n) {
         n = run_length(bio, i);
         assert(n > 0);
-        good = read_pages(b->f->fd, bounce_page(b, i), (size_t)n << PAGE_SHIFT,
-                          (off_t)bio->vecs[i].index << PAGE_SHIFT);
+        err = read_pages(b->f->fd, bounce_page(b, i), (size_t)n << PAGE_SHIFT,
+                         (off_t)bio->vecs[i].index << PAGE_SHIFT);
     }
-    for (uint32_t i = 0; i < bio->nr_vecs && !good; i++)
+    if (err == 0 || err == -ENOMEM)
+        return err;
+    for (uint32_t i = 0; i < bio->nr_vecs; i++)
         bio->vecs[i].error = -EIO;
-    bio->error = good ? 0 : -EIO;
+    bio->error = -EIO;
+    return err;
 }
 
 void bounce_page_in(struct address_space *m, struct page *page, const char *from)
@@ -125,8 +129,10 @@ bool bounce_bio(struct address_space *m, struct bio *bio)
         return false;
     b->f = f;
     b->cache = m->cache;
-    if (bio->op == BIO_WRITE)
-        fill_buffer(b, bio);
+    if (bio->op == BIO_WRITE && fill_buffer(b, bio) == -ENOMEM) {
+        bounce_give(b);
+        return true; /* who touches it waits for memory */
+    }
     b->end_io = bio->end_io;
     b->private = bio->private;
     for (uint32_t i = 0; i < bio->nr_vecs; i++)

@@ -45,7 +45,7 @@ struct address_space_operations {
     void (*reserve_always)(struct address_space *m);
     void (*unreserve)(struct address_space *m, uint32_t nr_pages, uint32_t nr_new);
     /* reserve said -ENOSPC, but may have estimated: find out what is really free, and it is asked again.
-     * Sleeps, perhaps until everything is written. No page is locked. */
+     * Sleeps for a commit. No page is locked. */
     void (*make_room)(struct address_space *m);
     /* Does a block exist?   1, 0, -EIO. */
     int (*block_exists)(struct address_space *m, uint32_t index);

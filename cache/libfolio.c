@@ -116,15 +116,12 @@ static int mount_of(int fd, dev_t *dev)
 /* A line for FOLIO_VERBOSE; of other file systems nobody expects it. */
 static void say_not_offered(int fd)
 {
+    static const char text[] = "libfolio: this mount does not offer attaching; FolioFS with -o "
+                               "attach does, and with cache=direct\n";
     struct statfs fs;
 
-    if (fstatfs(fd, &fs) || fs.f_type != FUSE_SUPER_MAGIC)
-        return;
-    door_enter();
-    conn_say(
-        "this mount does not offer attaching; FolioFS with -o attach does, and with cache=direct",
-        0);
-    door_leave();
+    if (conn_verbose() && fstatfs(fd, &fs) == 0 && fs.f_type == FUSE_SUPER_MAGIC)
+        (void)!write(STDERR_FILENO, text, sizeof(text) - 1);
 }
 
 static long attach(struct attach_args *args)

@@ -167,6 +167,8 @@ struct client_conn *conn_at(unsigned i);
 unsigned conn_index(const struct client_conn *conn);
 /* In a child: there are none. */
 void conn_forget(void);
+/* Is FOLIO_VERBOSE=1? */
+bool conn_verbose(void);
 /* With FOLIO_VERBOSE=1, say what is wrong, on standard error; from the keeper: once conn_report is
  * called by a thread that has one. error: an errno or 0. */
 void conn_say(const char *text, int error);

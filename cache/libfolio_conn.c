@@ -38,11 +38,16 @@ static void note_reason(const char *text, int error)
         snprintf(reason, sizeof(reason), "libfolio: %s\n", text);
 }
 
-void conn_report(void)
+bool conn_verbose(void)
 {
     const char *verbose = getenv("FOLIO_VERBOSE"); // NOLINT(concurrency-mt-unsafe)
 
-    if (reason[0] && verbose && strcmp(verbose, "1") == 0)
+    return verbose && strcmp(verbose, "1") == 0;
+}
+
+void conn_report(void)
+{
+    if (reason[0] && conn_verbose())
         (void)!write(STDERR_FILENO, reason, strlen(reason));
     reason[0] = '\0'; /* the next failure has another */
 }
@@ -288,6 +293,8 @@ int conn_get(dev_t dev, struct client_conn **out)
     if (!unused)
         return -EMFILE;
     int error = greet(unused, dev);
+    if (error == 0)
+        reason[0] = '\0'; /* of another place that was looked at */
     unused->in_use = error == 0;
     *out = unused;
     return error ? error : 1;

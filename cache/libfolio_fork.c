@@ -127,7 +127,8 @@ static long receive_proofs(void *unused)
 
 /* ---- fork ---------------------------------------------------------------------------------------- */
 
-static _Thread_local bool forking; /* from the handler before it to the one after it */
+/* From the handler before it to the one after it. (In a library that is loaded late, other models allocate memory.) */
+static _Thread_local bool forking __attribute__((tls_model("initial-exec")));
 
 static void before_fork(void)
 {

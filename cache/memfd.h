@@ -13,9 +13,10 @@
  *
  * The other processes may hold a descriptor that can punch and truncate. They change what they could
  * change by storing. Should a page vanish under us, we read zeros: a SIGBUS in our mapping gives it
- * back to the memfd, or, where that fails, puts an anonymous page there until the memfd grows again.
- * A read through the mount at that moment may be EIO: the kernel, copying it, raises no signal. (The store then reads
- * a block into memory of its own: lmdb_blocks.c.)
+ * back to the memfd, or, where that fails, puts an anonymous page there until the memfd grows again; but bytes that
+ * are there and cannot be had (swap that cannot be read) are our end, as of any process.
+ * A read through the mount at that moment may be EIO: the kernel, copying it, raises no signal. (What the store fails
+ * to read so is read once more into memory of our own: read_page_locked.)
  * And they can keep the memfd's inode locked, by a write(2) of bytes that never come: whoever punches or cuts it sleeps
  * until that ends, and no signal helps. Who does so for the sake of that file waits. Who needs memory does not:
  * one thread at a time reclaims pages of memfds, and while it has been kept for a second no other does. And a memfd

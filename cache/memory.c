@@ -454,6 +454,7 @@ int handle_mm_fault(struct vm_area *vma, uint32_t index, unsigned flags)
     const struct address_space_operations *a_ops = vma->mapping->a_ops;
     if (err == -ENOSPC && !(flags & FAULT_NOWAIT) && a_ops != NULL && a_ops->make_room != NULL) {
         a_ops->make_room(vma->mapping);
+        (void)times_are_due(vma->mapping, flags); /* later ones */
         err = fault_until(vma, index, flags, &major);
     }
     return err;

@@ -238,12 +238,20 @@ static ssize_t write_locked(struct inode *inode, uint64_t offset, const void *bu
     return n;
 }
 
+/* Promises are estimates on the safe side: put everything dirty into a commit, and what is really
+ * free shows. */
+static void make_room(struct fs *fs)
+{
+    page_cache_sync(fs->cache);
+    store_commit(fs->store, store_tid(fs->store));
+}
+
 static ssize_t write_or_make_room(struct inode *inode, uint64_t offset, const void *buf, size_t len,
                                   unsigned flags)
 {
     ssize_t n = write_locked(inode, offset, buf, len, flags);
     if (n == -ENOSPC) {
-        inode->mapping.a_ops->make_room(&inode->mapping);
+        make_room(inode->fs);
         n = write_locked(inode, offset, buf, len, flags);
     }
     return n;

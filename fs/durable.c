@@ -37,12 +37,12 @@ static void data_unreserve(struct address_space *m, uint32_t nr_pages, uint32_t 
     store_unreserve(inode_of(m)->fs->store, nr_pages, nr_new);
 }
 
-/* What is dirty becomes a commit, and what that really needs shows. */
+/* What was deleted is free then, and what is to be committed needs what it really needs. The dirty pages stay
+ * promised: to have them written could take as long as some client likes. */
 static void data_make_room(struct address_space *m)
 {
-    struct fs *fs = inode_of(m)->fs;
-    page_cache_sync(fs->cache);
-    store_commit(fs->store, store_tid(fs->store));
+    struct store *store = inode_of(m)->fs->store;
+    store_commit(store, store_tid(store));
 }
 
 /* Called before a page is dirtied: from then on a block may exist there. */

@@ -202,6 +202,10 @@ static void test_populate(void)
     for (unsigned i = 0; i < sizeof with / sizeof *with; i++) {
         control("drop");
         char *p = folio_mmap(NULL, N * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | with[i], fd, 0);
+        if (p == MAP_FAILED && errno == EAGAIN && with[i] == MAP_LOCKED) {
+            printf("populate: not locked: RLIMIT_MEMLOCK is less\n");
+            continue;
+        }
         if (p == MAP_FAILED)
             give_up("folio_mmap with 0x%x", (unsigned)with[i]);
         CHECK(folio_attached(p, N * PAGE));
@@ -750,8 +754,8 @@ static void test_advice(void)
     CHECK_EQ(folio_madvise(p, 64 * PAGE, MADV_SEQUENTIAL), 0);
     CHECK_EQ(folio_madvise(p, 64 * PAGE, MADV_RANDOM), 0);
     CHECK_EQ(folio_madvise(p, 64 * PAGE, MADV_COLD), 0);
-    CHECK_EQ(folio_madvise(p, 64 * PAGE, MADV_PAGEOUT), 0);
-    CHECK(folio_mincore(p, 64 * PAGE, vec) == 0 && memchr(vec, 1, 64) == NULL);
+    CHECK(WITHIN(10, folio_madvise(p, 64 * PAGE, MADV_PAGEOUT) == 0 &&
+                         folio_mincore(p, 64 * PAGE, vec) == 0 && memchr(vec, 1, 64) == NULL));
     CHECK_EQ(load(p + 5 * PAGE), 'x');
     CHECK(folio_madvise(p, 64 * PAGE, 12345) == -1 && errno == EINVAL);
     CHECK_EQ(folio_munmap(p, 64 * PAGE), 0);
@@ -1206,6 +1210,9 @@ static void test_damaged(void)
     for (unsigned i = 0; i < 4; i++)
         (void)pthread_join(others[i], NULL);
     CHECK_EQ(store(p + 2 * PAGE, 'x'), -1);
+    long long before = stat_of("cache", "read_errors");
+    pause_ms(1000);
+    CHECK(stat_of("cache", "read_errors") - before < 20); /* tried again, but ever more seldom */
     CHECK_EQ(folio_munmap(p + 3 * PAGE, PAGE), 0);
     CHECK(load(p) >= 0);
     CHECK_EQ(store(p + PAGE, 'x'), 0);

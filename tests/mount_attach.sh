@@ -66,6 +66,7 @@ everything()
     for options in cache=direct cache=kernel,attach cache=direct,cache_size=1M; do
         what=$options
         make_volume -s 256M
+        : >"$T/daemon.out"
         mount_attached "$options"
         case $options in
         *cache_size*) # is written back at any time, and so counts what it likes
