@@ -38,6 +38,7 @@ done
     echo "machine: $(machine)"
     echo "versions: Linux $(uname -r); FolioFS $(folio_version)"
     echo "sizes: $mib MiB, the least of $rounds rounds"
+    echo "options of FolioFS: cache=direct,$FOLIO_OPTIONS"
     echo "load: $(cut -d ' ' -f 1-3 /proc/loadavg)"
 } >"$out/faults.environment"
 "$programs/bench_faults" "$(work_dir ext4)" "$(work_dir folio_direct)" "$FOLIO_BIN/foliofsctl" \

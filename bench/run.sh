@@ -164,7 +164,7 @@ measure() # ROW STATE PEER
     cold-names) drop_names ;;
     esac
     case $profile:$3 in
-    1:folio*) start_profile "$3" ;;
+    1:folio* | 1:direct_ring) start_profile "$3" ;;
     esac
     ticks=$(server_ticks "$3")
     before=$(cpu_times)

@@ -15,8 +15,9 @@
 # cache       cache_size, with a file of fixed size read at random (cache=direct); memory per page. The tree
 #             also remembers evicted pages, so a small cache has more of it for each cached page
 # clients     threads that read a cached page each (cache=direct); processes that create files
-# age         ten times: all of a file overwritten in random order; then reading it cold. Blocks on
-#             disk include the room that is promised in advance, whatever the file's size
+# age         ten times: all of a file overwritten in random order; then reading it cold. Bytes that the
+#             disk below wrote for each byte; blocks of the volume once it is at rest, when room that was
+#             promised in vain has been given back
 #
 # Needs root, or sudo without a password. FOLIO_BUILD as for run.sh.
 set -u
@@ -279,6 +280,18 @@ series_clients()
     done
 }
 
+# What the disk below $T has written since it was attached, bytes.
+device_written()
+{
+    disk=/sys/dev/block/$(stat -c '%Hd:%Ld' "$T")
+    awk '{ print $7 * 512 }' "$disk/stat"
+}
+at_rest() # the daemon looks for what it can give back every "commit" seconds (5)
+{
+    quiesce
+    sleep 11
+}
+
 series_age()
 {
     start folio_direct
@@ -290,17 +303,21 @@ series_age()
         "$(awk "BEGIN { printf \"%.0f\", $((age_file >> 20)) / $(seconds_since "$begin") }")"
     for age in 0 $ages; do
         if [ "$age" != 0 ]; then
+            written=$(device_written)
             begin=$(date +%s%N)
             random_io "$work" data $age_file randwrite $age_file
             quiesce
             note age folio_direct "$age" 'overwrite 4k and sync' /s \
                 "$(awk "BEGIN { printf \"%.0f\", $((age_file / 4096)) / $(seconds_since "$begin") }")"
+            note age folio_direct "$age" 'device bytes per byte overwritten' x \
+                "$(awk "BEGIN { printf \"%.3f\", ($(device_written) - $written) / $age_file }")"
         fi
         drop_all
         begin=$(date +%s%N)
         must cat "$work/data"
         note age folio_direct "$age" 'read cold' MiB/s \
             "$(awk "BEGIN { printf \"%.0f\", $((age_file >> 20)) / $(seconds_since "$begin") }")"
+        at_rest
         note age folio_direct "$age" 'used to data' x \
             "$(awk "BEGIN { printf \"%.3f\", $(stat_of store.used_bytes) / $age_file }")"
         note age folio_direct "$age" 'blocks on disk to data' x \
@@ -310,13 +327,17 @@ series_age()
 }
 
 : "${only:=directory size inodes cache clients age}"
-say "load: $(cut -d ' ' -f 1-3 /proc/loadavg)"
+{
+    echo "machine: $(machine)"
+    echo "versions: Linux $(uname -r); FolioFS $(folio_version); options $memory"
+    echo "load: $(cut -d ' ' -f 1-3 /proc/loadavg)"
+} >"$out/scale.environment"
 for series in $only; do
     case $series in
     directory | size | inodes | cache | clients | age) "series_$series" ;;
     *) fail "there is no series $series" ;;
     esac
 done
-say "load: $(cut -d ' ' -f 1-3 /proc/loadavg)"
+echo "load at the end: $(cut -d ' ' -f 1-3 /proc/loadavg)" >>"$out/scale.environment"
 python3 "$bench/scale_table.py" "$out" >"$out/scale.md" || fail 'scale_table.py failed'
 cat "$out/scale.md"

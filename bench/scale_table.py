@@ -58,6 +58,10 @@ def plot(directory, key, lines):
 def main():
     points = read(sys.argv[1] + "/scale.csv")
     print("# Cost as work grows\n")
+    print("One run of each point: a point beside its line says little, and others at work (load) bend whole lines.")
+    print("Rates also depend on whether the processors slept between two requests.\n")
+    with open(sys.argv[1] + "/scale.environment") as f:
+        print("".join("- " + line for line in f))
     for key, lines in points.items():
         series, metric, unit = key
         xs = sorted({x for line in lines.values() for x, _ in line})

@@ -144,7 +144,8 @@ def main_table(rows, results, peers, out):
 
 def bounds(rows, results):
     """A filesystem that needs so many round trips cannot be faster than these alone."""
-    print("\nBound by round trips: what a server reaches that does nothing, as a ratio to ext4.\n")
+    print("\nBound by round trips: what a server reaches that does nothing, as a ratio to ext4. It caches no writes;")
+    print("to unlink costs who does, and cache=kernel, one trip more.\n")
     for name, title, base, aim, trips in rows:
         if base == "ext4" and trips != "-" and (name, "null") in results:
             print("- %s, %s round trip%s each: %s" % (title, trips, "" if trips == "1" else "s",
