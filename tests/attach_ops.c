@@ -1066,7 +1066,7 @@ static bool nobody_left(void)
     return true;
 }
 
-enum { CROWD = 100, MANY = 4096 };
+enum { CROWD = 300, MANY = 4096 };
 
 static void test_crowd(void)
 {
