@@ -284,7 +284,7 @@ series_clients()
 device_written()
 {
     disk=/sys/dev/block/$(stat -c '%Hd:%Ld' "$T")
-    awk '{ print $7 * 512 }' "$disk/stat"
+    awk '{ printf "%.0f\n", $7 * 512 }' "$disk/stat"
 }
 at_rest() # the daemon looks for what it can give back every "commit" seconds (5)
 {
@@ -304,13 +304,18 @@ series_age()
     for age in 0 $ages; do
         if [ "$age" != 0 ]; then
             written=$(device_written)
+            pages=$(stat_of cache.written_pages)
             begin=$(date +%s%N)
             random_io "$work" data $age_file randwrite $age_file
             quiesce
             note age folio_direct "$age" 'overwrite 4k and sync' /s \
                 "$(awk "BEGIN { printf \"%.0f\", $((age_file / 4096)) / $(seconds_since "$begin") }")"
+            written=$(($(device_written) - written))
+            pages=$(($(stat_of cache.written_pages) - pages))
             note age folio_direct "$age" 'device bytes per byte overwritten' x \
-                "$(awk "BEGIN { printf \"%.3f\", ($(device_written) - $written) / $age_file }")"
+                "$(awk "BEGIN { printf \"%.3f\", $written / $age_file }")"
+            note age folio_direct "$age" 'device bytes per byte written back' x \
+                "$(awk "BEGIN { printf \"%.3f\", $written / ($pages * 4096) }")"
         fi
         drop_all
         begin=$(date +%s%N)

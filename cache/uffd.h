@@ -71,7 +71,7 @@ int uffd_protect(struct uffd_vma *u, uint32_t first, uint32_t last);
 void uffd_wake(struct uffd_vma *u, uint32_t index);
 /* Every touch of the page is a SIGBUS from now on, until it is mapped. gone: nobody can map it now
  * (page_call_while_gone), so what may be left there is the mark of its write-protection.
- * Returns 0, or -errno: -EEXIST: it is mapped, or has that mark; -EAGAIN: to be tried again. Whoever waits goes on,
+ * Returns 0, or -errno: -EEXIST: it is mapped or poisoned, or has that mark; -EAGAIN: to be tried again. Whoever waits goes on,
  * but with -EAGAIN. */
 int uffd_poison(struct uffd_vma *u, uint32_t index, bool gone);
 /* Is the address space gone?   Blocks: while it is locked. */
