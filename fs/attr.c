@@ -133,15 +133,11 @@ int inode_getattr(struct inode *inode, struct stat *st)
     st->st_ctim = inode->ctime;
     st->st_size = (off_t)atomic_load(&inode->mapping.i_size);
     pthread_mutex_unlock(&inode->i_lock);
-    if (data_id != 0) {
-        int err = store_count_blocks(inode->fs->store, data_id, &blocks);
-        if (err != 0)
-            return err;
-    }
+    int err = data_id != 0 ? store_count_blocks(inode->fs->store, data_id, &blocks) : 0;
     if (S_ISREG(st->st_mode))
         blocks = count_blocks(inode, blocks);
     st->st_blocks = (blkcnt_t)(blocks * (PAGE_SIZE / 512));
-    return 0;
+    return err;
 }
 
 /* ---- changing --------------------------------------------------------------------------------- */
@@ -243,22 +239,38 @@ static bool has_no_privilege(struct inode *inode)
     return !(inode_mode(inode) & (S_ISUID | S_ISGID)) && has_capability(inode, &key) == 0;
 }
 
-static int change_attr(struct inode *inode, const struct stat *attr, unsigned valid)
+/* A change to come, with all that may fail for want of memory done: the size is changed in between. */
+struct attr_change {
+    struct update update;
+    uint8_t *place; /* of the inode's record, in update */
+};
+
+static int change_prepare(struct attr_change *c, struct inode *inode, unsigned valid)
+{
+    struct key key;
+    update_init(&c->update, inode->fs->store);
+    key_inode(&key, inode->ino);
+    c->place = update_reserve(&c->update, &key, INODE_BYTES);
+    int err = drop_capability(&c->update, inode, valid);
+    if (err == 0)
+        err = c->update.error;
+    if (err != 0)
+        update_abort(&c->update);
+    return err;
+}
+
+static int change_apply(struct attr_change *c, struct inode *inode, const struct stat *attr,
+                        unsigned valid)
 {
     struct new_attr n;
-    struct update u;
     uint64_t tid;
     inode_lock_records(inode->fs);
     new_attr_init(&n, inode, valid);
     set_mode(&n.record, attr, valid);
     set_times(&n, attr, valid);
-    update_init(&u, inode->fs->store);
-    inode_put_record(&u, inode->ino, &n.record);
-    int err = drop_capability(&u, inode, valid);
-    if (err != 0)
-        update_abort(&u);
-    else
-        err = update_apply(&u, 0, &tid);
+    (void)inode_encode(&n.record, c->place);
+    /* What comes with a new size, which is there already, must not fail for want of room. */
+    int err = update_apply(&c->update, valid & SETATTR_SIZE ? UPDATE_FREES : 0, &tid);
     if (err == 0) {
         adopt(inode, &n, valid);
         inode_raise_tid(inode, tid);
@@ -290,14 +302,23 @@ static int check_attr(struct inode *inode, const struct stat *attr, unsigned val
 
 int inode_setattr(struct inode *inode, const struct stat *attr, unsigned valid)
 {
+    struct attr_change c;
     int err = check_attr(inode, attr, valid);
-    if (err == 0 && (valid & SETATTR_SIZE))
-        err = inode_truncate(inode, (uint64_t)attr->st_size);
-    if (err != 0 || valid == SETATTR_SIZE)
+    if (err != 0)
         return err;
+    if (valid == SETATTR_SIZE)
+        return inode_truncate(inode, (uint64_t)attr->st_size);
     if (valid == SETATTR_KILL_PRIV && has_no_privilege(inode))
         return 0;
-    return change_attr(inode, attr, valid);
+    err = change_prepare(&c, inode, valid);
+    if (err != 0)
+        return err;
+    if (valid & SETATTR_SIZE)
+        err = inode_truncate(inode, (uint64_t)attr->st_size);
+    if (err == 0)
+        return change_apply(&c, inode, attr, valid);
+    update_abort(&c.update);
+    return err;
 }
 
 /* ---- atime ------------------------------------------------------------------------------------ */

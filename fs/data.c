@@ -84,19 +84,36 @@ int fs_set_readahead(struct fs *fs, const struct readahead *ra)
 
 /* ---- opening ---------------------------------------------------------------------------------- */
 
+struct open_file *file_alloc(void)
+{
+    return calloc(1, sizeof(struct open_file));
+}
+
+void file_free(struct open_file *file)
+{
+    free(file);
+}
+
 int file_open(struct inode *inode, int flags, struct open_file **out)
 {
-    bool writes = (flags & O_ACCMODE) != O_RDONLY;
-    if ((writes || (flags & O_TRUNC)) && inode->fs->options.read_only)
+    if (((flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC)) && inode->fs->options.read_only)
         return -EROFS;
-    struct open_file *file = calloc(1, sizeof *file);
+    struct open_file *file = file_alloc();
     if (file == NULL)
         return -ENOMEM;
     int err = (flags & O_TRUNC) ? inode_truncate(inode, 0) : 0;
     if (err != 0) {
-        free(file);
+        file_free(file);
         return err;
     }
+    file_start(file, inode, flags);
+    *out = file;
+    return 0;
+}
+
+void file_start(struct open_file *file, struct inode *inode, int flags)
+{
+    bool writes = (flags & O_ACCMODE) != O_RDONLY;
     inode_ref(inode, 1);
     file->inode = inode;
     file->flags = flags;
@@ -108,8 +125,6 @@ int file_open(struct inode *inode, int flags, struct open_file **out)
     list_add_tail(&file->open_files, &inode->open_files);
     inode->open_writers += writes;
     pthread_mutex_unlock(&inode->i_lock);
-    *out = file;
-    return 0;
 }
 
 void file_release(struct open_file *file)

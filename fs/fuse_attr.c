@@ -25,6 +25,13 @@ void reply_attr(fuse_req_t req, struct inode *inode)
         fuse_reply_attr(req, &st, CACHE_SECONDS);
 }
 
+void reply_changed_attr(fuse_req_t req, struct inode *inode)
+{
+    struct stat st;
+    int err = inode_getattr(inode, &st);
+    fuse_reply_attr(req, &st, err == 0 ? CACHE_SECONDS : 0);
+}
+
 int fill_entry(struct inode *inode, struct fuse_entry_param *e)
 {
     memset(e, 0, sizeof *e);
@@ -32,6 +39,20 @@ int fill_entry(struct inode *inode, struct fuse_entry_param *e)
     e->attr_timeout = CACHE_SECONDS;
     e->entry_timeout = CACHE_SECONDS;
     return inode_getattr(inode, &e->attr);
+}
+
+void fill_new_entry(struct inode *inode, struct fuse_entry_param *e)
+{
+    if (fill_entry(inode, e) != 0)
+        e->attr_timeout = 0;
+}
+
+void reply_new_entry(fuse_req_t req, struct inode *inode)
+{
+    struct fuse_entry_param e;
+    fill_new_entry(inode, &e);
+    if (fuse_reply_entry(req, &e) != 0)
+        inode_put(inode, 1);
 }
 
 void reply_entry(fuse_req_t req, struct inode *inode)
@@ -183,7 +204,7 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
     if (err != 0)
         reply_status(req, err);
     else
-        reply_attr(req, inode);
+        reply_changed_attr(req, inode);
     inode_put(inode, 1);
 }
 

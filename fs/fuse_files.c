@@ -29,8 +29,17 @@ static int open_flags(const struct front *front, int flags)
     return flags & ~O_APPEND;
 }
 
-/* Open for fi->flags and fill what the reply says: data never changes behind the kernel's back, so
- * what it has cached stays good. */
+/* What the reply says: data never changes behind the kernel's back, so what it has cached stays good. */
+static void fill_open(const struct front *front, struct open_file *file, struct fuse_file_info *fi)
+{
+    fi->fh = (uint64_t)(uintptr_t)file;
+    fi->keep_cache = 1;
+    fi->direct_io =
+        !front->options.kernel_cache || atomic_load(&file->inode->mapping.memfd) != NULL;
+    fi->noflush = (fi->flags & O_ACCMODE) == O_RDONLY;
+}
+
+/* Open for fi->flags, and fill them. */
 static int open_inode(fuse_req_t req, struct inode *inode, struct fuse_file_info *fi)
 {
     struct front *front = front_of(req);
@@ -41,13 +50,9 @@ static int open_inode(fuse_req_t req, struct inode *inode, struct fuse_file_info
             return err;
     }
     int err = file_open(inode, open_flags(front, fi->flags), &file);
-    if (err != 0)
-        return err;
-    fi->fh = (uint64_t)(uintptr_t)file;
-    fi->keep_cache = 1;
-    fi->direct_io = !front->options.kernel_cache || atomic_load(&inode->mapping.memfd) != NULL;
-    fi->noflush = (fi->flags & O_ACCMODE) == O_RDONLY;
-    return 0;
+    if (err == 0)
+        fill_open(front, file, fi);
+    return err;
 }
 
 void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -64,38 +69,40 @@ void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         file_release(open_file_of(fi));
 }
 
-static void reply_create(fuse_req_t req, struct inode *inode, struct fuse_file_info *fi)
+/* Takes over the file, and a reference of the inode. */
+static void reply_create(fuse_req_t req, struct inode *inode, struct open_file *file,
+                         struct fuse_file_info *fi)
 {
+    const struct front *front = front_of(req);
     struct fuse_entry_param e;
-    int err = fill_entry(inode, &e);
-    if (err == 0)
-        err = open_inode(req, inode, fi);
-    if (err != 0) {
-        reply_status(req, err);
-    } else {
-        err = fuse_reply_create(req, &e, fi);
-        if (err != 0)
-            file_release(open_file_of(fi));
-    }
-    if (err != 0)
-        inode_put(inode, 1);
+    fill_new_entry(inode, &e);
+    file_start(file, inode, open_flags(front, fi->flags));
+    fill_open(front, file, fi);
+    if (fuse_reply_create(req, &e, fi) == 0)
+        return;
+    file_release(file);
+    inode_put(inode, 1);
 }
 
+/* Once the name is there nothing may fail any more: the kernel would go on believing that there is none. */
 void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
                struct fuse_file_info *fi)
 {
     struct fs *fs = front_of(req)->fs;
     struct cred cred = request_cred(req);
     struct inode *dir, *inode;
-    int err = inode_get(fs, parent, &dir);
+    struct open_file *file = file_alloc();
+    int err = file != NULL ? inode_get(fs, parent, &dir) : -ENOMEM;
     if (err == 0) {
         err = dir_mknod(dir, name, S_IFREG | (mode & ~(mode_t)S_IFMT), 0, &cred, &inode);
         inode_put(dir, 1);
     }
-    if (err == 0)
-        reply_create(req, inode, fi);
-    else
+    if (err == 0) {
+        reply_create(req, inode, file, fi);
+    } else {
+        file_free(file);
         reply_status(req, err);
+    }
 }
 
 /* close(2) has nothing to wait for: by now the kernel has sent what it cached of the file, and errors

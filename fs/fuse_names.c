@@ -55,7 +55,7 @@ void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, 
         inode_put(dir, 1);
     }
     if (err == 0)
-        reply_entry(req, inode);
+        reply_new_entry(req, inode);
     else
         reply_status(req, err);
 }
@@ -75,7 +75,7 @@ void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const cha
         inode_put(dir, 1);
     }
     if (err == 0)
-        reply_entry(req, inode);
+        reply_new_entry(req, inode);
     else
         reply_status(req, err);
 }
@@ -95,7 +95,7 @@ void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent, const char *n
         inode_put(dir, 1);
     }
     if (err == 0) {
-        reply_entry(req, inode);
+        reply_new_entry(req, inode);
     } else {
         inode_put(inode, 1);
         reply_status(req, err);

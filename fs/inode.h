@@ -93,7 +93,8 @@ void inode_record(struct inode *inode, struct inode_record *out);
 /* Add the record to an update. */
 void inode_put_record(struct update *u, uint64_t ino, const struct inode_record *r);
 
-/* Attributes as stat(2) wants them; st_blocks counts promised blocks too. -EIO. */
+/* Attributes as stat(2) wants them; st_blocks counts promised blocks too.
+ * Returns 0; -EIO, -ENOMEM: it is not known how many blocks there are, all else is filled in. */
 int inode_getattr(struct inode *inode, struct stat *st);
 
 enum setattr_valid {

@@ -23,6 +23,7 @@ struct shrink {
     struct inode *inode;
     struct inode_record record;
     struct update update;
+    uint8_t *place;   /* of the record, in update */
     struct page *cut; /* by the new end; or NULL */
     uint64_t size;
     uint64_t data_id; /* it will have */
@@ -41,6 +42,9 @@ static int shrink_prepare(struct shrink *s)
     }
     if (page_up(s->size) < END_OF_OBJECT)
         update_trim(&s->update, inode->data_id, page_up(s->size), END_OF_OBJECT);
+    struct key key;
+    key_inode(&key, inode->ino);
+    s->place = update_reserve(&s->update, &key, INODE_BYTES);
     return s->update.error;
 }
 
@@ -58,7 +62,7 @@ static void shrink_record(struct shrink *s)
     r->ctime = fs_now();
     if (s->size == 0)
         r->mtime = r->ctime;
-    inode_put_record(&s->update, s->inode->ino, r);
+    (void)inode_encode(r, s->place);
 }
 
 static void shrink_finish(struct shrink *s)
@@ -251,6 +255,8 @@ static int punch_pages(struct inode *inode, uint64_t first, uint64_t end)
         return 0;
     update_init(&u, inode->fs->store);
     update_trim(&u, inode->data_id, first, end);
+    if (u.error != 0) /* else nothing but the end of the store is in the way of what begins here */
+        return update_apply(&u, UPDATE_FREES, &tid);
     down_write(&m->invalidate_lock);
     truncate_inode_pages_range(m, (uint32_t)first, (uint32_t)(end - 1));
     int err = update_apply(&u, UPDATE_FREES, &tid);

@@ -108,6 +108,9 @@ enum update_flags {
 void update_init(struct update *u, struct store *s);
 void update_put(struct update *u, const struct key *key, const void *value, size_t len);
 void update_del(struct update *u, const struct key *key);
+/* Like update_put, with a value that is not known yet, only its len bytes: it is to be written to where the
+ * result points before apply, which then needs no memory any more.   NULL: the same as a failed put. */
+void *update_reserve(struct update *u, const struct key *key, size_t len);
 
 /* Delete the blocks [from, to) of data_id with this update: they read as holes from apply on, and
  * are really deleted in bounded steps later. The caller has no page of that range under writeback

@@ -82,7 +82,7 @@ struct txn_record *record_new(const struct key *key, const void *value, size_t l
         return NULL;
     *r = (struct txn_record){ .value_len = (uint32_t)len, .key_len = key->len, .deleted = deleted };
     memcpy(r->bytes, key->bytes, key->len);
-    if (len > 0)
+    if (value != NULL)
         memcpy(r->bytes + key->len, value, len);
     return r;
 }

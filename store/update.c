@@ -97,6 +97,13 @@ void update_put(struct update *u, const struct key *key, const void *value, size
     update_add(u, record_new(key, value, len, false));
 }
 
+void *update_reserve(struct update *u, const struct key *key, size_t len)
+{
+    struct txn_record *r = record_new(key, NULL, len, false);
+    update_add(u, r);
+    return r != NULL ? r->bytes + r->key_len : NULL;
+}
+
 void update_del(struct update *u, const struct key *key)
 {
     update_add(u, record_new(key, NULL, 0, true));

@@ -61,7 +61,9 @@ static void check_kept(struct worker *w, uint32_t slot, const struct kept *k)
 /* A new file with nr cells in it, which the oracle has as begun.   A descriptor, or -errno. */
 static int make(struct worker *w, enum op op, uint32_t slot, const char *name, uint32_t nr)
 {
-    int fd = openat(w->dir, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    /* One that is to be renamed may have been left behind, by an error on the way. */
+    int how = op == OP_RENAME ? O_TRUNC : O_EXCL;
+    int fd = openat(w->dir, name, O_RDWR | O_CREAT | how | O_CLOEXEC, 0666);
     if (fd < 0)
         return -errno;
     cells_begin_store(w, op, slot, 0, nr);

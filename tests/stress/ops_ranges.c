@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -13,6 +14,8 @@
 #include "tests/stress/view.h"
 #include "tests/stress/worker.h"
 
+#define ASK_MS    10
+#define ASK_TRIES 3000u
 #define GAP_CELLS 64u                  /* at most, between the end and a write beyond it */
 #define WORD(x)   ((x) & ~(uint64_t)7) /* all that we cut is cut between words */
 
@@ -21,15 +24,27 @@ static uint64_t page_up(uint64_t at)
     return (at + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
 }
 
+/* What the file says. Where errors are part of the test this may be one of them: it is asked for until it is told. */
+static bool ask_size(struct worker *w, int fd, uint64_t *size)
+{
+    struct stat st;
+    unsigned tries = w->o->errors ? ASK_TRIES : 1;
+    int err;
+    while ((err = fstat(fd, &st) != 0 ? -errno : 0) != 0 && --tries > 0)
+        (void)poll(NULL, 0, ASK_MS);
+    if (check_outcome(w, OP_READ, "fstat", err) != DONE)
+        return false;
+    *size = (uint64_t)st.st_size;
+    return true;
+}
+
 /* After an operation that should have made the size so.   It is what the file says. */
 static void size_settle(struct worker *w, uint32_t slot, int fd, uint64_t size,
                         enum outcome outcome)
 {
-    struct stat st;
     struct file *f = &w->sh->files[slot];
-    uint64_t old = atomic_load(&f->size);
-    if (outcome != DONE && fd >= 0 && fstat(fd, &st) == 0 &&
-        ((uint64_t)st.st_size == old || outcome == NOT_DONE))
+    uint64_t old = atomic_load(&f->size), now = size;
+    if (outcome != DONE && fd >= 0 && ask_size(w, fd, &now) && (now == old || outcome == NOT_DONE))
         size = old;
     size_end(f, size);
 }
