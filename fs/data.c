@@ -4,12 +4,15 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 
 #include "cache/memfd.h"
 #include "fs/names.h"
 
-#define COPY_BUFFER (256u << 10) /* bytes copied at a time by file_copy_range */
+#define COPY_BUFFER    (256u << 10) /* bytes copied at a time by file_copy_range */
+#define MEMORY_WAIT_MS 10
+#define MEMORY_WAITS   1000u
 
 /* ---- readahead -------------------------------------------------------------------------------- */
 
@@ -272,6 +275,24 @@ static ssize_t write_or_make_room(struct inode *inode, uint64_t offset, const vo
     return n;
 }
 
+/* What the kernel writes back. It takes a short answer for a whole one, and what it cannot write it drops: go on, to
+ * the end or to the error; where memory is short, after a while. */
+static ssize_t write_all(struct inode *inode, uint64_t offset, const char *buf, size_t len,
+                         unsigned flags)
+{
+    unsigned waits = 0;
+    for (size_t done = 0; done < len;) {
+        ssize_t n = write_or_make_room(inode, offset + done, buf + done, len - done, flags);
+        if (n > 0)
+            done += (size_t)n;
+        else if (n == -ENOMEM && waits++ < MEMORY_WAITS)
+            (void)poll(NULL, 0, MEMORY_WAIT_MS);
+        else
+            return n < 0 ? n : -EIO;
+    }
+    return (ssize_t)len;
+}
+
 ssize_t file_write(struct open_file *file, uint64_t offset, const void *buf, size_t len,
                    unsigned flags)
 {
@@ -282,17 +303,8 @@ ssize_t file_write(struct open_file *file, uint64_t offset, const void *buf, siz
         if (err != 0)
             return err;
     }
-    ssize_t n = write_or_make_room(inode, offset, buf, len, flags);
-    if (!(flags & WRITE_CACHED) || n < 0)
-        return n;
-    /* The kernel takes a short answer to what it writes back for a whole one: go on, to the end or
-     * to the error. */
-    for (size_t done = (size_t)n; done < len; done += (size_t)n) {
-        n = write_or_make_room(inode, offset + done, (const char *)buf + done, len - done, flags);
-        if (n <= 0)
-            return n < 0 ? n : -EIO;
-    }
-    return (ssize_t)len;
+    return flags & WRITE_CACHED ? write_all(inode, offset, buf, len, flags)
+                                : write_or_make_room(inode, offset, buf, len, flags);
 }
 
 ssize_t file_copy_range(struct open_file *in, uint64_t in_off, struct open_file *out,

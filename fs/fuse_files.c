@@ -253,12 +253,9 @@ static void hole_run(struct notify_job *job)
     free(h);
 }
 
-/* *done: file_fallocate() succeeded, whatever is returned. */
-static int allocate(fuse_req_t req, struct open_file *file, int mode, off_t offset, off_t length,
-                    bool *done)
+static int allocate(fuse_req_t req, struct open_file *file, int mode, off_t offset, off_t length)
 {
     int err = file_fallocate(file, mode, (uint64_t)offset, (uint64_t)length);
-    *done = err == 0;
     if (err == 0 && caller_is_unprivileged(req))
         err = drop_privilege(req, file->inode);
     balance_dirty_pages(front_of(req)->fs->cache);
@@ -269,16 +266,16 @@ static int allocate(fuse_req_t req, struct open_file *file, int mode, off_t offs
  * mapping's store dirties a page of it in between, and that is written back before it is zeroed, the
  * bytes from before the hole are in the file again, and the zeroed copy counts as clean. (Linux 6.18
  * locks that out for DAX only.) So the answer waits until the kernel has given up its copy, and what
- * it writes back until then counts as zeros there: what it reads from then on has the hole. */
+ * it writes back until then counts as zeros there: what it reads from then on has the hole. A hole that failed may
+ * be there in part, of which the kernel's copy must not say otherwise; but then what it writes back counts. */
 void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
                   struct fuse_file_info *fi)
 {
     struct open_file *file = open_file_of(fi);
-    struct hole_job *h = malloc(sizeof *h);
-    bool done = false;
-    int err = h != NULL ? allocate(req, file, mode, offset, length, &done) : -ENOMEM;
-    if (!done || (mode & ~FALLOC_FL_KEEP_SIZE) == 0) {
-        free(h);
+    bool hole = (mode & ~FALLOC_FL_KEEP_SIZE) != 0;
+    struct hole_job *h = hole ? malloc(sizeof *h) : NULL;
+    int err = hole && h == NULL ? -ENOMEM : allocate(req, file, mode, offset, length);
+    if (h == NULL) {
         reply_status(req, err);
         return;
     }

@@ -245,38 +245,41 @@ static int zero_partial(struct address_space *m, uint64_t from, uint64_t to)
     return from < to ? truncate_partial_page(m, from, to) : 0;
 }
 
-/* Remove the whole pages [first, end) and their blocks. Context: i_rwsem. */
-static int punch_pages(struct inode *inode, uint64_t first, uint64_t end)
+/* Remove the whole pages [first, end) and their blocks: u trims them. Context: i_rwsem. */
+static int punch_pages(struct inode *inode, uint64_t first, uint64_t end, struct update *u)
 {
     struct address_space *m = &inode->mapping;
-    struct update u;
     uint64_t tid;
-    if (first >= end)
-        return 0;
-    update_init(&u, inode->fs->store);
-    update_trim(&u, inode->data_id, first, end);
-    if (u.error != 0) /* else nothing but the end of the store is in the way of what begins here */
-        return update_apply(&u, UPDATE_FREES, &tid);
     down_write(&m->invalidate_lock);
     truncate_inode_pages_range(m, (uint32_t)first, (uint32_t)(end - 1));
-    int err = update_apply(&u, UPDATE_FREES, &tid);
+    int err = update_apply(u, UPDATE_FREES, &tid);
     up_write(&m->invalidate_lock);
     if (err == 0)
         inode_raise_tid(inode, tid);
     return err;
 }
 
-/* Zero [offset, offset+len): holes where whole pages are covered, zeros at the edges. */
+/* Zero [offset, offset+len): holes where whole pages are covered, zeros at the edges. Once pages go nothing but the
+ * end of the store is in the way. */
 static int punch(struct inode *inode, uint64_t offset, uint64_t len)
 {
     struct address_space *m = &inode->mapping;
+    struct update u;
     uint64_t end = offset + len, first = page_up(offset), last = end >> PAGE_SHIFT;
     if (first > last) /* within one page */
         return zero_partial(m, offset, end);
-    int err = zero_partial(m, offset, first << PAGE_SHIFT);
+    update_init(&u, inode->fs->store);
+    if (first < last)
+        update_trim(&u, inode->data_id, first, last);
+    int err = u.error;
+    if (err == 0)
+        err = zero_partial(m, offset, first << PAGE_SHIFT);
     if (err == 0)
         err = zero_partial(m, last << PAGE_SHIFT, end);
-    return err == 0 ? punch_pages(inode, first, last) : err;
+    if (err == 0 && first < last)
+        return punch_pages(inode, first, last, &u);
+    update_abort(&u);
+    return err;
 }
 
 static int set_aside(struct inode *inode, uint64_t offset, uint64_t len)
