@@ -1,10 +1,6 @@
 /* attach_ops: mappings attached by libfolio, on a mount of ours, which is the working directory.
  *
  *     attach_ops [NAME...]     these tests, or all of the first table; exit 1 when one fails
- *     attach_ops lose FILE     map FILE, store, say "ready" and await the daemon's end; see mount_attach.sh
- *     attach_ops durable FILE  store to FILE, MS_SYNC, say "ready", wait
- *     attach_ops verify FILE   what durable stored is there
- *     attach_ops held          FOLIO_OTHER, FOLIO_OTHER_DAEMON: another FUSE mount, and its process
  *     attach_ops exec          succeeds if it inherited nothing
  *
  * Each failure is a line of its own.
@@ -12,7 +8,6 @@
 #define _GNU_SOURCE
 #include "attach_ops.h"
 
-#include <dirent.h>
 #include <linux/capability.h>
 #include <pthread.h>
 #include <sys/mman.h>
@@ -24,14 +19,6 @@
 #include "cache/folio.h"
 
 static const char *self; /* this program's path */
-
-static char *attach(int fd, size_t pages)
-{
-    char *p = folio_mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (p == MAP_FAILED)
-        give_up("folio_mmap");
-    return p;
-}
 
 /* ---- bytes ----------------------------------------------------------------------------------------- */
 
@@ -390,14 +377,6 @@ static void *race_flusher(void *arg)
             (void)folio_madvise(race.p, race.pages * PAGE, 21 /* MADV_PAGEOUT */);
     }
     return NULL;
-}
-
-static pthread_t start(void *(*f)(void *arg), void *arg)
-{
-    pthread_t t;
-    if (pthread_create(&t, NULL, f, arg) != 0)
-        give_up("pthread_create");
-    return t;
 }
 
 static void race_begin(const char *name, size_t pages)
@@ -899,153 +878,6 @@ static void test_stopped(void)
     close(fd);
 }
 
-/* ---- a client whose address space is locked ---------------------------------------------------------------- */
-
-static struct {
-    const char *directory; /* of another FUSE mount */
-    pid_t daemon;          /* its daemon */
-} other;
-
-static void child_stores_elsewhere(int in, int out)
-{
-    (void)in;
-    int fd = open("unheld", O_RDWR);
-    char *p = attach(fd, 4);
-    CHECK_EQ(store(p + PAGE, 'v'), 0);
-    folio_munmap(p, 4 * PAGE);
-    say(out);
-}
-
-/* Map something over a file of the other mount that was stored to: that waits for its daemon. */
-static void child_is_held(int in, int out)
-{
-    char name[4096];
-    (void)snprintf(name, sizeof name, "%s/held", other.directory);
-    int fd = open("held", O_RDWR), far = open(name, O_RDWR | O_CREAT, 0644);
-    char *p = attach(fd, 4);
-    if (far < 0 || ftruncate(far, PAGE) != 0)
-        give_up("%s", name);
-    char *k = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, far, 0);
-    if (k == MAP_FAILED)
-        give_up("mmap");
-    *(volatile char *)k = 'k';
-    CHECK_EQ(store(p, 'h'), 0);
-    say(out);
-    (void)hear(in);
-    void *over = mmap(k, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-    CHECK(over == k);
-    CHECK_EQ(store(p + PAGE, 'i'), 0);
-    say(out);
-    folio_munmap(p, 4 * PAGE);
-}
-
-static void child_syncs(int in, int out)
-{
-    int fd = open("held", O_RDWR);
-    (void)hear(in);
-    CHECK_EQ(fsync(fd), 0);
-    say(out);
-}
-
-/* SIGSTOP is no more than asked for when kill(2) returns. */
-static bool has_stopped(pid_t pid)
-{
-    char path[280], stat[512];
-    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
-    DIR *tasks = opendir(path);
-    bool all = tasks != NULL;
-    struct dirent *e;
-    while (all && (e = readdir(tasks)) != NULL) {
-        if (e->d_name[0] == '.')
-            continue;
-        snprintf(path, sizeof path, "/proc/%d/task/%s/stat", (int)pid, e->d_name);
-        FILE *f = fopen(path, "re");
-        size_t n = f != NULL ? fread(stat, 1, sizeof stat - 1, f) : 0;
-        stat[n] = '\0';
-        const char *name_end = strrchr(stat, ')');
-        all = name_end != NULL && strncmp(name_end, ") T", 3) == 0;
-        if (f != NULL)
-            (void)fclose(f);
-    }
-    if (tasks != NULL)
-        closedir(tasks);
-    return all;
-}
-
-/* What is older than expire seconds is written, and that is looked for every period seconds. */
-static void set_flusher(unsigned expire, unsigned period)
-{
-    char command[200];
-    (void)snprintf(command, sizeof command,
-                   "\"$FOLIO_CTL\" . set dirty_expire=%u >/dev/null && "
-                   "\"$FOLIO_CTL\" . set dirty_writeback=%u >/dev/null",
-                   expire, period);
-    if (system(command) != 0) // NOLINT(cert-env33-c)
-        give_up("%s", command);
-}
-
-/* What the daemon wants of it waits; that is told, while it lasts, and others are served: their dirty pages
- * are written as ever. synced: somebody's fsync waits for it; else the flusher does. */
-static void hold(bool synced)
-{
-    other.directory = getenv("FOLIO_OTHER");
-    const char *pid = getenv("FOLIO_OTHER_DAEMON");
-    if (other.directory == NULL || pid == NULL)
-        give_up("FOLIO_OTHER");
-    other.daemon = (pid_t)strtol(pid, NULL, 10);
-    int fd = make_file("held", 4), unheld = make_file("unheld", 4);
-    struct child c = start_child(child_is_held), s = { 0 };
-    if (synced)
-        s = start_child(child_syncs);
-    char *p = attach(unheld, 4); /* they must not inherit it */
-    CHECK(hear(c.from));
-    CHECK_EQ(stat_of("attach", "stuck"), 0);
-    (void)kill(other.daemon, SIGSTOP);
-    CHECK(WITHIN(60, has_stopped(other.daemon)));
-    say(c.to);
-    pause_ms(500); /* it is in mmap(2), or will be: then it is held a little later */
-    if (synced)
-        say(s.to);
-    else
-        set_flusher(1, 1);
-    bool told = WITHIN(60, stat_of("attach", "stuck") == 1);
-    if (told) {
-        CHECK_EQ(store(p, 'u'), 0);
-        CHECK_EQ(fsync(unheld), 0);
-        CHECK_EQ(byte_at(unheld, 0), 'u');
-        struct child late = start_child(child_stores_elsewhere);
-        CHECK(hear(late.from));
-        end_child(&late);
-        set_flusher(30, 5);
-        CHECK_EQ(pwrite(unheld, "unheld", 6, PAGE), 6);
-        CHECK_EQ(store(p + 2 * PAGE, 'v'), 0);
-        CHECK(stat_of("cache", "dirty") > 1);
-        set_flusher(1, 1);
-        CHECK(WITHIN(60, stat_of("cache", "dirty") <= 1)); /* that of the file that is held */
-    }
-    (void)kill(other.daemon, SIGCONT);
-    CHECK(told);
-    CHECK(hear(c.from));
-    if (synced)
-        CHECK(hear(s.from));
-    CHECK(WITHIN(60, stat_of("attach", "stuck") == 0));
-    end_child(&c);
-    if (synced)
-        end_child(&s);
-    set_flusher(30, 5);
-    CHECK_EQ(byte_at(fd, 0), 'h');
-    CHECK_EQ(byte_at(fd, PAGE), 'i');
-    folio_munmap(p, 4 * PAGE);
-    close(fd);
-    close(unheld);
-}
-
-static void test_held(void)
-{
-    hold(true);
-    hold(false);
-}
-
 static void child_waits(int in, int out)
 {
     int fd = open("crowd", O_RDWR);
@@ -1133,33 +965,6 @@ static void test_many(void)
     close(fd);
 }
 
-/* ---- for mount_attach.sh ------------------------------------------------------------------------------------ */
-
-/* No room: the store is a SIGBUS, before it has happened. The volume is full, and the file named. */
-static void test_full(void)
-{
-    int fd = open("holes", O_RDWR);
-    char *p = attach(fd, 512);
-    size_t refused = 0;
-    for (size_t i = 0; i < 512 && refused < 3; i++)
-        if (store(p + i * PAGE, 'f') != 0) {
-            refused++;
-            CHECK(WITHIN(10, load(p + i * PAGE) == 0));
-            CHECK_EQ(byte_at(fd, (off_t)(i * PAGE)), 0);
-        }
-    CHECK_EQ(refused, 3);
-    CHECK_EQ(fsync(fd), 0);
-    CHECK_EQ(unlink("filler"), 0);
-    for (size_t i = 0; i < 512; i++)
-        if (!WITHIN(20, store(p + i * PAGE, 'g') == 0)) {
-            complain("page %zu: no room though there is", i);
-            break;
-        }
-    CHECK_EQ(fsync(fd), 0);
-    folio_munmap(p, 512 * PAGE);
-    close(fd);
-}
-
 /* The one row of DOORS.md's table that nobody can keep: it is told. The kernel's mapping is another process's. */
 static void store_by_kernel(int in, int out)
 {
@@ -1190,133 +995,6 @@ static void test_both(void)
     end_child(&c);
     folio_munmap(p, PAGE);
     close(fd);
-}
-
-static void *touch_damaged(void *arg)
-{
-    CHECK_EQ(load(arg), -1);
-    return NULL;
-}
-
-/* A page that cannot be read is a SIGBUS, for several threads at once too; when it can, it is not, though its mapping
- * has been cut meanwhile. Speaks with the script. */
-static void test_damaged(void)
-{
-    pthread_t others[4];
-    int fd = open("damaged", O_RDWR);
-    char *p = attach(fd, 4);
-    for (unsigned i = 0; i < 4; i++)
-        CHECK_EQ(pthread_create(&others[i], NULL, touch_damaged, p + 2 * PAGE), 0);
-    for (unsigned i = 0; i < 4; i++)
-        (void)pthread_join(others[i], NULL);
-    CHECK_EQ(store(p + 2 * PAGE, 'x'), -1);
-    long long before = stat_of("cache", "read_errors");
-    pause_ms(1000);
-    CHECK(stat_of("cache", "read_errors") - before < 20); /* tried again, but ever more seldom */
-    CHECK_EQ(folio_munmap(p + 3 * PAGE, PAGE), 0);
-    CHECK(load(p) >= 0);
-    CHECK_EQ(store(p + PAGE, 'x'), 0);
-    printf("ready\n");
-    (void)fflush(stdout);
-    (void)hear(STDIN_FILENO);
-    CHECK(WITHIN(20, load(p + 2 * PAGE) == 'D'));
-    CHECK(WITHIN(20, store(p + 2 * PAGE + 1, 'x') == 0));
-    CHECK_EQ(byte_at(fd, 2 * PAGE + 1), 'x');
-    folio_munmap(p, 3 * PAGE);
-    close(fd);
-}
-
-static void *lose_toucher(void *arg)
-{
-    char *p = arg;
-    uint64_t n = 0;
-    for (size_t i = 0;; i = (i + 1) % 1024) {
-        int got = i % 2 ? store(p + i * PAGE, (char)(n + 1)) : load(p + i * PAGE);
-        if (got < 0)
-            return NULL;
-        if (i % 2 == 0 && got == 0)
-            complain("page %zu reads zero", i);
-        n++;
-    }
-}
-
-/* The daemon ends while four threads touch pages. Each ends with SIGBUS, and so does each later touch. */
-static void test_lose(void)
-{
-    int fd = open("lose", O_RDWR);
-    char *p = attach(fd, 1024);
-    pthread_t threads[4];
-    for (int i = 0; i < 4; i++)
-        threads[i] = start(lose_toucher, p);
-    printf("ready\n");
-    (void)fflush(stdout);
-    for (int i = 0; i < 4; i++)
-        pthread_join(threads[i], NULL);
-    for (size_t i = 0; i < 1024; i++) {
-        CHECK_EQ(load(p + i * PAGE), -1);
-        CHECK_EQ(store(p + i * PAGE, 'z'), -1);
-    }
-    CHECK_EQ(folio_munmap(p, 1024 * PAGE), 0);
-    CHECK(folio_msync(p, PAGE, MS_SYNC) == -1 && errno == ENOMEM);
-    close(fd);
-}
-
-static void test_durable(void)
-{
-    int fd = open("durable", O_RDWR);
-    char *p = attach(fd, 256);
-    for (size_t i = 0; i < 256; i++)
-        memset(p + i * PAGE, (int)(i % 251) + 1, PAGE);
-    CHECK_EQ(folio_msync(p, 256 * PAGE, MS_SYNC), 0);
-    for (size_t i = 0; i < 256; i += 3) /* again, after the pages have been clean */
-        p[i * PAGE + 7] = 'D';
-    CHECK_EQ(folio_msync(p, 256 * PAGE, MS_SYNC), 0);
-    printf("ready\n");
-    (void)fflush(stdout);
-    (void)hear(STDIN_FILENO);
-}
-static void test_verify(void)
-{
-    int fd = open("durable", O_RDONLY);
-    for (size_t i = 0; i < 256; i++) {
-        CHECK_EQ(byte_at(fd, (off_t)(i * PAGE)), i % 251 + 1);
-        CHECK_EQ(byte_at(fd, (off_t)(i * PAGE + 7)), i % 3 == 0 ? 'D' : (int)(i % 251) + 1);
-    }
-    close(fd);
-}
-
-/* A mapping without a descriptor: it keeps the mount busy, and the daemon of one that is detached. */
-static void test_busy(void)
-{
-    int fd = open("busy", O_RDWR);
-    char *p = attach(fd, 2);
-    close(fd);
-    if (chdir("/") != 0)
-        give_up("chdir");
-    printf("ready\n");
-    (void)fflush(stdout);
-    (void)hear(STDIN_FILENO);
-    CHECK_EQ(store(p, 'b'), 0);
-    printf("stored\n");
-    (void)fflush(stdout);
-    (void)hear(STDIN_FILENO);
-    CHECK_EQ(load(p), 'b');
-    CHECK_EQ(store(p + PAGE, 'b'), 0);
-    CHECK_EQ(folio_munmap(p, 2 * PAGE), 0);
-}
-
-/* Likewise, and the daemon is told to end. */
-static void test_cut_off(void)
-{
-    int fd = open("busy", O_RDWR);
-    char *p = attach(fd, 2);
-    close(fd);
-    CHECK_EQ(store(p, 'c'), 0);
-    printf("ready\n");
-    (void)fflush(stdout);
-    (void)hear(STDIN_FILENO);
-    CHECK(WITHIN(30, load(p) == -1));
-    CHECK_EQ(folio_munmap(p, 2 * PAGE), 0);
 }
 
 static void test_unoffered(void)
@@ -1359,14 +1037,6 @@ static const struct test {
     { "crowd", test_crowd, false },
     { "many", test_many, false },
     { "both", test_both, false },
-    { "full", test_full, true },
-    { "damaged", test_damaged, true },
-    { "lose", test_lose, true },
-    { "durable", test_durable, true },
-    { "verify", test_verify, true },
-    { "busy", test_busy, true },
-    { "cut_off", test_cut_off, true },
-    { "held", test_held, true },
     { "unoffered", test_unoffered, true },
 };
 

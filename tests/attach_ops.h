@@ -1,5 +1,5 @@
-/* attach_ops.h: what attach_ops.c and attach_hostile.c share: failures in words, SIGBUS caught, a file
- * of their own for each test, and the daemon's counters.
+/* attach_ops.h: what attach_ops.c, attach_ends.c and attach_hostile.c share: failures in words, SIGBUS caught,
+ * a file of their own for each test, and the daemon's counters.
  *
  * Environment: FOLIO_CTL is foliofsctl, FOLIO_DAEMON the daemon's process.
  */
@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -16,9 +17,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "cache/folio.h"
 
 #define PAGE ((size_t)4096)
 
@@ -62,6 +66,22 @@ __attribute__((format(printf, 1, 2), noreturn)) static inline void give_up(const
         if (got_ != want_)                                                          \
             complain("line %d: %s is %lld, not %lld", __LINE__, #got, got_, want_); \
     } while (0)
+
+static inline char *attach(int fd, size_t pages)
+{
+    char *p = folio_mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED)
+        give_up("folio_mmap");
+    return p;
+}
+
+static inline pthread_t start(void *(*f)(void *arg), void *arg)
+{
+    pthread_t t;
+    if (pthread_create(&t, NULL, f, arg) != 0)
+        give_up("pthread_create");
+    return t;
+}
 
 /* ---- touching ---------------------------------------------------------------------------------- */
 

@@ -208,6 +208,7 @@ for program in foliofs mkfs.foliofs fsck.foliofs foliofsctl; do
 done
 daemon=
 more_options=${FOLIO_MOUNT_OPTIONS-} # for every mount, beside the test's own
+daemon_env= # NAME=VALUE words, for the daemons that are started
 
 # until SECONDS COMMAND...: try again until it succeeds; 1 when the time is over.
 until_true()
@@ -235,7 +236,9 @@ is_up_or_dead()
 # mount_volume [-o OPTIONS]...: in the foreground, so that we know its process. $daemon is its number.
 try_mount()
 {
-    "$FOLIO_BIN/foliofs" -f ${more_options:+-o "$more_options"} "$@" "$V" "$M" >>"$T/daemon.out" 2>&1 </dev/null &
+    # shellcheck disable=SC2086 # several words
+    env $daemon_env "$FOLIO_BIN/foliofs" -f ${more_options:+-o "$more_options"} "$@" "$V" "$M" \
+        >>"$T/daemon.out" 2>&1 </dev/null &
     daemon=$!
     note_process "$daemon"
     until_true 30 is_up_or_dead && is_mounted "$M" && ! has_ended "$daemon"
@@ -359,6 +362,20 @@ build_client()
 {
     : "${FOLIO_LIB:=$(cd "$FOLIO_BIN/../lib" && pwd -P)}"
     build_helper "$1" "$FOLIO_LIB/libfolio.so" "-Wl,-rpath,$FOLIO_LIB" -pthread
+}
+
+# Daemons that are mounted from now on find no memory as often as set_failing says; see fail_alloc.c.
+use_fail_alloc()
+{
+    build_helper fail_alloc -shared -fPIC
+    FOLIO_FAIL_ALLOC=$T/failing
+    export FOLIO_FAIL_ALLOC # the clients' word, too
+    head -c 8 /dev/zero >"$FOLIO_FAIL_ALLOC"
+    daemon_env="LD_PRELOAD=$T/fail_alloc"
+}
+failed_allocations()
+{
+    od -An -tu4 -j4 -N4 "$FOLIO_FAIL_ALLOC" | tr -d ' '
 }
 
 # A number below $1 from the seed, which is printed so that a run can be repeated.

@@ -6,6 +6,7 @@
 . "$(dirname -- "$0")/lib.sh"
 need python3
 build_client attach_ops
+build_client attach_ends
 build_client attach_hostile
 FOLIO_CTL=$(cd "$FOLIO_BIN" && pwd -P)/foliofsctl
 export FOLIO_CTL
@@ -31,21 +32,27 @@ ops() # TEST...
         fail "$what: attach_ops $*: status $?: $(head -n 20 "$T/ops.out")"
 }
 
+ends() # TEST
+{
+    (cd "$M" && timeout -s KILL 280 "$T/attach_ends" "$1") >"$T/ops.out" 2>&1 ||
+        fail "$what: attach_ends $1: status $?: $(head -n 20 "$T/ops.out")"
+}
+
 # One in the background, to speak with: $client. say_on lets it go on.
-start_ops() # TEST
+start_ends() # TEST
 {
     : >"$T/ops.out"
-    (cd "$M" && exec "$T/attach_ops" "$1") <"$T/answers" >"$T/ops.out" 2>&1 &
+    (cd "$M" && exec "$T/attach_ends" "$1") <"$T/answers" >"$T/ops.out" 2>&1 &
     client=$!
     note_process "$client"
     exec 9>"$T/answers"
-    until_true 60 grep -q ready "$T/ops.out" || fail "$what: attach_ops $1: $(cat "$T/ops.out")"
+    until_true 60 grep -q ready "$T/ops.out" || fail "$what: attach_ends $1: $(cat "$T/ops.out")"
 }
 say_on()
 {
     echo >&9
 }
-end_ops()
+end_client()
 {
     until_true 60 has_ended "$client" || fail "$what: the client hangs"
     wait "$client"
@@ -100,21 +107,21 @@ losing_the_daemon()
     make_volume -s 256M
     mount_attached "cache=direct,$1"
     python3 -c 'import sys; sys.stdout.buffer.write(b"\1" * 4194304)' >"$M/lose"
-    start_ops lose
+    start_ends lose
     kill_daemon
-    end_ops
+    end_client
     detach "$M"
 
     what='MS_SYNC, and the daemon is killed'
     mount_attached cache=direct
     file_of durable 1
-    start_ops durable
+    start_ends durable
     kill_daemon
     say_on
-    end_ops
+    end_client
     detach "$M"
     mount_attached cache=direct
-    ops verify
+    ends verify
     unmount_volume
     check_volume "$what"
 }
@@ -127,7 +134,7 @@ a_full_volume()
     truncate -s 2M "$M/holes"
     dd if=/dev/zero of="$M/filler" bs=64K conv=fsync 2>/dev/null
     dd if=/dev/zero of="$M/filler" bs=4K conv=fsync,notrunc oflag=append 2>/dev/null
-    ops full
+    ends full
     unmount_volume
     check_volume "$what"
 }
@@ -157,11 +164,11 @@ for c in b"ABDE":
     [ -n "$at" ] || fail "$what: not found in the volume"
     flip "$at"
     mount_attached cache=direct,readahead=none
-    start_ops damaged
+    start_ends damaged
     has_ended "$daemon" && fail "$what: the daemon has ended"
     flip "$at"
     say_on
-    end_ops
+    end_client
     unmount_volume
     check_volume "$what"
 }
@@ -172,13 +179,13 @@ unmounting()
     make_volume -s 64M
     mount_attached cache=direct
     file_of busy 1
-    start_ops busy
+    start_ends busy
     unmount_now 2>/dev/null && fail "$what: it is not busy"
     say_on
     until_true 60 grep -q stored "$T/ops.out" || fail "$what: $(cat "$T/ops.out")"
     detach "$M"
     say_on # it stores once more, and ends
-    end_ops
+    end_client
     until_true 60 has_ended "$daemon" || fail "$what: the daemon does not end"
     reap_daemon
     [ "$daemon_status" -eq 0 ] || fail "$what: the daemon ended with $daemon_status"
@@ -189,18 +196,61 @@ unmounting()
     what='SIGTERM while it is attached, but detached from the tree'
     unmount_volume
     mount_attached cache=direct
-    start_ops cut_off
+    start_ends cut_off
     detach "$M"
     kill -s TERM "$daemon"
     until_true 60 has_ended "$daemon" || fail "$what: the daemon does not end"
     reap_daemon
     [ "$daemon_status" -eq 0 ] || fail "$what: the daemon ended with $daemon_status"
     say_on
-    end_ops
+    end_client
     mount_volume
     [ "$(head -c 1 "$M/busy")" = c ] || fail "$what: a store is lost"
     unmount_volume
     check_volume "$what"
+}
+
+# Stores, while the daemon is told to end, or while somebody unmounts again and again until it works: each is in the
+# file, or was a SIGBUS.
+racing_the_end()
+{
+    FOLIO_NOTES=$T/notes
+    export FOLIO_NOTES
+    make_volume -s 64M
+    for options in cache=direct cache=direct,cache_size=1M cache=kernel,attach; do
+        what="SIGTERM while stores go on, $options"
+        mount_attached "$options"
+        start_ends racing
+        detach "$M"
+        kill -s TERM "$daemon"
+        end_client
+        until_true 60 has_ended "$daemon" || fail "$what: the daemon does not end"
+        reap_daemon
+        [ "$daemon_status" -eq 0 ] || fail "$what: the daemon ended with $daemon_status"
+        what="umount while stores go on, $options"
+        mount_attached "$options"
+        ends raced
+        FOLIO_LEAVES=100 start_ends racing
+        unmount_volume
+        end_client
+        mount_attached "$options"
+        ends raced
+        unmount_volume
+        check_volume "$what"
+    done
+}
+
+# The client waits while the daemon finds no memory.
+out_of_memory()
+{
+    what='out of memory'
+    make_volume -s 64M
+    use_fail_alloc
+    mount_attached cache=direct,cache_size=1M
+    ends starved
+    unmount_volume
+    check_volume "$what"
+    daemon_env=
 }
 
 # A client whose address space stays locked, by a store to a file whose daemon does not answer.
@@ -215,7 +265,7 @@ a_locked_client()
     other=$!
     note_process "$other"
     until_true 30 is_mounted "$T/other" || fail "$what: $(cat "$T/other.out")"
-    FOLIO_OTHER=$T/other FOLIO_OTHER_DAEMON=$other ops held
+    FOLIO_OTHER=$T/other FOLIO_OTHER_DAEMON=$other ends held
     grep -q 'kept its memory locked' "$T/daemon.out" || fail "$what: the log says nothing"
     umount "$T/other" 2>/dev/null || fusermount3 -u "$T/other"
     until_true 60 has_ended "$other" || fail "$what: the other daemon does not end"
@@ -240,6 +290,8 @@ for round in $(seq "${FOLIO_ROUNDS:-1}"); do
     a_full_volume
     a_damaged_page
     unmounting
+    racing_the_end
+    out_of_memory
     a_locked_client
     not_offered
     say "round $round passed"

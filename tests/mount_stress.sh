@@ -1,19 +1,60 @@
 #!/bin/sh
 # folio-stress on tmpfs, ext4 and xfs, which shows that what it reports is not of its own making, and on
 # FolioFS: through both caches, with one of 1 MiB, on a disk that is full now and then, with a store
-# that fails now and then, and with a daemon that is killed.
+# that fails now and then, with a daemon that finds no memory now and then, and with one that is killed.
 #
-#   FOLIO_SECONDS  of each part (6)
+#   FOLIO_SECONDS  of each part (30)
+#   FOLIO_LANES    how many at a time (4)
 #   FOLIO_SEED     repeats a run (as far as an interleaving can be repeated)
 #   FOLIO_PARTS    which of them: tmpfs ext4 xfs kernel kernel_1M direct direct_1M attached
 #                  attached_kernel mixed mixed_kernel full errors_kernel errors_direct errors_attached
-#                  crash_kernel crash_direct crash_attached
+#                  memory_kernel memory_direct memory_attached crash_kernel crash_direct crash_attached
 . "$(dirname -- "$0")/lib.sh"
 stress=$FOLIO_BIN/folio-stress
 [ -x "$stress" ] || fail "FOLIO_BIN=$FOLIO_BIN has no folio-stress"
-seconds=${FOLIO_SECONDS:-6}
+seconds=${FOLIO_SECONDS:-30}
 parts=${FOLIO_PARTS:-'tmpfs ext4 xfs kernel kernel_1M direct direct_1M attached attached_kernel mixed
-mixed_kernel full errors_kernel errors_direct errors_attached crash_kernel crash_direct crash_attached'}
+mixed_kernel full errors_kernel errors_direct errors_attached memory_kernel memory_direct memory_attached
+crash_kernel crash_direct crash_attached'}
+
+# --- several parts: each is a run of this script ------------------------------------------------
+
+# Take the parts that nobody has taken.
+lane()
+{
+    running=
+    trap 'kill -s TERM "$running" 2>/dev/null; exit 143' TERM
+    for part in $parts; do
+        mkdir "$T/part.$part" 2>/dev/null || continue
+        FOLIO_PARTS=$part sh "$source_dir/tests/mount_stress.sh" >"$T/part.$part/out" 2>&1 &
+        running=$!
+        wait "$running"
+        echo $? >"$T/part.$part/status"
+    done
+}
+in_lanes()
+{
+    for _ in $(seq "${FOLIO_LANES:-4}"); do
+        lane &
+        note_process $!
+    done
+    wait_for_lanes=$(ls "$T/pids")
+    for lane in $wait_for_lanes; do
+        wait "$lane"
+        rm -f "$T/pids/$lane"
+    done
+    failed=
+    for part in $parts; do
+        cat "$T/part.$part/out"
+        status=$(cat "$T/part.$part/status" 2>/dev/null)
+        [ "$status" = 0 ] || failed="$failed $part ($status)"
+    done
+    [ -z "$failed" ] || fail "failed:$failed"
+}
+if [ "$(echo "$parts" | wc -w)" -gt 1 ]; then
+    in_lanes
+    exit
+fi
 start_random
 
 # One part that cannot be done here; the others go on. (run.sh lists lines with this mark.)
@@ -149,15 +190,60 @@ END
 }
 with_errors() # PART MOUNT-OPTIONS COHERENCE WHAT STRESS-OPTIONS...
 {
-    part=$1 options=$2 coherence=$3 what=$4
+    part=$1 options=$2 coherence=$3 kinds=$4
     shift 4
     make_volume
     mount_volume -o "$options,inject"
     wait_for_control
     # shellcheck disable=SC2086 # several words
-    make_injector $what
+    make_injector $kinds
     run_stress "$part" "$M" "--coherence=$coherence" --inject "sh $T/injector" "$@"
     say "$part: $("$FOLIO_BIN/foliofsctl" "$M" stats | grep -A2 '^injected' | tr -s '\n ' ' ')"
+    unmount_volume
+    check_volume "$part"
+}
+
+# The daemon finds no memory: now and then, often, or nearly always. Who is told ENOMEM has lost nothing; attached
+# clients wait. (The first sync may tell what the kernel noted of files' times that could not be set.)
+make_starver() # likewise
+{
+    cat >"$T/injector" <<END
+ctl()
+{
+    "$FOLIO_BIN/foliofsctl" "$M" "\$@" >/dev/null
+}
+fail_so_often() # four bytes
+{
+    printf "\$1" | dd of="$FOLIO_FAIL_ALLOC" conv=notrunc bs=4 count=1 2>/dev/null
+}
+case \$1 in
+on)
+    case \$((\$(od -An -N2 -tu2 /dev/urandom) % 3)) in
+    0) fail_so_often '\350\003\000\000' ;; #    1,000 of a million
+    1) fail_so_often '\060\165\000\000' ;; #   30,000
+    2) fail_so_often '\340\223\004\000' ;; #  300,000
+    esac
+    ;;
+off)
+    fail_so_often '\000\000\000\000'
+    { ctl sync 2>/dev/null || ctl sync; } && ctl drop
+    ;;
+esac
+END
+}
+without_memory() # PART MOUNT-OPTIONS COHERENCE STRESS-OPTIONS...
+{
+    part=$1 options=$2 coherence=$3
+    shift 3
+    make_volume
+    use_fail_alloc
+    mount_volume -o "$options"
+    wait_for_control
+    make_starver
+    run_stress "$part" "$M" "--coherence=$coherence" --inject "sh $T/injector" "$@"
+    failures=$(failed_allocations)
+    [ "$failures" -gt 0 ] || fail "$part: no allocation has failed"
+    say "$part: $failures allocations failed"
     unmount_volume
     check_volume "$part"
 }
@@ -197,6 +283,11 @@ for part in $parts; do
     errors_attached)
         with_errors errors_attached cache=direct,cache_size=1M full 'reads writes commits' --attach
         ;;
+    memory_kernel) without_memory memory_kernel cache=kernel fuse ;;
+    memory_direct)
+        without_memory memory_direct cache=direct,cache_size=1M fuse-direct --without store,fork
+        ;;
+    memory_attached) without_memory memory_attached cache=direct,cache_size=1M full --attach ;;
     crash_kernel) with_crashes crash_kernel cache=kernel,cache_size=1M fuse ;;
     crash_direct) with_crashes crash_direct cache=direct,cache_size=1M fuse-direct --stable ;;
     crash_attached) with_crashes crash_attached cache=direct,cache_size=1M,store_around=64 full --attach ;;
