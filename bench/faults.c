@@ -14,6 +14,8 @@
  *               fault handlers do. Pages come from memory at no cost, and are written nowhere.
  *   apart       the same handler in a process of its own, over memory that its clients share: what a fault
  *               costs that way before anything is cached or tracked, and so the bound of "attached"
+ *   umap        LLNL's UMap, if FOLIO_UMAP names its libumap.so: its handlers and its buffer are in the client's
+ *               process, behind it is a file on ext4. "read cached" is a page that only the kernel has cached.
  *
  * The figures, as CSV: microseconds per page, the mean over all pages, and the median of single touches
  * (which includes some 0.03 for reading the clock); the share of time in which the processors idled; and how
@@ -22,6 +24,7 @@
  * Each measurement is a process of its own; doors take turns; the least of the rounds counts, for what
  * disturbs makes it only more. */
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -51,9 +54,10 @@
 #define CLIENTS_MAX 2
 #define THREADS_MAX 128
 
-enum door_kind { EXT4, MOUNT, ATTACHED, AHEAD, INPROCESS, HANDLER, APART, DOORS };
+enum door_kind { EXT4, MOUNT, ATTACHED, AHEAD, INPROCESS, HANDLER, APART, UMAP, DOORS };
 static const char *const door_names[] = { "ext4",       "mount",   "attached", "store_around",
-                                          "in-process", "handler", "apart" };
+                                          "in-process", "handler", "apart",    "umap" };
+static unsigned nr_doors = UMAP;
 
 enum test_kind { HIT, FIRST_STORE, STORE_AGAIN, MISS, TESTS };
 static const char *const test_names[] = { "read cached", "first store", "store after writeback",
@@ -144,14 +148,15 @@ static void read_sleepers(pid_t process, struct sleepers *out)
     closedir(tasks);
 }
 
-/* Sleeps since then, of all threads or of one. A thread that ended meanwhile does not count. */
+/* Sleeps since then, of all threads (0), of one, or of all but one (negative). A thread that ended meanwhile does
+ * not count. */
 static double sleeps_since(pid_t process, pid_t thread, const struct sleepers *before)
 {
     struct sleepers now;
     double sum = 0;
     read_sleepers(process, &now);
     for (unsigned i = 0; i < now.n; i++) {
-        if (thread != 0 && now.of[i].tid != thread)
+        if ((thread > 0 && now.of[i].tid != thread) || now.of[i].tid == -thread)
             continue;
         sum += now.of[i].times;
         for (unsigned j = 0; j < before->n; j++)
@@ -247,6 +252,28 @@ static char *map_handled(enum door_kind door, size_t bytes)
     return at;
 }
 
+/* ---- UMap ------------------------------------------------------------------------------------ */
+
+static void *umap_library;
+
+static char *map_umap(int fd, size_t bytes)
+{
+    void *(*umap)(void *, uint64_t, int, int, int, off_t);
+    /* POSIX's way to have a function from dlsym(3) */
+    *(void **)&umap = dlsym(umap_library, "umap");
+    if (umap == NULL)
+        die("libumap.so has no umap()");
+    return umap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+}
+
+static void flush_umap(void)
+{
+    int (*flush)(void);
+    *(void **)&flush = dlsym(umap_library, "umap_flush");
+    if (flush == NULL || flush() != 0)
+        die("umap_flush");
+}
+
 /* ---- doors ----------------------------------------------------------------------------------- */
 
 static bool is_handled(enum door_kind door)
@@ -257,6 +284,11 @@ static bool is_handled(enum door_kind door)
 static bool is_attached(enum door_kind door)
 {
     return door == ATTACHED || door == AHEAD;
+}
+
+static bool has_file(enum door_kind door)
+{
+    return door <= AHEAD || door == UMAP;
 }
 
 /* Both are the same door, but that with AHEAD stores in order have the pages behind them made writable. */
@@ -285,6 +317,7 @@ static struct mapping map_door(enum door_kind door)
     }
     m.fd = open(paths[door], O_RDWR | O_CLOEXEC);
     m.at = is_attached(door) ? folio_mmap(NULL, bytes, prot, MAP_SHARED, m.fd, 0)
+           : door == UMAP    ? map_umap(m.fd, bytes)
                              : mmap(NULL, bytes, prot, MAP_SHARED, m.fd, 0);
     if (m.fd < 0 || m.at == MAP_FAILED)
         die(paths[door]);
@@ -319,6 +352,8 @@ static void clean(const struct mapping *m)
         struct uffdio_writeprotect w = { .range = { (uint64_t)(uintptr_t)m->at, bytes },
                                          .mode = UFFDIO_WRITEPROTECT_MODE_WP };
         ioctl(handled_fd, UFFDIO_WRITEPROTECT, &w);
+    } else if (m->door == UMAP) {
+        flush_umap();
     } else if ((is_attached(m->door) ? folio_msync : msync)(m->at, bytes, MS_SYNC) != 0) {
         die("msync");
     }
@@ -335,14 +370,14 @@ static void drop(enum door_kind door)
         if (ftruncate(apart_fd, 0) != 0 ||
             ftruncate(apart_fd, (off_t)((uint64_t)nr_pages * PAGE_SIZE)) != 0)
             die("memory");
-    } else if (door != HANDLER) {
+    } else if (has_file(door)) {
         int fd = open(paths[door], O_RDWR | O_CLOEXEC);
         if (fd < 0 || fsync(fd) != 0 || posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) != 0)
             die("dropping the cache");
         close(fd);
         char command[1024];
         snprintf(command, sizeof command, "%s %s drop >/dev/null", ctl, folio_dir);
-        if (door != EXT4 && system(command) != 0) // NOLINT(cert-env33-c)
+        if (door != EXT4 && door != UMAP && system(command) != 0) // NOLINT(cert-env33-c)
             die(command);
     }
 }
@@ -358,7 +393,7 @@ static void warm(enum door_kind door)
     } else if (door == APART) {
         if (fallocate(apart_fd, 0, 0, (off_t)((uint64_t)nr_pages * PAGE_SIZE)) != 0)
             die("memory");
-    } else if (door != HANDLER) {
+    } else if (has_file(door)) {
         int fd = open(paths[door], O_RDONLY | O_CLOEXEC);
         if (fd < 0)
             die(paths[door]);
@@ -442,14 +477,16 @@ static void *client_main(void *arg)
         sched_yield();
     struct result *r = &c->shared->results[c->number];
     struct sleepers before;
-    pid_t resolver = is_handled(c->door) ? handler_process : daemon_pid;
-    bool by_thread = is_handled(c->door) || c->door == MOUNT || is_attached(c->door);
+    pid_t resolver = is_handled(c->door) ? handler_process
+                     : c->door == UMAP   ? getpid()
+                                         : daemon_pid;
+    pid_t thread = c->door == UMAP ? -getpid() : atomic_load(&handler_thread);
+    bool by_thread = c->door != EXT4 && c->door != INPROCESS;
     read_sleepers(resolver, &before);
     touch_all(&m, c, each, r);
     /* The daemon resolves all clients' faults, a handler its own client's. */
-    double touched = is_handled(c->door) ? nr_pages / c->clients : nr_pages;
-    r->sleeps =
-        by_thread ? sleeps_since(resolver, atomic_load(&handler_thread), &before) / touched : NAN;
+    double touched = is_handled(c->door) || c->door == UMAP ? nr_pages / c->clients : nr_pages;
+    r->sleeps = by_thread ? sleeps_since(resolver, thread, &before) / touched : NAN;
     free(each);
     end_handler(c->door);
     if (m.vma != NULL)
@@ -570,17 +607,18 @@ static void run_row(enum test_kind test, bool shuffle, unsigned clients, unsigne
 {
     struct result best[DOORS] = { 0 };
     for (unsigned round = 0; round < rounds; round++)
-        for (unsigned d = 0; d < DOORS; d++) {
-            enum door_kind door = (enum door_kind)((d + round) % DOORS);
+        for (unsigned d = 0; d < nr_doors; d++) {
+            enum door_kind door = (enum door_kind)((d + round) % nr_doors);
             struct result r = measure(door, test, shuffle, clients);
             if (round == 0 || r.mean_us < best[door].mean_us)
                 best[door] = r;
         }
-    for (unsigned d = 0; d < DOORS; d++)
-        printf("%s,%s,%u,%s,%.3f,%.3f,%.2f,%.3f,%.3f,%.3f\n", test_names[test],
+    for (unsigned d = 0; d < nr_doors; d++)
+        printf("%s,%s,%u,%s,%.3f,%.3f,%.2f,%.3f,%.3f,%.3f,%.3f\n", test_names[test],
                shuffle ? "random" : "in order", clients, door_names[d], best[d].mean_us,
                best[d].median_us, best[d].idle, best[d].sleeps,
-               best[d].mean_us / best[EXT4].mean_us, best[d].mean_us / best[HANDLER].mean_us);
+               best[d].mean_us / best[EXT4].mean_us, best[d].mean_us / best[HANDLER].mean_us,
+               nr_doors > UMAP ? best[d].mean_us / best[UMAP].mean_us : NAN);
     fflush(stdout);
 }
 
@@ -599,18 +637,30 @@ int main(int argc, char **argv)
     paths[MOUNT] = join(folio_dir, "faults"); /* a file that was mapped both ways is slower */
     paths[ATTACHED] = join(folio_dir, "faults.attached");
     paths[AHEAD] = join(folio_dir, "faults.ahead");
-    for (unsigned d = EXT4; d <= AHEAD; d++)
-        make_file(paths[d]);
+    paths[UMAP] = join(argv[1], "faults.umap");
+    const char *umap = getenv("FOLIO_UMAP");
+    if (umap != NULL) {
+        umap_library = dlopen(umap, RTLD_NOW);
+        if (umap_library == NULL) {
+            fprintf(stderr, "faults: %s\n", dlerror());
+            return 1;
+        }
+        nr_doors = DOORS;
+    }
+    for (unsigned d = 0; d < nr_doors; d++)
+        if (has_file(d))
+            make_file(paths[d]);
     make_cache();
     apart_fd = memfd_create("faults", MFD_CLOEXEC);
     if (apart_fd < 0)
         die("memory");
-    printf("test,order,clients,door,mean_us,median_us,idle,sleeps,to_ext4,to_handler\n");
+    printf("test,order,clients,door,mean_us,median_us,idle,sleeps,to_ext4,to_handler,to_umap\n");
     for (unsigned test = 0; test < TESTS; test++)
         for (unsigned shuffle = 0; shuffle < 2; shuffle++)
             for (unsigned clients = 1; clients <= CLIENTS_MAX; clients++)
                 run_row((enum test_kind)test, shuffle, clients, rounds);
-    for (unsigned d = EXT4; d <= AHEAD; d++)
-        unlink(paths[d]);
+    for (unsigned d = 0; d < nr_doors; d++)
+        if (has_file(d))
+            unlink(paths[d]);
     return 0;
 }

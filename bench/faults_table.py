@@ -13,8 +13,9 @@ processors that was, meanwhile. Sleeps: how often the threads of who resolves th
 page: near 0 they were awake, or had nothing to do; 1, they were woken for every page; a door that maps 16
 pages at once and is woken each time has 0.06. Where no other thread resolves faults there is none.
 "store_around" is the attached door with that option at 64; "apart" the handler in a process of its own, over memory
-that its clients share: the bound of "attached".
-Less is faster: "to ext4" and "to handler" are the mean's ratios to those doors'.
+that its clients share: the bound of "attached"; "umap" LLNL's UMap, with its buffer in its client's process, where
+a page that is "cached" is so in the kernel only.
+Less is faster: "to ext4", "to handler" and "to umap" are the mean's ratios to those doors'.
 """
 
 
@@ -50,14 +51,15 @@ def main():
     print(ABOUT)
     with open(directory + "/faults.environment") as f:
         print("".join("- " + line for line in f))
-    print("| what | order, clients | door | mean | median | idle | sleeps | to ext4 | to handler |")
-    print("|---|---|---|--:|--:|--:|--:|--:|--:|")
+    print("| what | order, clients | door | mean | median | idle | sleeps | to ext4 | to handler | to umap |")
+    print("|---|---|---|--:|--:|--:|--:|--:|--:|--:|")
     last = None
     for r in rows:
         case = r["test"], "%s, %s" % (r["order"], r["clients"])
-        print("| %s | %s | %s | %.2f | %.2f | %.0f %% | %s | %.2f | %.2f |" % (
+        print("| %s | %s | %s | %.2f | %.2f | %.0f %% | %s | %.2f | %.2f | %s |" % (
             *(case if case != last else ("", "")), r["door"], float(r["mean_us"]), float(r["median_us"]),
-            100 * float(r["idle"]), number(r["sleeps"], "%.2f"), float(r["to_ext4"]), float(r["to_handler"])))
+            100 * float(r["idle"]), number(r["sleeps"], "%.2f"), float(r["to_ext4"]), float(r["to_handler"]),
+            number(r["to_umap"], "%.2f")))
         last = case
     if shutil.which("gnuplot"):
         plot(directory, rows)

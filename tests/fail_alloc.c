@@ -1,4 +1,4 @@
-/* fail_alloc.c: a library for LD_PRELOAD that lets a program's memory run out now and then.
+/* fail_alloc.c: a library for LD_PRELOAD that lets a program's memory run out now and then: its heap and mmap(2).
  *
  * FOLIO_FAIL_ALLOC names a file of two 32-bit numbers, which is mapped: how many of a million allocations fail (to
  * be written from outside), and how many have. Only those that foliofs and LMDB themselves ask for fail:
@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 void *__libc_malloc(size_t size);
@@ -96,4 +97,27 @@ void *calloc(size_t n, size_t size)
 void *realloc(void *old, size_t size)
 {
     return fails(__builtin_return_address(0)) ? NULL : __libc_realloc(old, size);
+}
+
+/* The headers call it mmap64 where offsets are made 64 bits wide. */
+void *failing_mmap(void *at, size_t len, int prot, int flags, int fd, off_t offset) __asm__("mmap");
+void *failing_mmap64(void *at, size_t len, int prot, int flags, int fd,
+                     off_t offset) __asm__("mmap64");
+
+static void *map(const void *caller, void *at, size_t len, int prot, int flags, int fd,
+                 off_t offset)
+{
+    if (fails(caller))
+        return MAP_FAILED;
+    return (void *)syscall(SYS_mmap, at, len, prot, flags, fd, offset);
+}
+
+void *failing_mmap(void *at, size_t len, int prot, int flags, int fd, off_t offset)
+{
+    return map(__builtin_return_address(0), at, len, prot, flags, fd, offset);
+}
+
+void *failing_mmap64(void *at, size_t len, int prot, int flags, int fd, off_t offset)
+{
+    return map(__builtin_return_address(0), at, len, prot, flags, fd, offset);
 }

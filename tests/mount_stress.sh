@@ -8,14 +8,15 @@
 #   FOLIO_SEED     repeats a run (as far as an interleaving can be repeated)
 #   FOLIO_PARTS    which of them: tmpfs ext4 xfs kernel kernel_1M direct direct_1M attached
 #                  attached_kernel mixed mixed_kernel full errors_kernel errors_direct errors_attached
-#                  memory_kernel memory_direct memory_attached crash_kernel crash_direct crash_attached
+#                  memory_kernel memory_direct memory_attached memory_mixed
+#                  crash_kernel crash_direct crash_attached
 . "$(dirname -- "$0")/lib.sh"
 stress=$FOLIO_BIN/folio-stress
 [ -x "$stress" ] || fail "FOLIO_BIN=$FOLIO_BIN has no folio-stress"
 seconds=${FOLIO_SECONDS:-30}
 parts=${FOLIO_PARTS:-'tmpfs ext4 xfs kernel kernel_1M direct direct_1M attached attached_kernel mixed
 mixed_kernel full errors_kernel errors_direct errors_attached memory_kernel memory_direct memory_attached
-crash_kernel crash_direct crash_attached'}
+memory_mixed crash_kernel crash_direct crash_attached'}
 
 # --- several parts: each is a run of this script ------------------------------------------------
 
@@ -292,6 +293,7 @@ for part in $parts; do
         without_memory memory_direct cache=direct,cache_size=1M fuse-direct --without store,fork
         ;;
     memory_attached) without_memory memory_attached cache=direct,cache_size=1M full --attach ;;
+    memory_mixed) without_memory memory_mixed attach,cache=kernel fuse --attach=mixed ;;
     crash_kernel) with_crashes crash_kernel cache=kernel,cache_size=1M fuse ;;
     crash_direct) with_crashes crash_direct cache=direct,cache_size=1M fuse-direct --stable ;;
     crash_attached) with_crashes crash_attached cache=direct,cache_size=1M,store_around=64 full --attach ;;

@@ -38,14 +38,18 @@ static bool ask_size(struct worker *w, int fd, uint64_t *size)
     return true;
 }
 
-/* After an operation that should have made the size so.   It is what the file says. */
+/* After an operation that should have made the size so.   It is what the file says; of one that failed half-way, any
+ * size on the way. */
 static void size_settle(struct worker *w, uint32_t slot, int fd, uint64_t size,
                         enum outcome outcome)
 {
     struct file *f = &w->sh->files[slot];
     uint64_t old = atomic_load(&f->size), now = size;
-    if (outcome != DONE && fd >= 0 && ask_size(w, fd, &now) && (now == old || outcome == NOT_DONE))
+    if (outcome == NOT_DONE)
         size = old;
+    else if (outcome == UNCERTAIN && fd >= 0 && ask_size(w, fd, &now) &&
+             ((old <= now && now <= size) || (size <= now && now <= old)))
+        size = now;
     size_end(f, size);
 }
 
