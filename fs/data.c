@@ -7,12 +7,14 @@
 #include <poll.h>
 #include <stdlib.h>
 
+#include "cache/clock.h"
 #include "cache/memfd.h"
 #include "fs/names.h"
 
 #define COPY_BUFFER    (256u << 10) /* bytes copied at a time by file_copy_range */
 #define MEMORY_WAIT_MS 10
-#define MEMORY_WAITS   1000u
+#define MEMORY_MOST_NS 10000000000u
+#define MEMORY_OLD_NS  60000000000u /* after which another shortage is another one */
 
 /* ---- readahead -------------------------------------------------------------------------------- */
 
@@ -92,11 +94,6 @@ struct open_file *file_alloc(void)
     return calloc(1, sizeof(struct open_file));
 }
 
-void file_free(struct open_file *file)
-{
-    free(file);
-}
-
 int file_open(struct inode *inode, int flags, struct open_file **out)
 {
     if (((flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC)) && inode->fs->options.read_only)
@@ -106,7 +103,7 @@ int file_open(struct inode *inode, int flags, struct open_file **out)
         return -ENOMEM;
     int err = (flags & O_TRUNC) ? inode_truncate(inode, 0) : 0;
     if (err != 0) {
-        file_free(file);
+        free(file);
         return err;
     }
     file_start(file, inode, flags);
@@ -275,20 +272,33 @@ static ssize_t write_or_make_room(struct inode *inode, uint64_t offset, const vo
     return n;
 }
 
+/* Wait for memory a moment, ten seconds in all since there was some: also of those who come later, for they keep
+ * threads from what may free some.   Returns false: it is over. */
+static bool wait_for_memory(struct fs *fs)
+{
+    uint64_t now = clock_now(&clock_monotonic), since = atomic_load(&fs->short_since_ns);
+    if (since == 0 || now > since + MEMORY_OLD_NS)
+        atomic_store(&fs->short_since_ns, now);
+    else if (now > since + MEMORY_MOST_NS)
+        return false;
+    (void)poll(NULL, 0, MEMORY_WAIT_MS);
+    return true;
+}
+
 /* What the kernel writes back. It takes a short answer for a whole one, and what it cannot write it drops: go on, to
  * the end or to the error; where memory is short, after a while. */
 static ssize_t write_all(struct inode *inode, uint64_t offset, const char *buf, size_t len,
                          unsigned flags)
 {
-    unsigned waits = 0;
+    struct fs *fs = inode->fs;
     for (size_t done = 0; done < len;) {
         ssize_t n = write_or_make_room(inode, offset + done, buf + done, len - done, flags);
         if (n > 0)
             done += (size_t)n;
-        else if (n == -ENOMEM && waits++ < MEMORY_WAITS)
-            (void)poll(NULL, 0, MEMORY_WAIT_MS);
-        else
+        else if (n != -ENOMEM || !wait_for_memory(fs))
             return n < 0 ? n : -EIO;
+        if (n > 0 && atomic_load_explicit(&fs->short_since_ns, memory_order_relaxed) != 0)
+            atomic_store(&fs->short_since_ns, 0);
     }
     return (ssize_t)len;
 }

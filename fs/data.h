@@ -19,11 +19,10 @@ struct open_file {
 /* Opens a regular file; O_TRUNC truncates in one step with the open. Takes a reference.
  * -ENOMEM, -EROFS, -EIO, -ENOSPC. */
 int file_open(struct inode *inode, int flags, struct open_file **out);
-/* The same in two steps, for who must not fail once the file is there: a zeroed one, or NULL; then it is open, of an
- * inode that may be opened so. flags: without O_TRUNC. */
+/* The same in two steps, for who must not fail once the file is there: a zeroed one to start or to free(), or NULL; then
+ * it is open, of an inode that may be opened so. flags: without O_TRUNC. */
 struct open_file *file_alloc(void);
 void file_start(struct open_file *file, struct inode *inode, int flags);
-void file_free(struct open_file *file); /* not started */
 /* What applies to the file: its own choice, else the volume's. */
 struct readahead inode_readahead(struct inode *inode);
 /* The file's own choice, for those who have it open and those who will, as long as the inode is in

@@ -51,9 +51,10 @@ struct fs {
     struct fs_options options;
     struct rwsem rename_lock; /* every change of the tree of names takes it exclusively */
     struct inode_table *inodes;
-    struct worker *committer; /* store_step */
-    struct attach_door *door; /* NULL: attached mappings are not offered */
-    _Atomic uint64_t ops[8];  /* counters shown by stats; see enum fs_counter */
+    struct worker *committer;        /* store_step */
+    struct attach_door *door;        /* NULL: attached mappings are not offered */
+    _Atomic uint64_t ops[8];         /* counters shown by stats; see enum fs_counter */
+    _Atomic uint64_t short_since_ns; /* of memory, for what the kernel writes back; 0: not */
 };
 
 enum fs_counter {

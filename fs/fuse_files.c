@@ -76,7 +76,7 @@ static void reply_create(fuse_req_t req, struct inode *inode, struct open_file *
     const struct front *front = front_of(req);
     struct fuse_entry_param e;
     fill_new_entry(inode, &e);
-    file_start(file, inode, open_flags(front, fi->flags));
+    file_start(file, inode, open_flags(front, fi->flags) & ~O_TRUNC);
     fill_open(front, file, fi);
     if (fuse_reply_create(req, &e, fi) == 0)
         return;
@@ -100,7 +100,7 @@ void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
     if (err == 0) {
         reply_create(req, inode, file, fi);
     } else {
-        file_free(file);
+        free(file);
         reply_status(req, err);
     }
 }
@@ -255,9 +255,10 @@ static void hole_run(struct notify_job *job)
 
 static int allocate(fuse_req_t req, struct open_file *file, int mode, off_t offset, off_t length)
 {
-    int err = file_fallocate(file, mode, (uint64_t)offset, (uint64_t)length);
-    if (err == 0 && caller_is_unprivileged(req))
-        err = drop_privilege(req, file->inode);
+    /* First, for what has been done must not look as if it had failed. */
+    int err = caller_is_unprivileged(req) ? drop_privilege(req, file->inode) : 0;
+    if (err == 0)
+        err = file_fallocate(file, mode, (uint64_t)offset, (uint64_t)length);
     balance_dirty_pages(front_of(req)->fs->cache);
     return err;
 }
@@ -294,9 +295,9 @@ void op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
 {
     (void)ino_in, (void)ino_out, (void)flags;
     struct open_file *in = open_file_of(fi_in), *out = open_file_of(fi_out);
-    ssize_t n = file_copy_range(in, (uint64_t)off_in, out, (uint64_t)off_out, len);
-    if (n >= 0 && caller_is_unprivileged(req))
-        drop_privilege(req, out->inode);
+    ssize_t n = caller_is_unprivileged(req) ? drop_privilege(req, out->inode) : 0;
+    if (n == 0)
+        n = file_copy_range(in, (uint64_t)off_in, out, (uint64_t)off_out, len);
     balance_dirty_pages(front_of(req)->fs->cache);
     if (n < 0)
         reply_status(req, (int)n);

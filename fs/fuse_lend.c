@@ -6,6 +6,7 @@
  * done by a thread of its own, and waited for a bounded time. Normally it is done by then. If not, the
  * kernel gets its copy now, and is told to forget it when the page is protected at last. */
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,10 +14,11 @@
 #include "cache/memory.h"
 #include "fs/fuse_ops.h"
 
-#define LEND_WAIT_MS 50u
-#define LEND_BUSY_MS 10u
-#define LEND_TRIES   200u /* a page's lock is held for a moment, or for as long as a client likes */
-#define LEND_IDLE_MS 60000u /* it is woken for work; this only bounds a sleep */
+#define MEMORY_WAIT_MS 10
+#define LEND_WAIT_MS   50u
+#define LEND_BUSY_MS   10u
+#define LEND_TRIES     200u /* a page's lock is held for a moment, or for as long as a client likes */
+#define LEND_IDLE_MS   60000u /* it is woken for work; this only bounds a sleep */
 
 enum lend_state { LEND_PENDING, LEND_DONE, LEND_ABANDONED };
 
@@ -235,7 +237,8 @@ int lend_range(struct front *front, struct inode *inode, uint64_t off, size_t le
     for (uint64_t next = off >> PAGE_SHIFT; next <= last && err == 0;) {
         /* What is not there comes back with the mark, once there are any. */
         unsigned n = find_get_pages(m, &next, last, pages, PAGEVEC);
-        err = lend_pages(front, inode, pages, n);
+        while ((err = lend_pages(front, inode, pages, n)) == -ENOMEM)
+            (void)poll(NULL, 0, MEMORY_WAIT_MS); /* it has been written, and cannot be taken back */
         for (unsigned i = 0; i < n; i++)
             put_page(m->cache, pages[i]);
     }

@@ -162,37 +162,39 @@ static void rename_run(struct notify_job *job)
 
 /* The file whose cached writes must reach us before the rename, because its content takes an
  * existing file's place (after a crash the name must not stand for less than either): its number,
- * or 0. Renaming to a new name promises nothing about content. */
-static uint64_t rename_needs(struct front *front, struct inode *olddir, const char *oldname,
-                             struct inode *newdir, const char *newname)
+ * or 0. Renaming to a new name promises nothing about content.
+ * Returns 0, or an error of looking that up; what is not there the rename itself will find. */
+static int rename_needs(struct front *front, struct inode *olddir, const char *oldname,
+                        struct inode *newdir, const char *newname, uint64_t *ino)
 {
     struct inode *from, *over;
-    uint64_t ino = 0;
-    if (!front->kernel_cache || dir_lookup(olddir, oldname, &from) != 0)
+    *ino = 0;
+    if (!front->kernel_cache)
         return 0;
-    if (kernel_may_hold_writes(front, from) && dir_lookup(newdir, newname, &over) == 0) {
-        ino = from->ino;
+    int err = dir_lookup(olddir, oldname, &from);
+    if (err != 0)
+        return err == -ENOMEM ? err : 0;
+    err = kernel_may_hold_writes(front, from) ? dir_lookup(newdir, newname, &over) : -ENOENT;
+    if (err == 0) {
+        *ino = from->ino;
         inode_put(over, 1);
     }
     inode_put(from, 1);
-    return ino;
+    return err == -ENOMEM ? err : 0;
 }
 
-/* Hand the request to the notifier, references to both directories included.   False: no memory,
- * or a name too long to be there at all. */
-static bool rename_hand_over(fuse_req_t req, const struct rename_job *what, const char *oldname,
-                             const char *newname)
+/* Hand the request to the notifier, references to both directories included. The names are there.   0 or -ENOMEM. */
+static int rename_hand_over(fuse_req_t req, const struct rename_job *what, const char *oldname,
+                            const char *newname)
 {
-    if (strlen(oldname) > NAME_MAX || strlen(newname) > NAME_MAX)
-        return false;
     struct rename_job *r = malloc(sizeof *r);
     if (r == NULL)
-        return false;
+        return -ENOMEM;
     *r = *what;
     strcpy(r->oldname, oldname);
     strcpy(r->newname, newname);
     notifier_add(front_of(req), &r->job);
-    return true;
+    return 0;
 }
 
 void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent,
@@ -213,10 +215,14 @@ void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t n
     }
     struct rename_job what = { .olddir = olddir, .newdir = newdir, .flags = flags };
     what.job = (struct notify_job){ .req = req, .run = rename_run };
-    what.job.flush = rename_needs(front, olddir, name, newdir, newname);
-    if (what.job.flush != 0 && rename_hand_over(req, &what, name, newname))
-        return;
-    err = dir_rename(olddir, name, newdir, newname, flags);
+    err = rename_needs(front, olddir, name, newdir, newname, &what.job.flush);
+    if (err == 0 && what.job.flush != 0) {
+        err = rename_hand_over(req, &what, name, newname);
+        if (err == 0)
+            return;
+    } else if (err == 0) {
+        err = dir_rename(olddir, name, newdir, newname, flags);
+    }
     inode_put(olddir, 1);
     inode_put(newdir, 1);
     reply_status(req, err);

@@ -366,12 +366,12 @@ int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t l
         pthread_mutex_lock(&inode->i_lock);
         inode->ctime = inode->mtime = now;
         pthread_mutex_unlock(&inode->i_lock);
+    } else {
+        inode->hole = inode->hole_end = 0; /* what is written back from now on counts */
     }
     up_write(&inode->i_rwsem);
-    if (err != 0) {
-        file_hole_end(file);
+    if (err != 0)
         return err;
-    }
     /* Size and times follow. What cannot be written now stays dirty, which fsync will tell: it has
      * been done, and the kernel, which would keep its size after an error, must know. */
     (void)inode_write_back(inode);

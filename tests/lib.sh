@@ -364,9 +364,11 @@ build_client()
     build_helper "$1" "$FOLIO_LIB/libfolio.so" "-Wl,-rpath,$FOLIO_LIB" -pthread
 }
 
-# Daemons that are mounted from now on find no memory as often as set_failing says; see fail_alloc.c.
+# Daemons that are mounted from now on find no memory as often as the file $FOLIO_FAIL_ALLOC says; see
+# fail_alloc.c.   1: it would be in the way of a sanitizer.
 use_fail_alloc()
 {
+    ! grep -q '__[at]san_init' "$FOLIO_BIN/foliofs" || return 1
     build_helper fail_alloc -shared -fPIC
     FOLIO_FAIL_ALLOC=$T/failing
     export FOLIO_FAIL_ALLOC # the clients' word, too

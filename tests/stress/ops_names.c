@@ -62,7 +62,7 @@ static void check_kept(struct worker *w, uint32_t slot, const struct kept *k)
 static int make(struct worker *w, enum op op, uint32_t slot, const char *name, uint32_t nr)
 {
     /* One that is to be renamed may have been left behind, by an error on the way. */
-    int how = op == OP_RENAME ? O_TRUNC : O_EXCL;
+    int how = op == OP_RENAME && w->o->errors ? O_TRUNC : O_EXCL;
     int fd = openat(w->dir, name, O_RDWR | O_CREAT | how | O_CLOEXEC, 0666);
     if (fd < 0)
         return -errno;
