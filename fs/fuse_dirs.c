@@ -142,7 +142,6 @@ void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_
 {
     (void)datasync, (void)fi;
     struct inode *dir;
-    fs_count(front_of(req)->fs, FS_FSYNCS);
     int err = inode_get(front_of(req)->fs, ino, &dir);
     if (err == 0) {
         err = inode_fsync(dir);

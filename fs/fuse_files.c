@@ -126,7 +126,6 @@ void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
     (void)ino;
-    fs_count(front_of(req)->fs, FS_FSYNCS);
     reply_status(req, file_fsync(open_file_of(fi), datasync != 0));
 }
 

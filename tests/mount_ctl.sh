@@ -82,6 +82,9 @@ commits=$(stat_of store.commits)
 ask sync
 [ "$(stat_of cache.dirty)" -eq 0 ] || fail 'sync: still dirty'
 [ "$(stat_of store.commits)" -gt "$commits" ] || fail 'sync: no commit'
+fsyncs=$(stat_of operations.fsyncs)
+sync "$(find "$M" -type f | head -n 1)" "$M"
+[ $(($(stat_of operations.fsyncs) - fsyncs)) -eq 2 ] || fail 'fsyncs: a file and a directory are not 2'
 ask pages "$M/file"
 [ "$(value "$T/reply" 'sum(r["count"] for r in j["ranges"] if "dirty" in r["flags"])')" -eq 0 ] ||
     fail 'pages: dirty after sync'
