@@ -1,6 +1,7 @@
 #include "fs/fs.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +12,8 @@
 #define DEFAULT_COMMIT_MS   5000u
 #define DEFAULT_MAX_INODES  16384u
 #define DEFAULT_CACHE_BYTES ((uint64_t)64 << 20)
+#define MEMORY_WAIT_MS      10
+#define MEMORY_WAITS        1000u
 
 /* What others need not see of a mounted volume. */
 struct mounted {
@@ -166,12 +169,17 @@ static int write_everything(struct fs *fs)
     return err != 0 ? err : lagging;
 }
 
-int fs_sync(struct fs *fs)
+static int write_and_commit(struct fs *fs)
 {
     int err = write_everything(fs);
     int commit = fs->options.read_only ? 0 : store_commit(fs->store, store_tid(fs->store));
-    fs_count(fs, FS_FSYNCS);
     return err != 0 ? err : commit;
+}
+
+int fs_sync(struct fs *fs)
+{
+    fs_count(fs, FS_FSYNCS);
+    return write_and_commit(fs);
 }
 
 /* ---- unmounting ------------------------------------------------------------------------------- */
@@ -194,6 +202,15 @@ static void discard_deleted(struct fs *fs)
         free(inodes);
 }
 
+/* What is not written now is lost: if it is for want of memory, try again for a while. */
+static int write_at_last(struct fs *fs)
+{
+    int err;
+    for (unsigned i = 0; (err = write_and_commit(fs)) == -ENOMEM && i < MEMORY_WAITS; i++)
+        (void)poll(NULL, 0, MEMORY_WAIT_MS);
+    return err;
+}
+
 /* The order: our threads first, as each may have an inode in hand when the table is taken apart;
  * pages before inodes, as they belong to them; and what the kernel still knew of deleted files is
  * gone with it, so the orphans are deleted by their records. */
@@ -204,7 +221,7 @@ int fs_unmount(struct fs *fs)
     page_cache_stop(fs->cache);
     file_release_all(fs);
     discard_deleted(fs);
-    int err = write_everything(fs);
+    int err = write_at_last(fs);
     inode_table_destroy(fs);
     page_cache_destroy(fs->cache);
     int orphans = inode_delete_orphans(fs);

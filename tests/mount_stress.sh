@@ -228,6 +228,7 @@ fail_so_often() # four bytes
     printf "\$1" | dd of="$FOLIO_FAIL_ALLOC" conv=notrunc bs=4 count=1 2>/dev/null
 }
 case \$1 in
+few) fail_so_often '\350\003\000\000' ;;
 on)
     case \$((\$(od -An -N2 -tu2 /dev/urandom) % 3)) in
     0) fail_so_often '\350\003\000\000' ;; #    1,000 of a million
@@ -256,11 +257,19 @@ without_memory() # PART MOUNT-OPTIONS COHERENCE STRESS-OPTIONS...
     make_starver
     if run_stress "$part" "$M" "--coherence=$coherence" --inject "sh $T/injector" "$@"; then
         failures=$(failed_allocations)
-        [ "$failures" -gt 0 ] || fail "$part: no allocation has failed"
+        [ "$failures" -gt 0 ] || [ "$seconds" -lt 20 ] || fail "$part: no allocation has failed"
         say "$part: $failures allocations failed"
     fi
+    # What is written at last is written, if memory is found by trying.
+    head -c 2M /dev/urandom >"$T/last"
+    cp "$T/last" "$M/last" || fail "$part: cp"
+    sh "$T/injector" few
     unmount_volume
     check_volume "$part"
+    daemon_env=
+    mount_volume
+    cmp "$T/last" "$M/last" || fail "$part: what was written before umount is not there"
+    unmount_volume
 }
 
 with_crashes() # PART MOUNT-OPTIONS COHERENCE STRESS-OPTIONS...
