@@ -163,6 +163,10 @@ int control_start(struct fs *fs, const char *mountpoint_abs, struct control **ou
         goto out_free;
     }
     err = mount_find_path(mountpoint_abs, mount);
+    if (err == -ENOMEM) {
+        (void)store_fail(error, err, "no memory for the control socket");
+        goto out_free;
+    }
     if (err != 0) {
         (void)store_fail(error, err, "%s: not in /proc/self/mountinfo, so no control socket",
                          mountpoint_abs);

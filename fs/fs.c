@@ -102,7 +102,9 @@ static int set_up(struct mounted *m, const char *volume, struct store_error *err
         return store_fail(error, err, "not enough memory");
     }
     err = check_root(fs);
-    if (err != 0)
+    if (err == -ENOMEM)
+        store_fail(error, err, "not enough memory");
+    else if (err != 0)
         store_fail(error, err, "%s: the root directory cannot be read (%s); run fsck.foliofs %s",
                    volume, strerror(-err), volume);
     else if ((err = start_committer(m)) != 0)

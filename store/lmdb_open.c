@@ -273,6 +273,8 @@ int lmdb_first_look(struct lmdb *l, const char *path, int fd, struct store_error
     int rc = lmdb_guard(l, first_look_work, &look);
     if (look.foreign)
         return lmdb_open_error(MDB_INVALID, path, error);
+    if (rc == -ENOMEM)
+        return lmdb_open_error(ENOMEM, path, error);
     if (look.last_page >= look.file_pages &&
         (rc != 0 || look.missing_free != look.last_page + 1 - look.file_pages))
         return store_fail(error, -EIO, "%s: truncated: %" PRIu64 " bytes missing; run fsck.foliofs",

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "store/dev_fault.h"
+#include "store/error.h"
 #include "store/txn.h"
 #include "store/volume_lock.h"
 
@@ -17,6 +18,11 @@
 #define MAX_TXN_BYTES \
     ((uint64_t)128 << 20) /* 32,768 blocks: far below LMDB's 131,071 dirty pages */
 
+static int no_memory(const char *path, struct store_error *error)
+{
+    return store_fail(error, -ENOMEM, "%s: not enough memory to open it", path);
+}
+
 static int read_super(struct store *s, const char *path, struct store_error *error)
 {
     uint8_t buf[512];
@@ -24,6 +30,8 @@ static int read_super(struct store *s, const char *path, struct store_error *err
     key_super(&key);
     ssize_t n = lmdb_get(s->lmdb, &key, buf, sizeof buf);
     int err = n < 0 ? (int)n : super_decode(buf, (size_t)n, &s->super);
+    if (err == -ENOMEM)
+        return no_memory(path, error);
     if (err == -ENOENT)
         snprintf(error->text, sizeof error->text,
                  "%s: not a FolioFS volume (no superblock); make one with mkfs.foliofs", path);
@@ -61,6 +69,8 @@ static int load(struct store *s, const char *path, struct store_error *error)
     err = read_counter(s);
     if (err == 0)
         err = trim_load(s);
+    if (err == -ENOMEM)
+        return no_memory(path, error);
     if (err != 0)
         snprintf(error->text, sizeof error->text, "%s: damaged records (%s); run fsck.foliofs %s",
                  path, strerror(-err), path);
@@ -111,7 +121,7 @@ int store_open(const char *path, const struct store_options *o, struct store **o
 {
     struct store *s = calloc(1, sizeof *s);
     if (s == NULL)
-        return -ENOMEM;
+        return no_memory(path, error);
     init_locks(s);
     s->dev.ops = &volume_device_ops;
     s->dev.nr_blocks = (uint64_t)1 << 32;
@@ -119,7 +129,7 @@ int store_open(const char *path, const struct store_options *o, struct store **o
     atomic_store(&s->read_only, o->read_only);
     s->running = txn_new(1);
     s->faults = o->inject ? dev_fault_create(&s->dev, 1) : NULL;
-    int err = s->running != NULL && (s->faults != NULL || !o->inject) ? 0 : -ENOMEM;
+    int err = s->running != NULL && (s->faults != NULL || !o->inject) ? 0 : no_memory(path, error);
     s->lock_fd = err == 0 ? volume_lock(path, false, error) : -1;
     if (err == 0 && s->lock_fd < 0)
         err = s->lock_fd;
