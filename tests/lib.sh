@@ -375,6 +375,12 @@ use_fail_alloc()
     head -c 8 /dev/zero >"$FOLIO_FAIL_ALLOC"
     daemon_env="LD_PRELOAD=$T/fail_alloc"
 }
+set_failing() # N: of a million allocations
+{
+    # shellcheck disable=SC2059 # the bytes, by their numbers
+    printf "$(printf '\\%03o\\%03o\\%03o\\%03o' $(($1 % 256)) $(($1 / 256 % 256)) $(($1 / 65536)) 0)" |
+        dd of="$FOLIO_FAIL_ALLOC" conv=notrunc bs=4 count=1 2>/dev/null
+}
 failed_allocations()
 {
     od -An -tu4 -j4 -N4 "$FOLIO_FAIL_ALLOC" | tr -d ' '

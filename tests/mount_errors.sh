@@ -204,6 +204,40 @@ cksum <"$M/lazy" | cmp -s - "$T/lazy.sum" || fail 'ro: cannot read'
 unmount_volume
 [ "$(cksum <"$V")" = "$before" ] || fail 'ro: the volume has changed'
 
+# --- too little memory: mounted, or one line and nothing left -----------------------------------
+
+mounting_without_memory()
+{
+    mounted=0 refused=0
+    for often in 2000 5000 20000 50000 200000; do
+        for _ in 1 2 3 4 5; do
+            set_failing $often
+            env "$daemon_env" timeout 60 "$foliofs" "$V" "$M" >"$T/out" 2>&1 </dev/null
+            got=$?
+            set_failing 0
+            if [ "$got" -eq 0 ]; then
+                mounted=$((mounted + 1))
+                unmount_now || fail "mounted with little memory: cannot unmount"
+            else
+                refused=$((refused + 1))
+                [ "$got" -lt 124 ] || fail "no memory: status $got: $(cat "$T/out")"
+                is_mounted "$M" && fail "no memory: status $got, but it is mounted"
+                [ "$(wc -l <"$T/out")" -ge 1 ] && ! grep -qE 'damaged|fsck|unknown' "$T/out" ||
+                    fail "no memory: unclear: $(cat "$T/out")"
+            fi
+            until_true 60 is_free || fail 'no memory: the daemon still holds the volume'
+        done
+    done
+    say "with little memory: mounted $mounted times, refused $refused times"
+    check_volume 'little memory'
+}
+if use_fail_alloc; then
+    mounting_without_memory
+    daemon_env=
+else
+    say '[SKIP] mounting without memory: foliofs is built with a sanitizer'
+fi
+
 # --- mount(8) ----------------------------------------------------------------------------------
 
 # It runs foliofs as found in PATH by mount.fuse; without the helper there is nothing to test.
