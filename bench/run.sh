@@ -11,8 +11,8 @@
 # --out DIR   where the results go: table.md, raw.csv, plots (./bench-results)
 # --profile   record FolioFS's daemon meanwhile: out/profile says which requests came, how long they
 #             took, and where the processor time went. The table of such a run is slowed by it
-# --all       afterwards what is not a row as well, below the table: faults.sh, micro.sh, hitratio.sh,
-#             readahead.sh and scale.sh. In earnest this takes some hours
+# --all       afterwards what is not a row as well, below the table: faults.sh, micro.sh, layout.c,
+#             hitratio.sh, readahead.sh and scale.sh. In earnest this takes some hours
 #
 # ext4 and xfs lie on loop files, fuse2fs has an ext4 image of the same kind, ll and ll_wb are
 # libfuse's passthrough_ll over a directory of the ext4 peer, as it comes and with "writeback,
@@ -244,6 +244,8 @@ run_others()
     # shellcheck disable=SC2086 # two words
     append micro 'What a hit, a read, a write and a miss cost' - \
         env "WAIT=${quick:+0}" sh "$bench/micro.sh" "$T" ${quick:+256 1}
+    # shellcheck disable=SC2086 # two words
+    append layout 'How file bytes may lie in LMDB' - "$programs/bench_layout" "$T" ${quick:+16 2}
     append hitratio 'Hit ratios of the reclaim policies, per cent' - \
         sh "$bench/hitratio.sh" "$FOLIO_BUILD" "$out/hitratio" ${quick:+1024}
     append readahead 'What readahead policies save and cost' - \
