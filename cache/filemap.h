@@ -90,7 +90,7 @@ struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_loc
     uint32_t nrshadows;       /* values in the tree: see workingset.c              (t) */
     _Atomic uint32_t wb_err;  /* counts failed writes; see filemap_check_errors       (a) */
     _Atomic int32_t wb_errno; /* the latest of them: -errno                           (a) */
-    unsigned wb_failures;     /* passes failed in a row                               (d) */
+    unsigned wb_failures;     /* passes failed in a row, but for want of memory       (d) */
     struct list_head dirty;   /* cache->dirty_mappings                                (d) */
     uint64_t dirtied_ns;      /* when it entered that list                            (d) */
     uint64_t synced;          /* the last page_cache_sync that took it                (d) */
@@ -263,7 +263,7 @@ unsigned dirty_room(struct page_cache *cache);
 void wakeup_flusher(struct page_cache *cache);
 /* Somebody who may be waited for without end keeps flushers: have at least nr. One thread at a time. */
 void page_cache_more_flushers(struct page_cache *cache, unsigned nr);
-/* Write every dirty mapping (WB_SYNC_ALL).   Returns the first error. */
+/* Write every dirty mapping (WB_SYNC_ALL).   Returns the first error; -ENOMEM if there was one. */
 int page_cache_sync(struct page_cache *cache);
 /* One step of the flusher's work.   Returns milliseconds until the next. */
 unsigned flusher_step(struct page_cache *cache);

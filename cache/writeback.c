@@ -128,7 +128,7 @@ struct pass {
  * clean with its bytes nowhere. */
 static void end_page_writeback(struct address_space *m, struct page *page, int error)
 {
-    bool keep = error != 0 && m->cache->on_error != WB_ERROR_CLEAN;
+    bool keep = error == -ENOMEM || (error != 0 && m->cache->on_error != WB_ERROR_CLEAN);
     if (error != 0 && !keep && m->a_ops != NULL && m->a_ops->unreserve != NULL)
         m->a_ops->unreserve(m, 1, page_test(page, PG_mappedtodisk) ? 0 : 1);
     pthread_mutex_lock(&m->tree_lock);
@@ -434,20 +434,20 @@ static bool above_background(struct page_cache *cache, uint64_t pages)
 static void note_outcome(struct address_space *m, int err)
 {
     struct page_cache *cache = m->cache;
+    bool failed = err != 0 && !left_out(err) && err != -ENOMEM; /* the store has */
     pthread_mutex_lock(&cache->dirty_lock);
     if (err == 0) {
         m->wb_failures = 0;
         m->wb_retry_ns = 0;
     } else {
         uint64_t ms = (uint64_t)RETRY_FIRST_MS << (m->wb_failures < 10 ? m->wb_failures : 10);
-        m->wb_failures += !left_out(err);
+        m->wb_failures += failed;
         if (err == -EAGAIN)
             m->dirtied_ns = 0; /* it is as old as it was */
         m->wb_retry_ns =
             clock_now(cache->clock) + (ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS) * 1000000u;
     }
-    bool give_up = err != 0 && !left_out(err) &&
-                   (cache->on_error == WB_ERROR_RO || m->wb_failures >= WB_TRIES);
+    bool give_up = failed && (cache->on_error == WB_ERROR_RO || m->wb_failures >= WB_TRIES);
     pthread_mutex_unlock(&cache->dirty_lock);
     /* What others hold says nothing about the store; but nobody can wait for so much of it to be written. */
     if (!left_out(err) || (err == -EBUSY && above_background(cache, atomic_load(&m->nrdirty))))
@@ -525,7 +525,7 @@ int page_cache_sync(struct page_cache *cache)
     while ((m = next_to_sync(cache, sync)) != NULL) {
         int err = write_all(m, until);
         done_with(m, err);
-        if (first == 0)
+        if (first == 0 || err == -ENOMEM)
             first = err;
     }
     up_write(&cache->sync_sem);

@@ -11,10 +11,8 @@
 #include "cache/memfd.h"
 #include "fs/names.h"
 
-#define COPY_BUFFER    (256u << 10) /* bytes copied at a time by file_copy_range */
-#define MEMORY_WAIT_MS 10
-#define MEMORY_MOST_NS 10000000000u
-#define MEMORY_OLD_NS  60000000000u /* after which another shortage is another one */
+#define COPY_BUFFER     (256u << 10) /* bytes copied at a time by file_copy_range */
+#define MEMORY_QUIET_NS 1000000000u  /* a shortage is over when nobody has noticed it for so long */
 
 /* ---- readahead -------------------------------------------------------------------------------- */
 
@@ -272,14 +270,14 @@ static ssize_t write_or_make_room(struct inode *inode, uint64_t offset, const vo
     return n;
 }
 
-/* Wait for memory a moment, ten seconds in all since there was some: also of those who come later, for they keep
- * threads from what may free some.   Returns false: it is over. */
+/* Wait for memory a moment, MEMORY_MOST_NS of a shortage in all: also of those who come later, for they keep threads
+ * from what may free some.   Returns false: it has lasted longer. */
 static bool wait_for_memory(struct fs *fs)
 {
-    uint64_t now = clock_now(&clock_monotonic), since = atomic_load(&fs->short_since_ns);
-    if (since == 0 || now > since + MEMORY_OLD_NS)
+    uint64_t now = clock_now(&clock_monotonic);
+    if (now > atomic_exchange(&fs->short_last_ns, now) + MEMORY_QUIET_NS)
         atomic_store(&fs->short_since_ns, now);
-    else if (now > since + MEMORY_MOST_NS)
+    if (now > atomic_load(&fs->short_since_ns) + MEMORY_MOST_NS)
         return false;
     (void)poll(NULL, 0, MEMORY_WAIT_MS);
     return true;
@@ -290,15 +288,12 @@ static bool wait_for_memory(struct fs *fs)
 static ssize_t write_all(struct inode *inode, uint64_t offset, const char *buf, size_t len,
                          unsigned flags)
 {
-    struct fs *fs = inode->fs;
     for (size_t done = 0; done < len;) {
         ssize_t n = write_or_make_room(inode, offset + done, buf + done, len - done, flags);
         if (n > 0)
             done += (size_t)n;
-        else if (n != -ENOMEM || !wait_for_memory(fs))
+        else if (n != -ENOMEM || !wait_for_memory(inode->fs))
             return n < 0 ? n : -EIO;
-        if (n > 0 && atomic_load_explicit(&fs->short_since_ns, memory_order_relaxed) != 0)
-            atomic_store(&fs->short_since_ns, 0);
     }
     return (ssize_t)len;
 }

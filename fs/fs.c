@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache/clock.h"
 #include "fs/data.h"
 #include "fs/names.h"
 #include "store/error.h"
@@ -12,8 +13,6 @@
 #define DEFAULT_COMMIT_MS   5000u
 #define DEFAULT_MAX_INODES  16384u
 #define DEFAULT_CACHE_BYTES ((uint64_t)64 << 20)
-#define MEMORY_WAIT_MS      10
-#define MEMORY_WAITS        1000u
 
 /* What others need not see of a mounted volume. */
 struct mounted {
@@ -142,6 +141,12 @@ int fs_mount(const char *volume, const struct fs_options *o, struct fs **out,
 
 /* ---- writing back ----------------------------------------------------------------------------- */
 
+/* The first of two errors; but want of memory, which may pass, is not to be hidden by what stays. */
+static int graver(int first, int second)
+{
+    return first == 0 || second == -ENOMEM ? second : first;
+}
+
 /* Sizes and times that are ahead of their records although no page is dirty. (An inode that nobody
  * uses was written when its last user left.) */
 static int write_lagging(struct fs *fs)
@@ -153,8 +158,7 @@ static int write_lagging(struct fs *fs)
         return (int)nr;
     for (ssize_t i = 0; i < nr; i++) {
         int err = inode_lags(inodes[i]) ? inode_write_back(inodes[i]) : 0;
-        if (first_error == 0)
-            first_error = err;
+        first_error = graver(first_error, err);
         inode_put(inodes[i], 1);
     }
     free(inodes);
@@ -167,15 +171,13 @@ static int write_everything(struct fs *fs)
     if (fs->options.read_only)
         return 0;
     int err = page_cache_sync(fs->cache);
-    int lagging = write_lagging(fs);
-    return err != 0 ? err : lagging;
+    return graver(err, write_lagging(fs));
 }
 
 static int write_and_commit(struct fs *fs)
 {
     int err = write_everything(fs);
-    int commit = fs->options.read_only ? 0 : store_commit(fs->store, store_tid(fs->store));
-    return err != 0 ? err : commit;
+    return graver(err, fs->options.read_only ? 0 : store_commit(fs->store, store_tid(fs->store)));
 }
 
 int fs_sync(struct fs *fs)
@@ -205,12 +207,24 @@ static void discard_deleted(struct fs *fs)
 }
 
 /* What is not written now is lost: if it is for want of memory, try again for a while. */
-static int write_at_last(struct fs *fs)
+static bool try_again(int err, uint64_t until)
+{
+    if (err != -ENOMEM || clock_now(&clock_monotonic) > until)
+        return false;
+    (void)poll(NULL, 0, MEMORY_WAIT_MS);
+    return true;
+}
+
+/* Those that cannot be deleted for want of memory the next mount deletes. */
+static int delete_orphans(struct fs *fs, uint64_t until)
 {
     int err;
-    for (unsigned i = 0; (err = write_and_commit(fs)) == -ENOMEM && i < MEMORY_WAITS; i++)
-        (void)poll(NULL, 0, MEMORY_WAIT_MS);
-    return err;
+    do {
+        err = inode_delete_orphans(fs);
+        if (!fs->options.read_only)
+            err = graver(err, store_commit(fs->store, store_tid(fs->store)));
+    } while (try_again(err, until));
+    return err == -ENOMEM ? 0 : err;
 }
 
 /* The order: our threads first, as each may have an inode in hand when the table is taken apart;
@@ -223,10 +237,14 @@ int fs_unmount(struct fs *fs)
     page_cache_stop(fs->cache);
     file_release_all(fs);
     discard_deleted(fs);
-    int err = write_at_last(fs);
+    uint64_t until = clock_now(&clock_monotonic) + MEMORY_MOST_NS;
+    int err;
+    do
+        err = write_and_commit(fs);
+    while (try_again(err, until));
     inode_table_destroy(fs);
     page_cache_destroy(fs->cache);
-    int orphans = inode_delete_orphans(fs);
+    int orphans = delete_orphans(fs, until);
     int closed = store_close(fs->store);
     free(m);
     if (err != 0)

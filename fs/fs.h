@@ -22,6 +22,9 @@ struct readahead {
     uint32_t pages;                 /* the largest window; 0: not chosen; RA_DEFAULT_PAGES */
 };
 
+#define MEMORY_WAIT_MS 10 /* until what found no memory, and must be done, is tried again */
+#define MEMORY_MOST_NS 10000000000u /* and for how long, where it cannot be for ever */
+
 struct fs_options {
     bool read_only;
     unsigned commit_ms;  /* age at which the running transaction is committed; 0: 5,000 */
@@ -51,10 +54,10 @@ struct fs {
     struct fs_options options;
     struct rwsem rename_lock; /* every change of the tree of names takes it exclusively */
     struct inode_table *inodes;
-    struct worker *committer;        /* store_step */
-    struct attach_door *door;        /* NULL: attached mappings are not offered */
-    _Atomic uint64_t ops[8];         /* counters shown by stats; see enum fs_counter */
-    _Atomic uint64_t short_since_ns; /* of memory, for what the kernel writes back; 0: not */
+    struct worker *committer; /* store_step */
+    struct attach_door *door; /* NULL: attached mappings are not offered */
+    _Atomic uint64_t ops[8];  /* counters shown by stats; see enum fs_counter */
+    _Atomic uint64_t short_since_ns, short_last_ns; /* of memory, when the kernel wrote back */
 };
 
 enum fs_counter {

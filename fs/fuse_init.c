@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cache/clock.h"
 #include "fs/control_path.h"
 #include "fs/daemon.h"
 #include "fs/fuse_ring.h"
@@ -289,7 +290,11 @@ static void collect_writes(struct front *front, bool mounted)
         syncfs(fd);
         close(fd);
     }
-    ssize_t nr = inode_list_used(front->fs, &inodes);
+    ssize_t nr;
+    uint64_t until = clock_now(&clock_monotonic) + MEMORY_MOST_NS;
+    while ((nr = inode_list_used(front->fs, &inodes)) == -ENOMEM &&
+           clock_now(&clock_monotonic) < until)
+        (void)poll(NULL, 0, MEMORY_WAIT_MS);
     for (ssize_t i = 0; i < nr; i++) {
         if (kernel_may_hold_writes(front, inodes[i]))
             front_flush(front, inodes[i]->ino);

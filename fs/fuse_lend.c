@@ -11,14 +11,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache/clock.h"
 #include "cache/memory.h"
 #include "fs/fuse_ops.h"
 
-#define MEMORY_WAIT_MS 10
-#define LEND_WAIT_MS   50u
-#define LEND_BUSY_MS   10u
-#define LEND_TRIES     200u /* a page's lock is held for a moment, or for as long as a client likes */
-#define LEND_IDLE_MS   60000u /* it is woken for work; this only bounds a sleep */
+#define LEND_WAIT_MS 50u
+#define LEND_BUSY_MS 10u
+#define LEND_TRIES   200u /* a page's lock is held for a moment, or for as long as a client likes */
+#define LEND_IDLE_MS 60000u /* it is woken for work; this only bounds a sleep */
 
 enum lend_state { LEND_PENDING, LEND_DONE, LEND_ABANDONED };
 
@@ -233,11 +233,13 @@ int lend_range(struct front *front, struct inode *inode, uint64_t off, size_t le
     struct address_space *m = &inode->mapping;
     struct page *pages[PAGEVEC];
     uint32_t last = (uint32_t)((off + len - 1) >> PAGE_SHIFT);
+    uint64_t until = clock_now(&clock_monotonic) + MEMORY_MOST_NS;
     int err = 0;
     for (uint64_t next = off >> PAGE_SHIFT; next <= last && err == 0;) {
         /* What is not there comes back with the mark, once there are any. */
         unsigned n = find_get_pages(m, &next, last, pages, PAGEVEC);
-        while ((err = lend_pages(front, inode, pages, n)) == -ENOMEM)
+        while ((err = lend_pages(front, inode, pages, n)) == -ENOMEM &&
+               clock_now(&clock_monotonic) < until)
             (void)poll(NULL, 0, MEMORY_WAIT_MS); /* it has been written, and cannot be taken back */
         for (unsigned i = 0; i < n; i++)
             put_page(m->cache, pages[i]);

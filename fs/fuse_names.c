@@ -160,6 +160,12 @@ static void rename_run(struct notify_job *job)
     free(r);
 }
 
+/* Why a name was not found, other than that it could not be looked for. */
+static bool is_absent(int err)
+{
+    return err == -ENOENT || err == -ENOTDIR || err == -ENAMETOOLONG;
+}
+
 /* The file whose cached writes must reach us before the rename, because its content takes an
  * existing file's place (after a crash the name must not stand for less than either): its number,
  * or 0. Renaming to a new name promises nothing about content.
@@ -173,14 +179,14 @@ static int rename_needs(struct front *front, struct inode *olddir, const char *o
         return 0;
     int err = dir_lookup(olddir, oldname, &from);
     if (err != 0)
-        return err == -ENOMEM ? err : 0;
+        return is_absent(err) ? 0 : err;
     err = kernel_may_hold_writes(front, from) ? dir_lookup(newdir, newname, &over) : -ENOENT;
     if (err == 0) {
         *ino = from->ino;
         inode_put(over, 1);
     }
     inode_put(from, 1);
-    return err == -ENOMEM ? err : 0;
+    return is_absent(err) ? 0 : err;
 }
 
 /* Hand the request to the notifier, references to both directories included. The names are there.   0 or -ENOMEM. */

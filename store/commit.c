@@ -83,7 +83,8 @@ static int commit_failed(struct store *s, int err)
         ms = (uint64_t)RETRY_FIRST_MS << s->failures;
     s->last_error = err == -EUCLEAN ? -EIO : err;
     if (now >= s->retry_ns) { /* those who could not wait for the next try do not count */
-        s->failures++;
+        if (err != -ENOMEM || s->failures + 1 < COMMIT_TRIES) /* memory may come back */
+            s->failures++;
         s->retry_ns = now + (ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS) * 1000000u;
     }
     s->stats.commit_errors++;

@@ -172,6 +172,8 @@ static int env_learn(struct lmdb *l, const char *path, struct store_error *error
                           path, tree.ms_psize, LMDB_PAGE_SIZE);
     l->map_size = (info.me_mapsize + LMDB_PAGE_SIZE - 1) & ~(size_t)(LMDB_PAGE_SIZE - 1);
     int rc = find_map(l, st.st_ino);
+    if (rc == -ENOMEM)
+        return lmdb_open_error(ENOMEM, path, error);
     if (rc != 0)
         return store_fail(error, rc, "%s: its map is not in /proc/self/maps (%s); mount /proc",
                           path, strerror(-rc));

@@ -365,9 +365,10 @@ build_client()
 }
 
 # Daemons that are mounted from now on find no memory as often as the file $FOLIO_FAIL_ALLOC says; see
-# fail_alloc.c.   1: it would be in the way of a sanitizer.
+# fail_alloc.c.   1: there is no compiler, or it would be in the way of a sanitizer.
 use_fail_alloc()
 {
+    command -v "${CC:-cc}" >/dev/null || return 1
     ! grep -q '__[at]san_init' "$FOLIO_BIN/foliofs" || return 1
     build_helper fail_alloc -shared -fPIC
     FOLIO_FAIL_ALLOC=$T/failing

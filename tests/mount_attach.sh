@@ -244,7 +244,7 @@ racing_the_end()
 out_of_memory()
 {
     what='out of memory'
-    use_fail_alloc || { say "[SKIP] $what: foliofs is built with a sanitizer"; return; }
+    use_fail_alloc || { say "[SKIP] $what: no compiler, or a foliofs with a sanitizer"; return; }
     make_volume -s 64M
     mount_attached cache=direct,cache_size=1M
     ends starved

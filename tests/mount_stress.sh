@@ -250,7 +250,7 @@ without_memory() # PART MOUNT-OPTIONS COHERENCE STRESS-OPTIONS...
 {
     part=$1 options=$2 coherence=$3
     shift 3
-    use_fail_alloc || { without "$part" 'foliofs is built with a sanitizer'; return; }
+    use_fail_alloc || { without "$part" 'no compiler, or a foliofs with a sanitizer'; return; }
     make_volume
     mount_volume -o "$options"
     wait_for_control

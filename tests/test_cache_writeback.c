@@ -187,6 +187,26 @@ Test(writeback, retrying_backs_off_and_ends_in_telling_the_owner)
     finish();
 }
 
+Test(writeback, want_of_memory_is_no_failure_of_the_store)
+{
+    const enum writeback_error all[] = { WB_ERROR_RETRY, WB_ERROR_CLEAN, WB_ERROR_RO };
+    for (unsigned i = 0; i < 3; i++) {
+        start(64, all[i], NULL);
+        fill(3);
+        struct fault_rule r = { .kind = FAULT_ENOMEM, .writes = true, .last = UINT32_MAX };
+        cr_assert_geq(dev_fault_add(faulty, &r), 0);
+        for (unsigned n = 0; n < 3 * WB_TRIES; n++)
+            cr_assert_eq(page_cache_sync(cache), -ENOMEM);
+        cr_assert_eq(shutdowns, 0);
+        cr_assert_eq(atomic_load(&m.nrdirty), 3);
+        dev_fault_clear(faulty);
+        cr_assert_eq(page_cache_sync(cache), 0);
+        page_cache_drop(cache);
+        cr_assert_eq(first_byte(2), 'c');
+        finish();
+    }
+}
+
 Test(writeback, an_error_is_seen_once_by_every_open_file)
 {
     _Atomic uint32_t one = 0, two = 0, later;
