@@ -228,7 +228,6 @@ fail_so_often() # four bytes
     printf "\$1" | dd of="$FOLIO_FAIL_ALLOC" conv=notrunc bs=4 count=1 2>/dev/null
 }
 case \$1 in
-few) fail_so_often '\350\003\000\000' ;;
 on)
     case \$((\$(od -An -N2 -tu2 /dev/urandom) % 3)) in
     0) fail_so_often '\350\003\000\000' ;; #    1,000 of a million
@@ -263,7 +262,7 @@ without_memory() # PART MOUNT-OPTIONS COHERENCE STRESS-OPTIONS...
     # What is written at last is written, if memory is found by trying.
     head -c 2M /dev/urandom >"$T/last"
     cp "$T/last" "$M/last" || fail "$part: cp"
-    sh "$T/injector" few
+    set_failing 1000
     unmount_volume
     check_volume "$part"
     daemon_env=
