@@ -236,7 +236,7 @@ int inode_write_back(struct inode *inode)
 int inode_fsync(struct inode *inode)
 {
     fs_count(inode->fs, FS_FSYNCS);
-    return store_commit(inode->fs->store, atomic_load(&inode->tid));
+    return store_sync(inode->fs->store, atomic_load(&inode->tid));
 }
 
 int file_fsync(struct open_file *file, bool datasync)

@@ -53,7 +53,8 @@ struct options {
 struct result {
     struct check_summary summary;
     bool checked, repaired;
-    int error; /* -errno */
+    uint64_t corrected; /* findings that were seen to */
+    int error;          /* -errno */
     struct store_error why;
 };
 
@@ -89,6 +90,7 @@ static const char *const kind_names[CHECK_NR_KINDS] = {
     [CHECK_XATTR] = "extended attributes",
     [CHECK_COUNTER] = "the counter",
     [CHECK_TRIM] = "trims",
+    [CHECK_LOG] = "the log",
 };
 
 /* ---- options --------------------------------------------------------------------------------- */
@@ -156,6 +158,20 @@ static void send_line(void *ctx, enum check_kind kind, bool fixable, const char 
     fprintf(ctx, "%c%c%s\n", 'A' + (int)kind, fixable ? '1' : '0', line);
 }
 
+/* What waits in the log comes first: a round without it sees to the rest. */
+static void repair_log(const struct fsck *f)
+{
+    struct result *r = f->result;
+    struct store_options o = { .locked = true, .cut_log = true };
+    struct store *s;
+
+    r->error = store_open(f->options.volume, &o, &s, &r->why);
+    if (r->error == 0)
+        r->error = store_close(s);
+    r->repaired = r->error == 0;
+    r->corrected = r->summary.log_damaged;
+}
+
 static void repair(const struct fsck *f, struct check *c)
 {
     struct result *r = f->result;
@@ -169,6 +185,7 @@ static void repair(const struct fsck *f, struct check *c)
         snprintf(r->why.text, sizeof r->why.text, "repairing stopped: %s", strerror(-r->error));
     else
         r->repaired = true;
+    r->corrected = r->summary.fixable;
     lmdb_close(l);
 }
 
@@ -190,7 +207,10 @@ _Noreturn static void child(const struct fsck *f, int pipe_fd, bool may_repair)
     fflush(out);
     r->summary = *check_summary(c);
     r->checked = true;
-    if (may_repair && r->summary.fixable > 0 && r->summary.pages.damage == 0)
+    bool sound = r->summary.pages.damage == 0;
+    if (may_repair && sound && (r->summary.log_changes > 0 || r->summary.log_damaged))
+        repair_log(f);
+    else if (may_repair && sound && r->summary.fixable > 0)
         repair(f, c);
     check_free(c);
     fclose(out);
@@ -302,7 +322,7 @@ static int run_rounds(struct fsck *f)
             return code | (f->corrected > 0 ? EXIT_CORRECTED : 0);
         if (!f->result->repaired)
             break;
-        f->corrected += f->result->summary.fixable;
+        f->corrected += f->result->corrected;
     }
     return (f->corrected > 0 ? EXIT_CORRECTED : 0) | (no_volume(f) ? EXIT_OPERATION
                                                       : f->result->summary.found > 0 ? EXIT_LEFT

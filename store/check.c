@@ -165,6 +165,7 @@ static int run(struct check *c)
                    "names, counts and links are not compared: not all records can be read");
     else
         check_owners(c);
+    check_log(c);
     err = run_names(c);
     if (err != 0 || c->partial)
         return err;

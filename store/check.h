@@ -2,7 +2,8 @@
  *
  *     fd = the volume, locked by the caller
  *     check_volume(fd, report, ctx, &c)        walks the pages, then the records; reports findings
- *     check_repair(c, lmdb)                    does what the fixable findings ask for
+ *     check_repair(c, lmdb)                    does what the fixable findings ask for, but for the log's: opening
+ *                                              the store does that (cut_log), and has to come first
  *     check_free(c)
  *
  * Repairs are bounded (CHECK_REPAIRS_MAX) and some only become possible after others, so the caller
@@ -39,6 +40,7 @@ enum check_kind {
     CHECK_XATTR,
     CHECK_COUNTER,
     CHECK_TRIM,
+    CHECK_LOG,
     CHECK_NR_KINDS,
 };
 
@@ -53,6 +55,8 @@ struct check_summary {
         blocks_beyond; /* blocks_beyond: files that may have blocks beyond their size */
     uint64_t orphans, trims, extending;
     uint64_t found, fixable; /* findings other than notes */
+    uint64_t log_changes;    /* wait in the log: all else is said of the volume without them */
+    bool log_damaged;
     struct pages_info pages;
 };
 

@@ -2,6 +2,7 @@
  *
  *     check_records.c   first pass, all records in key order: fills the tables, verifies each record
  *     check_names.c     later passes over names (and attributes), when all inodes are known
+ *     check_log.c       the redo log: what waits in it
  *     check_tree.c      conclusions: owners, counts, the tree, orphans
  *     check_repair.c    applies repairs
  *     check.c           the order of all this; tables; findings
@@ -107,6 +108,10 @@ struct check {
     uint64_t counter; /* as recorded */
     uint64_t highest; /* number in use */
     bool have_super, have_counter;
+    uint64_t features;       /* the superblock's */
+    struct log_place log;    /* the log's ring; bytes 0: none */
+    uint64_t log_tail;
+    bool have_log_tail;
     uint64_t last_id; /* the block before */
     uint64_t last_index;
 
@@ -142,6 +147,8 @@ static inline bool check_is_dir(const struct inode_entry *i)          /* or coul
 }
 
 /* ---- passes ---- */
+/* When all records have been seen. */
+void check_log(struct check *c);
 void check_record(void *ctx, const struct pages_entry *e); /* pages_ops.entry of the first pass */
 void check_name(void *ctx, const struct pages_entry *e); /* of the second, KEY_COOKIE..KEY_DIRENT */
 void check_name_again(void *ctx, const struct pages_entry *e); /* of the third, likewise */

@@ -174,6 +174,7 @@ static void see_super(struct check *c, const uint8_t *payload, size_t len, bool 
     int err = good ? super_decode(payload, len, &r) : -EIO;
 
     c->have_super = true;
+    c->features = err == 0 ? r.features : 0;
     if (err == -EPROTONOSUPPORT)
         check_find(c, CHECK_SUPER, false,
                    "superblock: format %u with features %#" PRIx64 " needs a newer fsck.foliofs",
@@ -217,6 +218,8 @@ static bool key_sane(const struct key *k)
     switch ((enum key_type)k->bytes[0]) {
     case KEY_SUPER:
     case KEY_COUNTER:
+    case KEY_LOG:
+    case KEY_LOG_TAIL:
         return k->len == 1;
     case KEY_BLOCK:
         return k->len == BLOCK_KEY_BYTES;
@@ -236,10 +239,38 @@ static bool key_sane(const struct key *k)
     return false;
 }
 
+static void see_log(struct check *c, const struct pages_entry *e)
+{
+    if (e->offset % LOG_BLOCK_BYTES == 0 || e->value_len <= LOG_BLOCK_BYTES)
+        return; /* no run: check_log() misses it */
+    uint64_t end = e->offset + e->value_len;
+    c->log.offset = (e->offset / LOG_BLOCK_BYTES + 1) * LOG_BLOCK_BYTES;
+    c->log.bytes = (end - c->log.offset) / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES;
+}
+
+static void see_log_tail(struct check *c, const uint8_t *payload, size_t len, bool good)
+{
+    c->have_log_tail = good && number_decode(payload, len, &c->log_tail) == 0;
+}
+
+/* Those that have no envelope.   Returns false: it has one. */
+static bool see_bare(struct check *c, const struct pages_entry *e, const struct key *key)
+{
+    if (key->bytes[0] == KEY_BLOCK)
+        see_block(c, e, key);
+    else if (key->bytes[0] == KEY_LOG)
+        see_log(c, e);
+    else
+        return false;
+    return true;
+}
+
 static void see_record(struct check *c, const struct pages_entry *e, const struct key *key)
 {
     const uint8_t *payload = NULL;
     size_t len = 0;
+    if (see_bare(c, e, key))
+        return;
     bool good = check_envelope(e, &payload, &len);
 
     switch ((enum key_type)key->bytes[0]) {
@@ -267,9 +298,12 @@ static void see_record(struct check *c, const struct pages_entry *e, const struc
     case KEY_TRIM:
         see_trim(c, key, good);
         break;
-    case KEY_BLOCK: /* has no envelope */
-        see_block(c, e, key);
+    case KEY_LOG_TAIL:
+        see_log_tail(c, payload, len, good);
         break;
+    case KEY_BLOCK:
+    case KEY_LOG:
+        break; /* above */
     case KEY_COOKIE:
     case KEY_DIRENT:
         break; /* the second pass */

@@ -1,4 +1,4 @@
-/* commit.c: from running to durable. */
+/* commit.c: from running to durable: by a commit of LMDB's, or by a record of the log. */
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -8,7 +8,7 @@
 
 #define RETRY_FIRST_MS 100u /* back-off after a failed commit: doubles */
 #define RETRY_MOST_MS  10000u
-#define GATHER_SHARE   2u /* a commit waits for others at most a half of the last one's time, */
+#define GATHER_SHARE   2u /* a sync waits for others at most a half of the last one's time, */
 #define GATHER_MOST_NS 500000u /* and at most so long */
 #define COMMIT_TRIES   12u     /* failures in a row (a minute) after which the store is read-only */
 
@@ -16,6 +16,17 @@ void txn_started(struct store *s)
 {
     if (s->running->born_ns == 0)
         s->running->born_ns = store_now_ns();
+}
+
+/* With t in LMDB the log is needed from behind t's last record only. */
+static int put_tail(struct store *s, const struct txn *t)
+{
+    uint8_t value[NUMBER_BYTES];
+    struct key key;
+    if (s->log == NULL || t->log_end == s->log->tail)
+        return 0;
+    key_log_tail(&key);
+    return lmdb_put(s->lmdb, &key, value, number_encode(t->log_end, value));
 }
 
 /* Put every entry of the frozen map into one LMDB transaction and sync it. No lock is held. */
@@ -34,6 +45,8 @@ static int write_txn(struct store *s, struct txn *t)
         err = r->deleted ? lmdb_del(s->lmdb, &key)
                          : lmdb_put(s->lmdb, &key, r->bytes + r->key_len, r->value_len);
     }
+    if (err == 0)
+        err = put_tail(s, t);
     if (err == 0 && s->faults != NULL)
         err = dev_fault_commit(s->faults);
     if (err == 0)
@@ -42,18 +55,39 @@ static int write_txn(struct store *s, struct txn *t)
     return err;
 }
 
-/* Running becomes committing. Context: lock; none is committing.   Returns false: no memory. */
+/* Has the log all of it? */
+static bool is_logged(const struct txn *t)
+{
+    return !t->log_failed && t->unlogged_bytes == 0;
+}
+
+/* Those who wait for running are being served from here on. Context: lock. */
+static void sync_begins(struct store *s)
+{
+    s->frozen_waiting = s->waiting;
+    s->waiting = 0;
+    s->gather_until_ns = 0;
+}
+
+static void sync_ended(struct store *s, uint64_t ns)
+{
+    s->expected =
+        s->frozen_waiting + s->waiting; /* the ones may come again, the others are there */
+    s->last_sync_ns = ns;
+}
+
+/* Running becomes committing. Context: lock; none is committing, nor logging.   Returns false: no memory. */
 static bool freeze(struct store *s)
 {
-    assert(s->committing == NULL);
+    assert(s->committing == NULL && !s->logging);
     struct txn *next = txn_new(s->running->tid + 1);
     if (next == NULL)
         return false;
     s->committing = s->running;
     s->running = next;
-    s->frozen_waiting = s->waiting;
-    s->waiting = 0;
-    s->gather_until_ns = 0;
+    s->committing->log_end = s->log != NULL ? s->log->head : 0;
+    if (!is_logged(s->committing)) /* else nobody waits for it */
+        sync_begins(s);
     return true;
 }
 
@@ -66,9 +100,10 @@ static void commit_succeeded(struct store *s, uint64_t ns)
     s->retry_ns = 0;
     s->commits++;
     s->stats.commits++;
-    s->expected =
-        s->frozen_waiting + s->waiting; /* the ones may come again, the others are there */
-    s->last_commit_ns = ns;
+    if (!is_logged(t))
+        sync_ended(s, ns);
+    if (s->log != NULL)
+        s->log->tail = t->log_end;
     s->stats.commit_ns += ns;
     s->stats.records_written += t->nr_records;
     s->stats.blocks_written += t->nr_blocks;
@@ -123,10 +158,18 @@ static int commit_frozen(struct store *s)
     return err;
 }
 
-static bool is_durable(const struct store *s, uint64_t tid)
+static bool is_committed(const struct store *s, uint64_t tid)
 {
     return tid <= s->durable ||
            (tid == s->running->tid && txn_empty(s->running) && s->committing == NULL);
+}
+
+/* In LMDB, or in the log. */
+static bool is_durable(const struct store *s, uint64_t tid)
+{
+    return is_committed(s, tid) ||
+           ((s->committing == NULL || is_logged(s->committing)) &&
+            (tid < s->running->tid || (is_logged(s->running) && !s->logging)));
 }
 
 static void wait_until(struct store *s, uint64_t ns)
@@ -142,7 +185,7 @@ static void wait_until(struct store *s, uint64_t ns)
  * Context: lock, dropped meanwhile.   Returns true: something may have changed. */
 static bool gather(struct store *s)
 {
-    uint64_t now = store_now_ns(), most = s->last_commit_ns / GATHER_SHARE;
+    uint64_t now = store_now_ns(), most = s->last_sync_ns / GATHER_SHARE;
     if (s->waiting >= s->expected)
         return false;
     if (s->gather_until_ns == 0)
@@ -159,38 +202,106 @@ static bool commit_has_failed(const struct store *s, uint64_t tid)
     return s->committing != NULL && !s->busy && s->committing->tid <= tid && s->failures > 0;
 }
 
-static int commit_locked(struct store *s, uint64_t tid)
+/* May running's changes go to the log? (L1) Once the store is read-only something is wrong with it. */
+static bool can_log(const struct store *s)
 {
-    while (!is_durable(s, tid)) {
-        bool waited = s->busy;
-        if (s->busy)
+    return s->log != NULL && !s->running->log_failed && !atomic_load(&s->read_only) &&
+           (s->committing == NULL || is_logged(s->committing)) && log_has_room(s->log, s->running);
+}
+
+/* Half of the ring is to be free again before the other half is full. A transaction that is all in the log keeps
+ * nobody from logging more while it is committed. Context: lock. */
+static void commit_when_half_full(struct store *s)
+{
+    if (!log_half_full(s->log) || s->committing != NULL || !is_logged(s->running) || !freeze(s))
+        return;
+    s->wake = true;
+}
+
+/* Write what the log does not have of running. A write that failed is not told: what cannot be logged
+ * is committed. Context: lock, dropped meanwhile; nobody else does.   Returns 0, or what a rule for commits says. */
+static int log_running(struct store *s)
+{
+    s->logging = true;
+    sync_begins(s);
+    log_take(s->log, s->running);
+    size_t bytes = s->log->len;
+    pthread_mutex_unlock(&s->lock);
+    uint64_t start = store_now_ns();
+    int told = s->faults != NULL ? dev_fault_commit(s->faults) : 0;
+    int err = told == 0 ? log_write(s->log) : told;
+    uint64_t ns = store_now_ns() - start;
+    pthread_mutex_lock(&s->lock);
+    s->logging = false;
+    sync_ended(s, ns);
+    if (err == 0) {
+        s->stats.log_records++;
+        s->stats.log_bytes += bytes;
+        commit_when_half_full(s);
+    } else {
+        log_fail(s->log, s->running, told == 0);
+        told = told != 0 ? commit_failed(s, told) : 0;
+    }
+    pthread_cond_broadcast(&s->changed);
+    return told;
+}
+
+static int commit_next(struct store *s)
+{
+    if (s->committing == NULL && !freeze(s))
+        return -ENOMEM;
+    return commit_frozen(s);
+}
+
+/* Until tid is durable, or (not by_log) committed. */
+static int sync_locked(struct store *s, uint64_t tid, bool by_log)
+{
+    while (by_log ? !is_durable(s, tid) : !is_committed(s, tid)) {
+        bool log = by_log && can_log(s), waited = s->logging || (s->busy && !log);
+        if (waited)
             pthread_cond_wait(&s->changed, &s->lock);
-        else if (s->committing == NULL)
+        else if (log || s->committing == NULL)
             waited = gather(s);
         if (waited) {
-            if (commit_has_failed(s, tid))
+            if (!log && commit_has_failed(s, tid))
                 return s->last_error; /* while we waited */
             continue;
         }
-        if (s->committing == NULL && !freeze(s))
-            return -ENOMEM;
-        int err = commit_frozen(s);
+        int err = log ? log_running(s) : commit_next(s);
         if (err != 0)
             return err;
     }
     return 0;
 }
 
-int store_commit(struct store *s, uint64_t tid)
+int commit_loaded(struct store *s)
+{
+    pthread_mutex_lock(&s->lock);
+    int err = commit_next(s);
+    pthread_mutex_unlock(&s->lock);
+    return err;
+}
+
+static int store_sync_to(struct store *s, uint64_t tid, bool by_log)
 {
     pthread_mutex_lock(&s->lock);
     if (tid > s->running->tid)
         tid = s->running->tid;
     if (tid == s->running->tid)
         s->waiting++;
-    int err = commit_locked(s, tid);
+    int err = sync_locked(s, tid, by_log);
     pthread_mutex_unlock(&s->lock);
     return err;
+}
+
+int store_commit(struct store *s, uint64_t tid)
+{
+    return store_sync_to(s, tid, false);
+}
+
+int store_sync(struct store *s, uint64_t tid)
+{
+    return store_sync_to(s, tid, true);
 }
 
 bool txn_full(const struct store *s, enum txn_room room)
@@ -206,13 +317,13 @@ int txn_wait_room(struct store *s, enum txn_room room)
     while (txn_full(s, room)) {
         if (atomic_load(&s->read_only))
             break;
-        if (s->committing == NULL) {
+        if (s->busy || (s->committing == NULL && s->logging)) {
+            pthread_cond_wait(&s->changed, &s->lock);
+        } else if (s->committing == NULL) {
             if (!freeze(s))
                 return -ENOMEM;
             s->wake = true;
             pthread_cond_broadcast(&s->changed);
-        } else if (s->busy) {
-            pthread_cond_wait(&s->changed, &s->lock);
         } else {
             int err = commit_frozen(s);
             if (err != 0)
@@ -264,6 +375,8 @@ static unsigned commit_due(struct store *s, unsigned age_ms)
     uint64_t due = s->running->born_ns + age;
     if (due > now)
         return (unsigned)((due - now) / 1000000u) + 1;
+    if (s->logging)
+        return 1;
     if (freeze(s))
         commit_frozen(s);
     return 0;

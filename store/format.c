@@ -61,6 +61,7 @@ static int make_super(const struct store_format *f, const struct timespec *now,
     r->format_version = FORMAT_VERSION;
     r->block_size = BLOCK_SIZE;
     r->capacity = f->capacity;
+    r->features = log_bytes_for(f->capacity) > 0 ? FEATURE_LOG : 0;
     r->created = *now;
     if (f->label != NULL)
         (void)snprintf(r->label, sizeof r->label, "%s", f->label);
@@ -78,6 +79,15 @@ static void make_root(const struct store_format *f, const struct timespec *now,
     r->parent = ROOT_INO;
     r->cookie = FIRST_COOKIE;
     r->atime = r->mtime = r->ctime = r->btime = *now;
+}
+
+static int put_log(struct lmdb *l, uint64_t bytes)
+{
+    uint8_t buf[NUMBER_BYTES];
+    struct key key;
+    key_log_tail(&key);
+    int rc = lmdb_put(l, &key, buf, number_encode(0, buf));
+    return rc != 0 ? rc : lmdb_put_log(l, bytes);
 }
 
 static int put_records(struct lmdb *l, const struct store_format *f)
@@ -99,7 +109,9 @@ static int put_records(struct lmdb *l, const struct store_format *f)
         return rc;
     make_root(f, &now, &root);
     key_inode(&key, ROOT_INO);
-    return lmdb_put(l, &key, buf, inode_encode(&root, buf));
+    if ((rc = lmdb_put(l, &key, buf, inode_encode(&root, buf))) != 0)
+        return rc;
+    return (super.features & FEATURE_LOG) != 0 ? put_log(l, log_bytes_for(f->capacity)) : 0;
 }
 
 /* Put all into the open environment, and onto the disk. */

@@ -20,6 +20,7 @@
 #ifndef FOLIO_STORE_LMDB_H
 #define FOLIO_STORE_LMDB_H
 
+#include "store/log.h"
 #include "store/store.h"
 
 struct lmdb;
@@ -73,5 +74,11 @@ struct lmdb_usage {
 void lmdb_usage(struct lmdb *l, struct lmdb_usage *out);
 
 int lmdb_fd(struct lmdb *l); /* the data file, for fallocate */
+
+/* Put the log's ring into the write transaction: a value that nothing ever changes, so that LMDB leaves its pages where
+ * they are. bytes: whole blocks.   Errors as lmdb_put. */
+int lmdb_put_log(struct lmdb *l, uint64_t bytes);
+/* Where it is in the file.   Returns 0, -ENOENT, -EIO. */
+int lmdb_find_log(struct lmdb *l, struct log_place *out);
 
 #endif

@@ -124,7 +124,8 @@ bool lmdb_envelope_good(const struct lmdb_item *it, const uint8_t *payload)
 bool lmdb_item_bounded(const struct lmdb *l, const struct lmdb_item *it)
 {
     return it->key_len >= 1 && it->key_len <= KEY_MAX && lmdb_inside_map(l, it->key, it->key_len) &&
-           it->value_len <= ENVELOPE_BYTES + VALUE_MAX &&
+           (it->value_len <= ENVELOPE_BYTES + VALUE_MAX ||
+            lmdb_is_log(it->key, it->key_len, it->value_len)) &&
            lmdb_inside_map(l, it->value, it->value_len);
 }
 
@@ -141,6 +142,8 @@ bool lmdb_item_good(const struct lmdb *l, const struct lmdb_item *it)
         return false;
     if (it->key[0] == KEY_BLOCK)
         return lmdb_block_key_good(it->key, it->key_len);
+    if (it->key[0] == KEY_LOG)
+        return lmdb_is_log(it->key, it->key_len, it->value_len);
     return it->value_len >= ENVELOPE_BYTES && lmdb_envelope_good(it, it->value + ENVELOPE_BYTES);
 }
 

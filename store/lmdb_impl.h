@@ -6,6 +6,7 @@
  *     lmdb_cursor.c  snapshots, moving in them;  what is good and what is damaged
  *     lmdb_read.c    records        lmdb_blocks.c  blocks
  *     lmdb_write.c   the write transaction
+ *     lmdb_log.c     the pages of the redo log
  *     lmdb_sound.c   what it may change is sound
  *
  * A public function gathers its arguments in a struct and runs its work under lmdb_guard(). The work
@@ -33,6 +34,7 @@
 #define BLOCK_CRC_AT       30u
 #define BLOCK_CHECK_AT     34u
 #define BLOCK_KEY_BYTES    38u
+#define PAGE_HEADER_BYTES  16u
 
 /* A read transaction and its cursor, kept for the next reader; reset in between, so that it holds
  * back no pages. */
@@ -126,6 +128,11 @@ int lmdb_sound_key(struct lmdb *l, const uint8_t *bytes, size_t len);
 /* May this value be replaced or deleted? key and value as LMDB's cursor gives them, on a leaf that
  * lmdb_sound_key() has seen.   Returns 0 or -EUCLEAN. */
 int lmdb_sound_value(struct lmdb *l, const uint8_t *key, const uint8_t *value, size_t len);
+
+/* ---- lmdb_log.c ---------------------------------------------------------------------------- */
+
+/* Is this the log's ring? It has no envelope, and no bound. */
+bool lmdb_is_log(const uint8_t *key, size_t key_len, size_t value_len);
 
 /* ---- lmdb_cursor.c: all of it under the guard ---------------------------------------------- */
 

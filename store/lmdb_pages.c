@@ -25,6 +25,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "store/record.h"
+
 #define PAGE_BYTES    4096u
 #define PAGE_HEADER   16u
 #define NODE_HEADER   8u
@@ -356,7 +358,8 @@ static void visit_record(struct walk *w, const struct level *l, const struct nod
     if (!value_open(w, l, n, &run))
         return;
     w->count.entries++;
-    if (n->number > PAGES_VALUE_MAX) {
+    e.offset = run != 0 ? run * PAGE_BYTES + PAGE_HEADER : 0;
+    if (n->number > PAGES_VALUE_MAX && !(n->key_len == 1 && n->key[0] == KEY_LOG)) {
         damage(w, "page %" PRIu64 ": a value of %" PRIu64 " bytes, longer than any record", l->pgno,
                n->number);
         return;

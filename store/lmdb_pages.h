@@ -22,7 +22,7 @@
 #include <stdint.h>
 
 #define PAGES_DEPTH_MAX 32u        /* LMDB's CURSOR_STACK */
-#define PAGES_VALUE_MAX (1u << 17) /* bytes: longer values are reported, not read */
+#define PAGES_VALUE_MAX (1u << 17) /* bytes: longer values, but for the log's, are reported, not read */
 
 enum pages_finding {
     PAGES_DAMAGE, /* LMDB may fail or crash on this */
@@ -32,8 +32,9 @@ enum pages_finding {
 struct pages_entry {
     const uint8_t *key; /* key and value are valid during the call only */
     size_t key_len;
-    const uint8_t *value;
+    const uint8_t *value; /* the first PAGES_VALUE_MAX bytes of it */
     size_t value_len;
+    uint64_t offset; /* where it lies in the file; 0: on a leaf */
 };
 
 struct pages_ops {

@@ -15,7 +15,8 @@ struct read_args {
 /* Copy first and check the copy: the map is the disk. */
 static int copy_value(const struct lmdb *l, const struct lmdb_item *it, void *buf, size_t size)
 {
-    if (!lmdb_item_bounded(l, it) || it->value_len < ENVELOPE_BYTES || it->key[0] == KEY_BLOCK)
+    if (!lmdb_item_bounded(l, it) || it->value_len < ENVELOPE_BYTES || it->key[0] == KEY_BLOCK ||
+        it->key[0] == KEY_LOG)
         return -EIO;
     size_t len = it->value_len - ENVELOPE_BYTES;
     const uint8_t *payload = it->value + ENVELOPE_BYTES;

@@ -71,6 +71,11 @@ void key_super(struct key *k)
     key_start(k, KEY_SUPER);
 }
 
+void key_log_tail(struct key *k)
+{
+    key_start(k, KEY_LOG_TAIL);
+}
+
 void key_counter(struct key *k)
 {
     key_start(k, KEY_COUNTER);

@@ -34,6 +34,8 @@ enum key_type {
     KEY_LINK = 'L',    /* inode                                  -> target of a symbolic link */
     KEY_BLOCKS = 'N',  /* data id                                -> blocks it has */
     KEY_ORPHAN = 'O',  /* inode                                  -> (empty) to be deleted */
+    KEY_LOG_TAIL = 'P', /* -                                     -> position: what is needed of the log */
+    KEY_LOG = 'R',     /* -                                      -> the ring: see log.h, no envelope */
     KEY_SUPER = 'S',   /* -                                      -> struct super_record */
     KEY_TRIM = 'T',    /* data id, from, to                      -> (empty) blocks to be deleted */
     KEY_XATTR = 'X',   /* inode, name                            -> value */
@@ -41,6 +43,7 @@ enum key_type {
 };
 
 void key_super(struct key *k);
+void key_log_tail(struct key *k);
 void key_counter(struct key *k);
 void key_inode(struct key *k, uint64_t ino);
 void key_orphan(struct key *k, uint64_t ino);
@@ -68,7 +71,8 @@ struct super_record {
 };
 #define FORMAT_VERSION 1u
 #define FORMAT_MAGIC   "FolioFS\n" /* 8 bytes, behind the version byte of the superblock's payload */
-#define FEATURES_KNOWN UINT64_C(0)
+#define FEATURE_LOG    UINT64_C(1) /* KEY_LOG and KEY_LOG_TAIL are there, and to be honoured */
+#define FEATURES_KNOWN FEATURE_LOG
 
 enum inode_flags {
     INODE_EXTENDING = 1, /* blocks beyond size may exist: trim them when the inode is next loaded */

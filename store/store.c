@@ -48,12 +48,41 @@ static int read_super(struct store *s, const char *path, struct store_error *err
     return err == -ENOENT ? -EINVAL : err;
 }
 
+/* Read the log, as changes of running. */
+static int read_log(struct store *s, const char *path, bool cut, struct store_error *error)
+{
+    uint8_t buf[NUMBER_BYTES];
+    struct key key;
+    struct log_place place;
+    struct log_found found;
+    uint64_t tail;
+    key_log_tail(&key);
+    int err = lmdb_find_log(s->lmdb, &place);
+    ssize_t n = err == 0 ? lmdb_get(s->lmdb, &key, buf, sizeof buf) : err;
+    err = n < 0 ? (int)n : number_decode(buf, (size_t)n, &tail);
+    if (err == 0 && (s->log = log_new(&place, tail)) == NULL)
+        err = -ENOMEM;
+    if (err == 0)
+        err = log_read(&place, tail, s->running, &found);
+    if (err != 0)
+        return err == -ENOENT ? -EIO : err;
+    if (found.damaged && !cut)
+        return store_fail(error, -EIO,
+                          "%s: its log is damaged, in which changes wait that were reported durable; "
+                          "fsck.foliofs takes those that can be read, -o ro shows them",
+                          path);
+    /* A round later the same place has a position that none of the others has. */
+    s->log->head = found.head + (found.damaged ? place.bytes : 0);
+    s->log->last = found.last;
+    return 0;
+}
+
 static int read_counter(struct store *s)
 {
     uint8_t buf[NUMBER_BYTES];
     struct key key;
     key_counter(&key);
-    ssize_t n = lmdb_get(s->lmdb, &key, buf, sizeof buf);
+    ssize_t n = store_get(s, &key, buf, sizeof buf);
     uint64_t next;
     int err = n < 0 ? (int)n : number_decode(buf, (size_t)n, &next);
     if (err == 0)
@@ -61,17 +90,36 @@ static int read_counter(struct store *s)
     return err == -ENOENT ? -EIO : err;
 }
 
-static int load(struct store *s, const char *path, struct store_error *error)
+/* Put what came from the log into LMDB. */
+static int commit_log(struct store *s, const char *path, struct store_error *error)
 {
+    if (s->log->head == s->log->tail)
+        return 0;
+    s->running->nr_new = s->running->nr_data; /* at most */
+    int err = commit_loaded(s);
+    return err == 0 ? 0
+                    : store_fail(error, err,
+                                 "%s: the changes that wait in its log cannot be put into place: %s; see "
+                                 "the room and the health of its disk, or mount it with -o ro",
+                                 path, strerror(-err));
+}
+
+static int load(struct store *s, const char *path, const struct store_options *o,
+                struct store_error *error)
+{
+    error->text[0] = '\0';
     int err = read_super(s, path, error);
     if (err != 0)
         return err;
-    err = read_counter(s);
+    if ((s->super.features & FEATURE_LOG) != 0)
+        err = read_log(s, path, o->cut_log || o->read_only, error);
+    if (err == 0)
+        err = read_counter(s);
     if (err == 0)
         err = trim_load(s);
     if (err == -ENOMEM)
         return no_memory(path, error);
-    if (err != 0)
+    if (err != 0 && error->text[0] == '\0')
         snprintf(error->text, sizeof error->text, "%s: damaged records (%s); run fsck.foliofs %s",
                  path, strerror(-err), path);
     return err;
@@ -94,6 +142,7 @@ static void store_free(struct store *s)
     device_destroy(s->faults);
     txn_free(s->running);
     txn_free(s->committing);
+    log_free(s->log);
     while (s->trims != NULL) {
         struct trim *t = s->trims;
         s->trims = t->next;
@@ -127,19 +176,22 @@ int store_open(const char *path, const struct store_options *o, struct store **o
     s->dev.nr_blocks = (uint64_t)1 << 32;
     s->txn_limit = txn_limit(o->txn_bytes);
     atomic_store(&s->read_only, o->read_only);
+    s->view = o->read_only;
     s->running = txn_new(1);
     s->faults = o->inject ? dev_fault_create(&s->dev, 1) : NULL;
     int err = s->running != NULL && (s->faults != NULL || !o->inject) ? 0 : no_memory(path, error);
-    s->lock_fd = err == 0 ? volume_lock(path, false, error) : -1;
-    if (err == 0 && s->lock_fd < 0)
+    s->lock_fd = err == 0 && !o->locked ? volume_lock(path, false, error) : -1;
+    if (err == 0 && !o->locked && s->lock_fd < 0)
         err = s->lock_fd;
     if (err == 0)
         err = lmdb_open(path, o->read_only, &s->lmdb, error);
     if (err == 0) {
-        err = load(s, path, error);
+        err = load(s, path, o, error);
         if (err == 0)
             space_open(s);
-        else
+        if (err == 0 && s->log != NULL && !o->read_only)
+            err = commit_log(s, path, error);
+        if (err != 0)
             lmdb_close(s->lmdb);
     }
     if (err != 0) {
@@ -156,7 +208,7 @@ int store_close(struct store *s)
 {
     int err = 0;
     pthread_mutex_lock(&s->lock);
-    bool left = s->committing != NULL || !txn_empty(s->running);
+    bool left = !s->view && (s->committing != NULL || !txn_empty(s->running));
     uint64_t tid = s->running->tid;
     pthread_mutex_unlock(&s->lock);
     if (left) {
@@ -167,7 +219,8 @@ int store_close(struct store *s)
     if (!lmdb_dead(s->lmdb))
         space_close(s);
     lmdb_close(s->lmdb);
-    close(s->lock_fd);
+    if (s->lock_fd >= 0)
+        close(s->lock_fd);
     store_free(s);
     return err;
 }

@@ -15,7 +15,10 @@
  * transaction has a number (tid); they become durable in that order. This is jbd2's arrangement
  * (Linux fs/jbd2), with LMDB for the journal and the final place in one.
  *
- * A crash therefore leaves exactly the state after some commit. Because a commit freezes between
+ * A commit is many pages, scattered. So an fsync has the running transaction's changes appended to a log
+ * instead (store/log.h), from where the next mount takes them; the commit follows later.
+ *
+ * A crash therefore leaves exactly the state after some commit, or some record of the log. Because both are taken between
  * updates, and one update applies as a whole, that state is a consistent prefix of the operations.
  *
  * A commit that fails keeps its transaction: nothing acknowledged is dropped. It is tried again with
@@ -54,13 +57,16 @@ struct store_options {
     bool read_only;
     /* Memory for running and committing together; 0: 64 MiB. Of blocks, each takes 8 MiB at most. */
     uint64_t txn_bytes;
-    bool inject; /* have store_faults() */
+    bool inject;  /* have store_faults() */
+    bool locked;  /* the caller has the volume's lock */
+    bool cut_log; /* of a damaged log, take what can be read, and give up the rest */
 };
 
 /* Open a volume: takes the exclusive lock, checks length, superblock and format.
  * Call after the process has daemonised (the lock and LMDB's environment belong to the process).
+ * What the log holds is committed first; read-only, it stays in memory.
  * Errors: -EBUSY (error names the holder), -ENOENT, -EIO (damaged), -EPROTONOSUPPORT (version),
- * -EROFS, -ENOMEM. */
+ * -EROFS, -ENOMEM, -ENOSPC. */
 int store_open(const char *path, const struct store_options *o, struct store **out,
                struct store_error *error);
 
@@ -159,9 +165,11 @@ void store_space(struct store *s, struct store_space *out);
 
 /* ---- transactions ---------------------------------------------------------------------------- */
 
-/* Wait until transaction tid is durable, committing it here when nobody else does.
+/* Wait until transaction tid is in LMDB, committing it here when nobody else does.
  * Returns 0; -EIO, -ENOSPC: the commit failed (and will be tried again).   Blocks: on the disk. */
 int store_commit(struct store *s, uint64_t tid);
+/* Wait until it is durable: in the log if that has room for it (store/log.h), else committed. Likewise. */
+int store_sync(struct store *s, uint64_t tid);
 
 /* The number of the running transaction: what store_commit() needs to make all so far durable. */
 uint64_t store_tid(struct store *s);
@@ -183,6 +191,7 @@ void store_wake(struct store *s);
 
 struct store_stats {
     uint64_t commits, commit_errors, commit_ns, records_written, blocks_written, blocks_deleted;
+    uint64_t log_records, log_bytes; /* written */
     uint64_t block_reads, hole_reads, crc_errors;
     uint64_t running_bytes, committing_bytes, txn_limit_bytes; /* memory */
     uint64_t pending_trims;

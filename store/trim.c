@@ -57,7 +57,7 @@ static uint64_t list_pending(struct store *s, uint64_t object, uint64_t from, ui
             return b->index;
         l->pending[l->nr_pending] = b->index;
         l->dead[l->nr_pending] = b->deleted;
-        l->running_only[l->nr_pending++] = use_r && !both;
+        l->running_only[l->nr_pending++] = use_r && !both && !b->in_log;
         if (use_r)
             r = txn_next_block(r, object);
         if (!use_r || both)
@@ -205,7 +205,8 @@ static void step_free(struct step *st)
     free(st->rest);
 }
 
-/* A block that only running knows is simply forgotten; freezing may have made it committing's. */
+/* A block that only running knows is simply forgotten; freezing may have made it committing's. (One that the log
+ * knows as well counts as new until the commit.) */
 static void delete_block(struct store *s, struct step *st, size_t i)
 {
     if (st->tombs[i] != NULL) {
@@ -219,14 +220,14 @@ static void delete_block(struct store *s, struct step *st, size_t i)
     txn_remove_block(s->running, b);
 }
 
-/* Were all blocks that are to be forgotten still in running only? Context: lock. */
+/* Are all blocks that are to be forgotten still in running only, and not in the log? Context: lock. */
 static bool still_running(struct store *s, const struct step *st)
 {
     for (size_t i = 0; i < st->n; i++) {
         if (!st->only_running[i])
             continue;
         struct txn_block *b = txn_first_block(s->running, st->object, st->indices[i]);
-        if (b == NULL || b->index != st->indices[i])
+        if (b == NULL || b->index != st->indices[i] || b->in_log)
             return false;
     }
     return true;
@@ -259,7 +260,7 @@ static int step_apply(struct store *s, struct step *st, struct trim *t)
     if (err == 0 && st->n > 0)
         err = store_blocks_locked(s, st->object, &count);
     if (err != 0 || !still_running(s, st))
-        return err; /* frozen meanwhile: the next step sees them there */
+        return err; /* frozen or logged meanwhile: the next step sees them there */
     txn_started(s);
     for (size_t i = 0; i < st->n; i++)
         delete_block(s, st, i);
@@ -317,7 +318,7 @@ int trim_load(struct store *s)
     struct key key = { .len = 1, .bytes = { KEY_TRIM } };
     uint8_t nothing[1];
     ssize_t n;
-    while ((n = lmdb_next(s->lmdb, &key, 1, nothing, sizeof nothing)) >= 0) {
+    while ((n = store_next(s, &key, 1, nothing, sizeof nothing)) >= 0) {
         struct trim *t = malloc(sizeof *t);
         if (t == NULL)
             return -ENOMEM;

@@ -47,8 +47,11 @@ uint64_t store_now_ns(void)
 struct txn *txn_new(uint64_t tid)
 {
     struct txn *t = calloc(1, sizeof *t);
-    if (t != NULL)
-        t->tid = tid;
+    if (t == NULL)
+        return NULL;
+    t->tid = tid;
+    TAILQ_INIT(&t->unlogged_records);
+    TAILQ_INIT(&t->unlogged_blocks);
     return t;
 }
 
@@ -124,10 +127,34 @@ static uint64_t block_bytes(const struct txn_block *b)
     return sizeof *b + NODE_OVERHEAD + (b->data != NULL ? BLOCK_SIZE + NODE_OVERHEAD : 0);
 }
 
+void txn_logged_record(struct txn *t, struct txn_record *r)
+{
+    if (r->logged)
+        return;
+    r->logged = true;
+    TAILQ_REMOVE(&t->unlogged_records, r, unlogged);
+    t->unlogged_bytes -= log_record_bytes(r);
+}
+
+static void leave_unlogged_block(struct txn *t, struct txn_block *b)
+{
+    if (b->logged)
+        return;
+    TAILQ_REMOVE(&t->unlogged_blocks, b, unlogged);
+    t->unlogged_bytes -= log_block_bytes(b);
+}
+
+void txn_logged_block(struct txn *t, struct txn_block *b)
+{
+    leave_unlogged_block(t, b);
+    b->logged = b->in_log = true;
+}
+
 void txn_insert_record(struct txn *t, struct txn_record *r)
 {
     struct txn_record *old = RB_INSERT(record_map, &t->records, r);
     if (old != NULL) {
+        txn_logged_record(t, old); /* by the one that takes its place */
         RB_REMOVE(record_map, &t->records, old);
         RB_INSERT(record_map, &t->records, r);
         t->bytes -= record_bytes(old);
@@ -138,11 +165,14 @@ void txn_insert_record(struct txn *t, struct txn_record *r)
     t->bytes += record_bytes(r);
     t->record_bytes += (uint64_t)r->key_len + r->value_len;
     t->nr_records++;
+    TAILQ_INSERT_TAIL(&t->unlogged_records, r, unlogged);
+    t->unlogged_bytes += log_record_bytes(r);
 }
 
 /* A block that has left the map. */
 static void drop_block(struct txn *t, struct txn_block *b)
 {
+    leave_unlogged_block(t, b);
     t->bytes -= block_bytes(b);
     t->nr_blocks--;
     t->nr_data -= b->data != NULL;
@@ -161,11 +191,14 @@ void txn_insert_block(struct txn *t, struct txn_block *b)
     if (old != NULL) {
         RB_REMOVE(block_map, &t->blocks, old);
         RB_INSERT(block_map, &t->blocks, b);
+        b->in_log = old->in_log;
         drop_block(t, old);
     }
     t->bytes += block_bytes(b);
     t->nr_blocks++;
     t->nr_data += b->data != NULL;
+    TAILQ_INSERT_TAIL(&t->unlogged_blocks, b, unlogged);
+    t->unlogged_bytes += log_block_bytes(b);
 }
 
 /* Room for a record to compare with, made of a key. */

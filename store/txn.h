@@ -3,6 +3,7 @@
  *     txn.c      the maps of one transaction         update.c   applying an operation's records
  *     commit.c   freezing and committing             blocks.c   the device: block reads and writes
  *     trim.c     deleting blocks in steps            space.c    promises, ENOSPC
+ *     log.c      the redo log: durable before committed (log.h)
  *
  *   states of a transaction
  *
@@ -25,30 +26,37 @@
 #ifndef FOLIO_STORE_TXN_H
 #define FOLIO_STORE_TXN_H
 
+#include <bsd/sys/queue.h>
 #include <bsd/sys/tree.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
 #include "store/lmdb.h"
+#include "store/log.h"
 #include "store/store.h"
 
 struct txn_record {
     RB_ENTRY(txn_record) node;
+    TAILQ_ENTRY(txn_record) unlogged;
     struct txn_record *next; /* in an update, before it is applied */
     uint32_t value_len;
     uint16_t key_len;
     bool deleted;
+    bool logged;
     uint8_t bytes[]; /* key, value */
 };
 
 struct txn_block {
     RB_ENTRY(txn_block) node;
+    TAILQ_ENTRY(txn_block) unlogged;
     struct txn_block *next; /* before it is inserted */
     uint64_t object;
     uint32_t index;
     uint32_t crc;
     _Atomic uint32_t refs;
     bool deleted;
+    bool logged;
+    bool in_log;   /* it, or one that it replaced in its transaction, is logged */
     uint8_t *data; /* BLOCK_SIZE bytes; NULL when deleted */
 };
 
@@ -65,6 +73,12 @@ struct txn {
     uint64_t record_bytes;
     uint64_t bytes;   /* memory */
     uint64_t born_ns; /* first entry; 0: empty */
+    /* What the log does not have yet, and its bytes there. */
+    TAILQ_HEAD(unlogged_records, txn_record) unlogged_records;
+    TAILQ_HEAD(unlogged_blocks, txn_block) unlogged_blocks;
+    uint64_t unlogged_bytes;
+    bool log_failed;  /* some of it never will */
+    uint64_t log_end; /* position behind its last record, once it is frozen */
 };
 
 struct trim { /* blocks [from, to) of object are to be deleted */
@@ -74,13 +88,16 @@ struct trim { /* blocks [from, to) of object are to be deleted */
 
 struct store {                 /* (c) constant  (s) lock  (m) trim_lock  (a) atomic */
     struct lmdb *lmdb;         /* (c) */
-    int lock_fd;               /* (c) */
+    int lock_fd;               /* -1: the caller has the lock (c) */
+    bool view;                 /* opened read-only: running has what waits in the log (c) */
     struct super_record super; /* (c) */
     struct device dev;         /* (c) */
     struct device *faults;     /* in front of it; NULL: not asked for (c) */
     pthread_mutex_t lock;
     pthread_cond_t changed;           /* a commit ended, or there is work */
     struct txn *running, *committing; /* (s) */
+    struct log *log;                  /* NULL: the volume has none (c), see log.h */
+    bool logging;                     /* a record of running is being written to it (s) */
     bool busy;                        /* somebody commits (s) */
     bool wake;                        /* (s) */
     uint64_t durable;                 /* tid (s) */
@@ -89,7 +106,7 @@ struct store {                 /* (c) constant  (s) lock  (m) trim_lock  (a) ato
     unsigned frozen_waiting;          /* those there were for committing (s) */
     unsigned expected;                /* so many may come for running (s) */
     uint64_t gather_until_ns;         /* they are waited for so long; 0: not decided yet (s) */
-    uint64_t last_commit_ns;          /* how long it took (s) */
+    uint64_t last_sync_ns;            /* how long the last commit or record took (s) */
     unsigned failures;                /* in a row (s) */
     int last_error;                   /* -errno of the last failure (s) */
     bool damaged;                     /* a commit met damage: no more are tried (s) */
@@ -124,6 +141,9 @@ void block_put(struct txn_block *b);
 void txn_insert_record(struct txn *t, struct txn_record *r);
 void txn_insert_block(struct txn *t, struct txn_block *b);
 void txn_remove_block(struct txn *t, struct txn_block *b);
+/* The log has it now. */
+void txn_logged_record(struct txn *t, struct txn_record *r);
+void txn_logged_block(struct txn *t, struct txn_block *b);
 struct txn_record *txn_find_record(struct txn *t, const struct key *key);
 struct txn_record *txn_next_record(struct txn *t, const struct key *key); /* the first greater */
 /* The first block of object at or after index; iterate with RB_NEXT through txn_next_block. */
@@ -143,6 +163,12 @@ struct txn_block *store_pending_block(struct store *s, uint64_t object, uint32_t
  * dropping it in between.   Returns 0 or -EIO. */
 int store_blocks_locked(struct store *s, uint64_t object, uint64_t *out);
 
+/* ---- log.c ----------------------------------------------------------------------------------- */
+
+/* What an entry takes in the log, bytes. */
+size_t log_record_bytes(const struct txn_record *r);
+size_t log_block_bytes(const struct txn_block *b);
+
 /* ---- blocks.c -------------------------------------------------------------------------------- */
 
 extern const struct device_ops volume_device_ops;
@@ -160,6 +186,8 @@ bool txn_full(const struct store *s, enum txn_room room); /* context: lock */
 /* Sleep until running has room; freezes and commits as needed. Context: lock, dropped meanwhile.
  * Returns 0, -EROFS, -EIO. */
 int txn_wait_room(struct store *s, enum txn_room room);
+/* Commit running, as it was loaded from the log, empty or not: before anybody else has the store. */
+int commit_loaded(struct store *s);
 /* The age of running starts with its first entry. Context: lock. */
 void txn_started(struct store *s);
 

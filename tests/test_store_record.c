@@ -337,9 +337,9 @@ Test(super, of_another_format_says_which)
     cr_assert_eq(out.format_version, 7);
     cr_assert_str_eq(out.label, "my volume");
     in = a_super();
-    in.features = 1;
+    in.features = 2;
     cr_assert_eq(decode_super(&in, &out), -EPROTONOSUPPORT);
-    cr_assert_eq(out.features, 1);
+    cr_assert_eq(out.features, 2);
     super_encode(&in, buf); /* another layout of the record, and longer */
     buf[0] = 2;
     buf[9] = 8;
