@@ -125,6 +125,14 @@ void file_start(struct open_file *file, struct inode *inode, int flags)
     pthread_mutex_unlock(&inode->i_lock);
 }
 
+bool inode_has_writers(struct inode *inode)
+{
+    pthread_mutex_lock(&inode->i_lock);
+    bool writers = inode->open_writers > 0;
+    pthread_mutex_unlock(&inode->i_lock);
+    return writers;
+}
+
 void file_release(struct open_file *file)
 {
     struct inode *inode = file->inode;

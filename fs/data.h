@@ -38,6 +38,10 @@ void file_release(struct open_file *file);
 /* Release what was never closed, as the connection to the kernel ended. Nobody uses a file any more. */
 void file_release_all(struct fs *fs);
 
+/* Is it open for writing? Then who is in front may hold writes, or in every mode of caching stores of mappings, that
+ * have not reached us: the kernel hands them over before the last writer is released. */
+bool inode_has_writers(struct inode *inode);
+
 ssize_t file_read(struct open_file *file, uint64_t offset, void *buf, size_t len);
 /* append: write at end of file. kill_priv: clear suid and sgid first. cached: the kernel writes
  * back what it cached: all or an error. keep_times: they are the kernel's business.

@@ -165,6 +165,25 @@ static int write_lagging(struct fs *fs)
     return first_error;
 }
 
+int fs_collect_writes(struct fs *fs)
+{
+    const struct fs_options *o = &fs->options;
+    struct inode **inodes;
+    int first_error = 0;
+    if (o->flush_front == NULL)
+        return 0;
+    ssize_t nr = inode_list_used(fs, &inodes);
+    if (nr < 0)
+        return (int)nr;
+    for (ssize_t i = 0; i < nr; i++) {
+        int err = inode_has_writers(inodes[i]) ? o->flush_front(o->front, inodes[i]->ino) : 0;
+        first_error = graver(first_error, err);
+        inode_put(inodes[i], 1);
+    }
+    free(inodes);
+    return first_error;
+}
+
 /* Put everything into the running transaction. */
 static int write_everything(struct fs *fs)
 {
@@ -183,7 +202,8 @@ static int write_and_commit(struct fs *fs)
 int fs_sync(struct fs *fs)
 {
     fs_count(fs, FS_FSYNCS);
-    return write_and_commit(fs);
+    int err = fs_collect_writes(fs);
+    return graver(err, write_and_commit(fs));
 }
 
 /* ---- unmounting ------------------------------------------------------------------------------- */

@@ -82,8 +82,11 @@ int fs_mount(const char *volume, const struct fs_options *o, struct fs **out,
 /* Write everything back and close.   Returns 0 or the first error: then something acknowledged but
  * not fsynced is lost, which the caller says aloud. */
 int fs_unmount(struct fs *fs);
-/* Everything written so far, durable on return. */
+/* Everything written, and stored through mappings, so far: durable on return. As fs_collect_writes(). */
 int fs_sync(struct fs *fs);
+/* Have who is in front hand over what it holds of files that are open for writing. -ENOMEM, -errno of flush_front. No
+ * lock held, not on a thread that serves requests. */
+int fs_collect_writes(struct fs *fs);
 
 static inline void fs_count(struct fs *fs, enum fs_counter c)
 {

@@ -280,28 +280,19 @@ static void leave_loop(struct front *front)
     }
 }
 
-/* Have the kernel send what it caches of files that stay open. syncfs() starts it for all at once,
- * but since Linux 6.18 does not wait for FUSE; asking for each file does. mounted: where we can see it. */
+/* Have the kernel send what it has of files that stay open: in every mode, mapped pages are its own. syncfs() starts
+ * it for all at once, but since Linux 6.18 does not wait for FUSE; asking for each file does. mounted: where
+ * we can see it. */
 static void collect_writes(struct front *front, bool mounted)
 {
-    struct inode **inodes;
     int fd = mounted ? open(front->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
     if (fd >= 0) {
         syncfs(fd);
         close(fd);
     }
-    ssize_t nr;
     uint64_t until = clock_now(&clock_monotonic) + MEMORY_MOST_NS;
-    while ((nr = inode_list_used(front->fs, &inodes)) == -ENOMEM &&
-           clock_now(&clock_monotonic) < until)
+    while (fs_collect_writes(front->fs) == -ENOMEM && clock_now(&clock_monotonic) < until)
         (void)poll(NULL, 0, MEMORY_WAIT_MS);
-    for (ssize_t i = 0; i < nr; i++) {
-        if (kernel_may_hold_writes(front, inodes[i]))
-            front_flush(front, inodes[i]->ino);
-        inode_put(inodes[i], 1);
-    }
-    if (nr >= 0)
-        free(inodes);
 }
 
 /* It does when the last mount is gone, which ends the loop. The last may be going at this moment. */
@@ -328,8 +319,7 @@ void front_quit(struct front *front)
         daemon_say("%s is unmounted, but still in use by open files or mounted in another mount "
                    "namespace: it is written back and ended there, too",
                    front->mountpoint);
-    if (front->kernel_cache)
-        collect_writes(front, mounted);
+    collect_writes(front, mounted);
     leave_loop(front);
 }
 

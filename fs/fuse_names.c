@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fs/data.h"
 #include "fs/fuse_ops.h"
 
 /* ---- finding and forgetting ------------------------------------------------------------------ */
@@ -170,17 +171,15 @@ static bool is_absent(int err)
  * existing file's place (after a crash the name must not stand for less than either): its number,
  * or 0. Renaming to a new name promises nothing about content.
  * Returns 0, or an error of looking that up; what is not there the rename itself will find. */
-static int rename_needs(struct front *front, struct inode *olddir, const char *oldname,
+static int rename_needs(struct inode *olddir, const char *oldname,
                         struct inode *newdir, const char *newname, uint64_t *ino)
 {
     struct inode *from, *over;
     *ino = 0;
-    if (!front->kernel_cache)
-        return 0;
     int err = dir_lookup(olddir, oldname, &from);
     if (err != 0)
         return is_absent(err) ? 0 : err;
-    err = kernel_may_hold_writes(front, from) ? dir_lookup(newdir, newname, &over) : -ENOENT;
+    err = inode_has_writers(from) ? dir_lookup(newdir, newname, &over) : -ENOENT;
     if (err == 0) {
         *ino = from->ino;
         inode_put(over, 1);
@@ -221,7 +220,7 @@ void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t n
     }
     struct rename_job what = { .olddir = olddir, .newdir = newdir, .flags = flags };
     what.job = (struct notify_job){ .req = req, .run = rename_run };
-    err = rename_needs(front, olddir, name, newdir, newname, &what.job.flush);
+    err = rename_needs(olddir, name, newdir, newname, &what.job.flush);
     if (err == 0 && what.job.flush != 0) {
         err = rename_hand_over(req, &what, name, newname);
         if (err == 0)

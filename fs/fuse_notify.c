@@ -100,15 +100,3 @@ void notifier_add(struct front *front, struct notify_job *job)
     pthread_mutex_unlock(&n->lock);
     worker_wake(n->worker);
 }
-
-/* The kernel writes a file back before its last writer is released, so without writers it holds
- * nothing. */
-bool kernel_may_hold_writes(struct front *front, struct inode *inode)
-{
-    if (!front->kernel_cache)
-        return false;
-    pthread_mutex_lock(&inode->i_lock);
-    bool writers = inode->open_writers > 0;
-    pthread_mutex_unlock(&inode->i_lock);
-    return writers;
-}

@@ -34,7 +34,7 @@ struct front {                    /* (c) constant while the loop runs  (a) atomi
     struct throttle *throttle;    /* (c) */
     struct lender *lender;        /* (c) */
     char *mountpoint;             /* (c) */
-    _Atomic bool kernel_cache;    /* writes may wait in the kernel: options', if it agreed  (a) */
+    _Atomic bool kernel_cache;    /* write(2) may wait in the kernel: options', if it agreed (a) */
     bool hooked;                  /* the wire's hooks are in place                           (c) */
     pthread_t loop;               /* the thread in front_loop()                              (c) */
     void (*ready)(void *arg);     /* (c) */
@@ -101,8 +101,6 @@ struct notify_job {
 int notifier_start(struct front *front); /* 0 or -errno */
 void notifier_stop(struct front *front); /* finishes what is queued */
 void notifier_add(struct front *front, struct notify_job *job);
-/* Can the kernel hold writes of this file that we have not seen? */
-bool kernel_may_hold_writes(struct front *front, struct inode *inode);
 
 /* ---- writers that wait (fuse_throttle.c) ------------------------------------------------------ */
 

@@ -49,7 +49,7 @@ struct inode {            /* (c) constant  (i) i_lock  (n) fs->rename_lock  (w) 
     struct timespec pass_mtime;  /* (i) */
     _Atomic uint64_t tid;        /* the last transaction that touched its record or blocks (a) */
     uint64_t hole, hole_end;     /* (w) being punched, bytes; 0, 0: none. See file_fallocate() */
-    uint32_t open_writers;       /* (i) open files that can write */
+    uint32_t open_writers;       /* (i) open files that can write: see inode_has_writers() */
     struct list_head open_files; /* (i) struct open_file */
     struct readahead readahead;  /* (i) what was chosen for this file; forgotten with the inode */
     _Atomic bool no_capability; /* it has no security.capability that a write would take away (a) */

@@ -139,7 +139,7 @@ static struct fs_options make_fs_options(const struct program *p)
         .readahead = { .policy = o->readahead, .pages = o->read_ahead_kb / (PAGE_SIZE >> 10) },
         .threads = true,
         .inject = o->inject,
-        .flush_front = o->cache == CACHE_KERNEL && !o->read_only ? front_flush : NULL,
+        .flush_front = o->read_only ? NULL : front_flush,
         .forget_front = front_flush,
         .forget_range = front_forget_range,
         .more_threads = front_more_threads,

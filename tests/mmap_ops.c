@@ -1,8 +1,8 @@
 /* mmap_ops: what a program may expect of files that it maps.
  *
  *     mmap_ops all DIRECTORY             one line per property: ok or FAIL and why; 1 when any failed
- *     mmap_ops races DIRECTORY SECONDS [NAME]   stores beside truncation, holes, writes, eviction:
- *                                        likewise
+ *     mmap_ops races DIRECTORY SECONDS [NAME]   stores beside truncation, holes, writes, copies,
+ *                                        eviction: likewise; only NAME, or with -NAME all but that
  *     mmap_ops big DIRECTORY MIB         many pages stored to by several processes, and read again
  *     mmap_ops readonly FILE             on a file of a read-only mount
  *     mmap_ops make FILE                 a file for the next two, durable
@@ -12,6 +12,9 @@
  *     mmap_ops verify FILE NUMBER        it is there
  *     mmap_ops hold FILE NUMBER          as store none; then wait for the end of standard input and
  *                                        store NUMBER + 1
+ *     mmap_ops keep FILE NUMBER          as hold, without the second store
+ *     mmap_ops replace DIRECTORY FILE NUMBER   keep with a new file that is renamed to FILE, in DIRECTORY; then
+ *                                        fsync another file
  *
  * DIRECTORY is empty, and stays that way. Nothing here knows which file system it is on: it passes on
  * ext4 as well. A store or load that raises SIGBUS is a result here, not an end.
@@ -383,6 +386,17 @@ static void holes_read_zeros_and_take_stores(void)
     EXPECT(store(p + 9 * PAGE, 'h') == 0 && byte_at(fd, 9 * PAGE) == 'h');
     EXPECT(msync(p, 16 * PAGE, MS_SYNC) == 0);
     EXPECT(lseek(fd, PAGE, SEEK_DATA) == 9 * PAGE && byte_at(fd, 9 * PAGE + 1) == 0);
+    done("f", fd, p, 16);
+}
+
+/* What a mapping dirtied is data, written back or not: who copies a file asks where there is some. */
+static void seeking_sees_stores(void)
+{
+    int fd = make("f", 0, 0);
+    EXPECT(ftruncate(fd, 16 * PAGE) == 0);
+    char *p = map(fd, 16);
+    EXPECT(store(p + 9 * PAGE, 'h') == 0);
+    EXPECT(lseek(fd, 0, SEEK_DATA) == 9 * PAGE && lseek(fd, 9 * PAGE, SEEK_HOLE) == 10 * PAGE);
     done("f", fd, p, 16);
 }
 
@@ -791,6 +805,7 @@ static const struct property {
     PROPERTY(shrinking_shows),
     PROPERTY(truncating_open_shows),
     PROPERTY(holes_read_zeros_and_take_stores),
+    PROPERTY(seeking_sees_stores),
     PROPERTY(punched_holes_show),
     PROPERTY(zeroed_ranges_show),
     PROPERTY(holes_stay_beside_unmapping),
@@ -880,6 +895,27 @@ static void race_write(int fd, unsigned random)
     if (pwrite(fd, buf, (size_t)(PAGE - from), (off_t)page * PAGE + from) != PAGE - from)
         die("pwrite beside stores");
 }
+/* What was written is there, whatever is stored to other bytes of the page. */
+static void race_write_and_look(int fd, unsigned random)
+{
+    char buf[FREE_BYTES], got[FREE_BYTES];
+    off_t at = (off_t)(random % RACE_PAGES) * PAGE + PAGE - FREE_BYTES;
+    memset(buf, (int)(random >> 20), sizeof buf);
+    if (pwrite(fd, buf, sizeof buf, at) != sizeof buf || pread(fd, got, sizeof got, at) != sizeof got)
+        die("pwrite and pread beside stores");
+    if (memcmp(buf, got, sizeof buf) != 0)
+        snprintf(shared->why, sizeof shared->why, "page %u: written %d, found %d",
+                 random % RACE_PAGES, buf[0], got[0]);
+}
+/* Likewise parts of pages, from another page. */
+static void race_copy(int fd, unsigned random)
+{
+    unsigned to = random % RACE_PAGES, from = (to + 1 + (random >> 8) % (RACE_PAGES - 1)) % RACE_PAGES;
+    off_t at = FREE_BYTES + (random >> 16) % (PAGE - FREE_BYTES), in = from * PAGE + at,
+          out = to * PAGE + at;
+    if (copy_file_range(fd, &in, fd, &out, (size_t)(PAGE - at), 0) != PAGE - at)
+        die("copy_file_range beside stores");
+}
 static void race_evict(int fd, unsigned random)
 {
     off_t at = (off_t)(random % RACE_PAGES) * PAGE;
@@ -916,6 +952,8 @@ static const struct race races[] = {
     { "stores_beside_truncation", race_truncate, true },
     { "stores_beside_holes", race_punch, true },
     { "stores_beside_partial_writes", race_write, false },
+    { "writes_beside_stores", race_write_and_look, false },
+    { "stores_beside_copies", race_copy, false },
     { "stores_beside_eviction", race_evict, false },
     { "stores_beside_fsync", race_fsync, false },
     { "stores_beside_growth", race_append, false },
@@ -1026,14 +1064,16 @@ static int run_race(const struct race *r, double seconds)
     return say(name);
 }
 
+/* only: part of a name; -part: all but those. */
 static int run_races(double seconds, const char *only)
 {
     int bad = 0;
+    bool but = only[0] == '-';
     shared = mmap(NULL, sizeof *shared, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (shared == MAP_FAILED)
         die("mmap");
     for (size_t i = 0; i < sizeof races / sizeof races[0]; i++)
-        if (strstr(races[i].name, only) != NULL)
+        if ((strstr(races[i].name, only + but) != NULL) != but)
             bad |= run_race(&races[i], seconds);
     return bad;
 }
@@ -1148,16 +1188,43 @@ static int verify(const char *name, uint64_t n)
     return 0;
 }
 
-static int hold(const char *name, uint64_t n)
+/* Until standard input ends. */
+static void stay(void)
 {
-    int fd;
     char c;
-    char *p = store_all(name, n, &fd);
-    close(fd);
     puts("stored");
     fflush(stdout);
     while (read(0, &c, 1) > 0)
         ;
+}
+
+static int keep(const char *name, uint64_t n)
+{
+    int fd;
+    store_all(name, n, &fd);
+    stay();
+    return 0;
+}
+
+/* A file of which only a mapping knows the content takes name's place; then all that the file system was told is
+ * made durable, by way of another file. */
+static int replace(const char *name, uint64_t n)
+{
+    int fd, other = make("other", 'o', 1);
+    if (make_durable("new") != 0)
+        die("new");
+    store_all("new", n, &fd);
+    EXPECT(rename("new", name) == 0 && fsync(other) == 0);
+    stay();
+    return why[0] != 0 ? say("replace") : 0;
+}
+
+static int hold(const char *name, uint64_t n)
+{
+    int fd;
+    char *p = store_all(name, n, &fd);
+    close(fd);
+    stay();
     for (int i = 0; i < DURABLE_PAGES; i++)
         if (store_number((uint64_t *)(p + i * PAGE + i * 8), n + 1) != 0)
             return 1;
@@ -1192,12 +1259,16 @@ int main(int argc, char **argv)
         return verify(argv[2], strtoull(argv[3], NULL, 10));
     if (strcmp(what, "hold") == 0 && argc == 4)
         return hold(argv[2], strtoull(argv[3], NULL, 10));
+    if (strcmp(what, "keep") == 0 && argc == 4)
+        return keep(argv[2], strtoull(argv[3], NULL, 10));
     if (strcmp(what, "readonly") == 0)
         return readonly(argv[2]);
     if (argc >= 3 && chdir(argv[2]) != 0)
         die(argv[2]);
     if (strcmp(what, "all") == 0)
         return check_all();
+    if (strcmp(what, "replace") == 0 && argc == 5)
+        return replace(argv[3], strtoull(argv[4], NULL, 10));
     if (strcmp(what, "races") == 0 && argc >= 4)
         return run_races(atof(argv[3]), argc > 4 ? argv[4] : "");
     if (strcmp(what, "big") == 0 && argc == 4)
