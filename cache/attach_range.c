@@ -192,6 +192,8 @@ static int cut_part(struct cut *cut, uint32_t from, uint32_t to, uint64_t addr)
         range_new(old->client, old->open, addr, old->u.vma.first + from, to - from);
     if (r == NULL)
         return -ENOMEM;
+    atomic_store(&r->u.vma.advised, atomic_load(&old->u.vma.advised));
+    atomic_store(&r->u.vma.advice, atomic_load(&old->u.vma.advice));
     cut->parts[cut->nr++] = r;
     return 0;
 }

@@ -313,13 +313,13 @@ static int advise_part(struct attach_range *r, uint32_t first, uint32_t count, v
     struct address_space *m = r->u.vma.mapping;
     switch (*advice) {
     case MADV_NORMAL:
-        file_ra_advise(r->u.vma.ra, RA_ADVICE_NORMAL);
+        vma_advise(&r->u.vma, first, count, RA_ADVICE_NORMAL);
         return 0;
     case MADV_SEQUENTIAL:
-        file_ra_advise(r->u.vma.ra, RA_ADVICE_SEQUENTIAL);
+        vma_advise(&r->u.vma, first, count, RA_ADVICE_SEQUENTIAL);
         return 0;
     case MADV_RANDOM:
-        file_ra_advise(r->u.vma.ra, RA_ADVICE_RANDOM);
+        vma_advise(&r->u.vma, first, count, RA_ADVICE_RANDOM);
         return 0;
     case MADV_WILLNEED: /* when it has been answered */
     case MADV_DONTNEED: /* the client has unmapped them; the pages stay */

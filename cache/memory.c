@@ -371,6 +371,33 @@ int page_call_while_gone(struct address_space *m, uint32_t index, int (*work)(vo
     return err;
 }
 
+/* ---- advice ---------------------------------------------------------------------------------- */
+
+#define ADVISED(first, last) ((uint64_t)(first) << 32 | (last))
+
+/* Nothing but readahead goes by it, so that the part and its kind may be seen apart. */
+void vma_advise(struct vm_area *vma, uint32_t first, uint32_t count, enum ra_advice advice)
+{
+    uint64_t old = atomic_load(&vma->advised);
+    uint32_t last = first + (count - 1), old_first = (uint32_t)(old >> 32), old_last = (uint32_t)old;
+    bool adjoin = first <= (uint64_t)old_last + 1 && old_first <= (uint64_t)last + 1;
+    if (atomic_load(&vma->advice) == (int)advice && adjoin) {
+        first = old_first < first ? old_first : first;
+        last = old_last > last ? old_last : last;
+    }
+    atomic_store(&vma->advised, ADVISED(first, last));
+    atomic_store(&vma->advice, (int)advice);
+}
+
+static enum ra_how how_touched(struct vm_area *vma, uint32_t index, bool write)
+{
+    int advice = atomic_load_explicit(&vma->advice, memory_order_relaxed);
+    uint64_t part = atomic_load_explicit(&vma->advised, memory_order_relaxed);
+    if (advice != RA_ADVICE_NORMAL && index >= part >> 32 && index <= (uint32_t)part)
+        return advice == RA_ADVICE_RANDOM ? RA_FAULT_RANDOM : RA_FAULT_SEQUENTIAL;
+    return write ? RA_FAULT_WRITE : RA_FAULT;
+}
+
 /* ---- faults ---------------------------------------------------------------------------------- */
 
 /* n is 1, or -1 to take it back. */
@@ -388,7 +415,7 @@ static int fault_once(struct vm_area *vma, uint32_t index, unsigned flags, bool 
     struct page *page;
     int err = flags & FAULT_NOWAIT
                   ? fault_try_page(vma, index, write, &page)
-                  : fault_get_page(vma, index, write ? RA_FAULT_WRITE : RA_FAULT, &page, major);
+                  : fault_get_page(vma, index, how_touched(vma, index, write), &page, major);
     if (err != 0)
         return err;
     if (write && (flags & FAULT_NOWAIT) && mkwrite_may_sleep(page)) {
@@ -466,7 +493,7 @@ void vma_readahead(struct vm_area *vma, uint32_t index)
     struct page *page = vma->ra != NULL ? find_get_page(m, index) : NULL;
     if (page == NULL)
         return;
-    struct ra_request rq = { .index = index, .nr = 1, .how = RA_FAULT };
+    struct ra_request rq = { .index = index, .nr = 1, .how = how_touched(vma, index, false) };
     if (page_test(page, PG_readahead))
         page_cache_async_ra(m, vma->ra, page, &rq);
     put_page(m->cache, page);

@@ -68,6 +68,8 @@ struct vm_area {                   /* (c) constant  (m) mapping->i_mmap_lock  (a
     enum fault_door door;          /* (c) whose counters */
     uint32_t first, count;         /* pages of the file                        (c; m to split) */
     struct file_ra_state *ra;      /* (c) readahead, or NULL */
+    _Atomic uint64_t advised;      /* pages of the file: first << 32 | last  (a) see vma_advise() */
+    _Atomic int advice;            /* for these, enum ra_advice              (a) */
     _Atomic uint32_t around_next;  /* where the next fault of a sequential reader would be (a) */
     _Atomic uint32_t around;       /* pages mapped by the last one                         (a) */
     _Atomic uint32_t store_next, store_around; /* likewise, for who stores in order  (a) */
@@ -96,6 +98,9 @@ enum fault_flags {
  * Errors: -EFAULT (outside the vma or beyond end of file: SIGBUS), -EIO, -ENOSPC (of the store, before
  * it happens), -ENOMEM.   Blocks: on the store, and while too much is dirty.   Locks: none held. */
 int handle_mm_fault(struct vm_area *vma, uint32_t index, unsigned flags);
+/* How pages [first, first + count) of the file are going to be touched (Linux: VM_SEQ_READ, VM_RAND_READ). One part of
+ * a vma has advice, the one it was given for last, or that and what adjoins it with the same; the rest has none. */
+void vma_advise(struct vm_area *vma, uint32_t first, uint32_t count, enum ra_advice advice);
 /* Start the next window if the page at index bears its mark.   Blocks: on the store. Locks: none held. */
 void vma_readahead(struct vm_area *vma, uint32_t index);
 /* Take the clean page at index, or the hole there, out of every mapping and the cache, and call work while

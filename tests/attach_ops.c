@@ -714,6 +714,41 @@ static void test_parts(void)
     close(fd);
 }
 
+static void misses(const char *what, char *p, size_t from, long long least, long long most)
+{
+    control("drop");
+    long long before = stat_of("cache", "read_pages");
+    for (size_t i = 0; i < 4; i++)
+        CHECK_EQ(load(p + (from + i * 97) * PAGE), (unsigned char)(from + i * 97 + 1));
+    long long read = stat_of("cache", "read_pages") - before;
+    if (read < least || read > most)
+        fprintf(stderr, "%s: %lld pages read\n", what, read);
+    CHECK(read >= least && read <= most);
+}
+
+/* What is read beside the pages that are touched. */
+static void test_random(void)
+{
+    enum { PAGES = 2000 };
+    int fd = make_file("random", PAGES);
+    char *p = attach(fd, PAGES);
+    control("set fault_around=1");
+    misses("without advice", p, 600, 40, 4 * 64);
+    CHECK_EQ(folio_madvise(p, 1000 * PAGE, MADV_RANDOM), 0);
+    misses("random", p, 600, 4, 4);
+    misses("behind the advised part", p, 1200, 40, 4 * 64);
+    CHECK_EQ(folio_madvise(p + 1000 * PAGE, 1000 * PAGE, MADV_RANDOM), 0);
+    misses("random, both parts", p, 600, 4, 4);
+    misses("random, both parts", p, 1200, 4, 4);
+    CHECK_EQ(folio_munmap(p, PAGE), 0); /* the rest keeps it */
+    misses("random, cut", p, 600, 4, 4);
+    CHECK_EQ(folio_madvise(p + PAGE, (PAGES - 1) * PAGE, MADV_NORMAL), 0);
+    misses("normal again", p, 600, 40, 4 * 64);
+    control("set fault_around=16");
+    CHECK_EQ(folio_munmap(p + PAGE, (PAGES - 1) * PAGE), 0);
+    close(fd);
+}
+
 static void test_advice(void)
 {
     int fd = make_file("advice", 64);
@@ -1029,6 +1064,7 @@ static const struct test {
     { "read_only", test_read_only, false },
     { "private", test_private, false },
     { "parts", test_parts, false },
+    { "random", test_random, false },
     { "advice", test_advice, false },
     { "fork", test_fork, false },
     { "exec", test_exec, false },
