@@ -29,6 +29,7 @@
 #ifndef FOLIO_CACHE_LIBFOLIO_H
 #define FOLIO_CACHE_LIBFOLIO_H
 
+#include <sys/resource.h>
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -178,6 +179,11 @@ void conn_report(void);
 
 /* A copy, in the keeper's table, of what one of the program's threads has.   Returns it or -errno. */
 int attach_copy_descriptor(pid_t thread, int fd);
+
+/* For the keeper: raise the soft limit of descriptors to the hard one for as long as it takes to open some of its
+ * own.   Returns false: nothing to be restored. */
+bool attach_limit_raise(struct rlimit *before);
+void attach_limit_restore(const struct rlimit *before);
 
 struct attach_args {
     /* The program's descriptor: its thread, number and mount; or, thread 0, the one of a file. */

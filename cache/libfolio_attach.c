@@ -40,6 +40,27 @@ int attach_copy_descriptor(pid_t thread, int fd)
     return copy;
 }
 
+/* ---- descriptors ---------------------------------------------------------------------------------- */
+
+/* The keeper has descriptors of its own, one for each file, but the program's limit of them: which a program that
+ * maps files and closes them does not reach. */
+bool attach_limit_raise(struct rlimit *before)
+{
+    if (getrlimit(RLIMIT_NOFILE, before) != 0 || before->rlim_cur >= before->rlim_max)
+        return false;
+    struct rlimit raised = { .rlim_cur = before->rlim_max, .rlim_max = before->rlim_max };
+    return setrlimit(RLIMIT_NOFILE, &raised) == 0;
+}
+
+void attach_limit_restore(const struct rlimit *before)
+{
+    struct rlimit now;
+    /* Unless the program has set it meanwhile. */
+    if (getrlimit(RLIMIT_NOFILE, &now) == 0 && now.rlim_cur == before->rlim_max &&
+        now.rlim_max == before->rlim_max)
+        (void)setrlimit(RLIMIT_NOFILE, before);
+}
+
 /* ---- proofs --------------------------------------------------------------------------------------- */
 
 /* fd becomes part of a proof, or is closed since there is one like it, or on error. */
@@ -301,9 +322,8 @@ static int attach_file(struct client_file *file, const struct spot *spot, void *
     }
 }
 
-long attach_map(void *arg)
+static long attach_map_once(const struct attach_args *args)
 {
-    const struct attach_args *args = arg;
     const struct client_file *same = args->same_as;
     void *addr = NULL;
 
@@ -336,9 +356,19 @@ long attach_map(void *arg)
     return error ? error : (long)(intptr_t)addr;
 }
 
-long attach_again(void *arg)
+long attach_map(void *arg)
 {
-    struct client_range *range = arg;
+    struct rlimit limit;
+    long addr = attach_map_once(arg);
+    if (addr != -EMFILE || !attach_limit_raise(&limit))
+        return addr;
+    addr = attach_map_once(arg);
+    attach_limit_restore(&limit);
+    return addr;
+}
+
+static long attach_again_once(struct client_range *range)
+{
     struct client_file *file = range->file;
     struct spot spot = {
         .addr = (void *)range->start, // NOLINT(performance-no-int-to-ptr): it is where it was
@@ -360,6 +390,17 @@ long attach_again(void *arg)
         file->conn->files++;
     }
     return attach_at(file, &spot, &addr);
+}
+
+long attach_again(void *arg)
+{
+    struct rlimit limit;
+    long error = attach_again_once(arg);
+    if (error != -EMFILE || !attach_limit_raise(&limit))
+        return error;
+    error = attach_again_once(arg);
+    attach_limit_restore(&limit);
+    return error;
 }
 
 /* ---- the end ------------------------------------------------------------------------------------------- */

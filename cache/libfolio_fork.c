@@ -85,8 +85,12 @@ static long send_proofs(void *arg)
     struct client_proof *proof;
     int fds[BATCH], error = 0;
     unsigned count = 0;
+    struct rlimit limit;
+    bool raised = attach_limit_raise(&limit);
 
     int socket = attach_copy_descriptor(passing->thread, passing->socket);
+    if (raised)
+        attach_limit_restore(&limit);
     if (socket < 0)
         return socket;
     for (unsigned i = 0; !error && (proof = table_proof(i)) != NULL; i++) {
@@ -110,6 +114,8 @@ static long receive_proofs(void *unused)
     struct client_proof *proof;
     int fds[BATCH];
     unsigned count = 0, next = 0;
+    struct rlimit limit;
+    bool raised = attach_limit_raise(&limit);
 
     (void)unused;
     for (unsigned i = 0; (proof = table_proof(i)) != NULL; i++) {
@@ -121,6 +127,8 @@ static long receive_proofs(void *unused)
         }
         proof->fd = next < count ? fds[next++] : -1;
     }
+    if (raised)
+        attach_limit_restore(&limit);
     close(keeper_inherited());
     return 0;
 }

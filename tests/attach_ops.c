@@ -727,6 +727,47 @@ static void misses(const char *what, char *p, size_t from, long long least, long
 }
 
 /* What is read beside the pages that are touched. */
+#define FILES 300
+
+static char *of_file[FILES];
+
+static void child_of_files(int in, int out)
+{
+    (void)in;
+    (void)out;
+    for (size_t i = 0; i < FILES; i++)
+        CHECK_EQ(store(of_file[i] + 1, 'c'), 0);
+}
+
+/* A program that maps files and closes them has no more descriptors for it, and a low limit is none of files. */
+static void test_files(void)
+{
+    struct rlimit before, low;
+    char name[16];
+    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+    low = before;
+    low.rlim_cur = 100;
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+    for (int i = 0; i < FILES; i++) {
+        snprintf(name, sizeof name, "many%d", i);
+        int fd = make_file(name, 1);
+        of_file[i] = attach(fd, 1);
+        CHECK_EQ(store(of_file[i], 'f'), 0);
+        close(fd);
+    }
+    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &low), 0);
+    CHECK_EQ(low.rlim_cur, 100);
+    struct child c = start_child(child_of_files);
+    end_child(&c);
+    for (int i = 0; i < FILES; i++) {
+        CHECK_EQ(load(of_file[i] + 1), 'c');
+        CHECK_EQ(folio_munmap(of_file[i], PAGE), 0);
+        snprintf(name, sizeof name, "many%d", i);
+        unlink(name);
+    }
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+}
+
 static void test_random(void)
 {
     enum { PAGES = 2000 };
@@ -1064,6 +1105,7 @@ static const struct test {
     { "read_only", test_read_only, false },
     { "private", test_private, false },
     { "parts", test_parts, false },
+    { "files", test_files, false },
     { "random", test_random, false },
     { "advice", test_advice, false },
     { "fork", test_fork, false },
