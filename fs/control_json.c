@@ -178,6 +178,8 @@ static json_t *store_part(const struct store_stats *s, const struct store_space 
     put(o, "commits", s->commits);
     put(o, "commit_errors", s->commit_errors);
     put(o, "commit_ns", s->commit_ns);
+    put(o, "log_records", s->log_records);
+    put(o, "log_bytes", s->log_bytes);
     put(o, "records_written", s->records_written);
     put(o, "blocks_written", s->blocks_written);
     put(o, "blocks_deleted", s->blocks_deleted);

@@ -8,15 +8,15 @@
 #   FOLIO_SEED     repeats a run (as far as an interleaving can be repeated)
 #   FOLIO_PARTS    which of them: tmpfs ext4 xfs kernel kernel_1M direct direct_1M attached
 #                  attached_kernel mixed mixed_kernel full errors_kernel errors_direct errors_attached
-#                  memory_kernel memory_direct memory_attached memory_mixed
-#                  crash_kernel crash_direct crash_attached
+#                  errors_mixed memory_kernel memory_direct memory_attached memory_mixed
+#                  crash_kernel crash_direct crash_attached crash_mixed
 . "$(dirname -- "$0")/lib.sh"
 stress=$FOLIO_BIN/folio-stress
 [ -x "$stress" ] || fail "FOLIO_BIN=$FOLIO_BIN has no folio-stress"
 seconds=${FOLIO_SECONDS:-30}
 parts=${FOLIO_PARTS:-'tmpfs ext4 xfs kernel kernel_1M direct direct_1M attached attached_kernel mixed
-mixed_kernel full errors_kernel errors_direct errors_attached memory_kernel memory_direct memory_attached
-memory_mixed crash_kernel crash_direct crash_attached'}
+mixed_kernel full errors_kernel errors_direct errors_attached errors_mixed memory_kernel memory_direct
+memory_attached memory_mixed crash_kernel crash_direct crash_attached crash_mixed'}
 
 # --- several parts: each is a run of this script ------------------------------------------------
 
@@ -306,6 +306,7 @@ for part in $parts; do
     errors_attached)
         with_errors errors_attached cache=direct,cache_size=1M full 'reads writes commits' --attach
         ;;
+    errors_mixed) with_errors errors_mixed attach,cache=kernel fuse 'writes commits' --attach=mixed ;;
     memory_kernel) without_memory memory_kernel cache=kernel fuse ;;
     memory_direct)
         without_memory memory_direct cache=direct,cache_size=1M fuse-direct --without store,fork
@@ -315,6 +316,7 @@ for part in $parts; do
     crash_kernel) with_crashes crash_kernel cache=kernel,cache_size=1M fuse ;;
     crash_direct) with_crashes crash_direct cache=direct,cache_size=1M fuse-direct --stable ;;
     crash_attached) with_crashes crash_attached cache=direct,cache_size=1M,store_around=64 full --attach ;;
+    crash_mixed) with_crashes crash_mixed attach,cache=kernel fuse --attach=mixed ;;
     *) fail "there is no part $part" ;;
     esac
 done
