@@ -4,9 +4,12 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -410,6 +413,39 @@ Test(store_log, rules_for_commits_hold_for_it)
     struct store *c = crashed();
     cr_assert_eq(get_name(c, 1), 11);
     cr_assert_eq(get_name(c, 2), 22);
+    cr_assert_eq(store_close(c), 0);
+}
+
+/* What was acknowledged stays in the log while there is no room to put it into place. */
+Test(store_log, a_disk_without_room)
+{
+    struct stat st;
+    struct rlimit before, small;
+    struct store *c;
+    struct store_error error = { "" };
+    struct store_options o = { .read_only = false };
+    for (uint32_t i = 0; i < 60; i++)
+        write_block(i, (uint8_t)(i + 1));
+    sync_all();
+    cr_assert_eq(stats(s).commits, 0);
+    crash();
+    cr_assert_eq(truncate(copy, (off_t)stats(s).file_bytes), 0); /* without what was allocated ahead */
+    cr_assert_eq(stat(copy, &st), 0);
+    cr_assert_eq(getrlimit(RLIMIT_FSIZE, &before), 0);
+    small = (struct rlimit){ .rlim_cur = (rlim_t)st.st_size, .rlim_max = before.rlim_max };
+    cr_assert_neq(signal(SIGXFSZ, SIG_IGN), SIG_ERR);
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &small), 0);
+    cr_assert_lt(store_open(copy, &o, &c, &error), 0);
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &before), 0);
+    cr_assert_not_null(strstr(error.text, "in its log cannot be put into place"), "%s", error.text);
+    o.read_only = true;
+    c = open_with(copy, o);
+    cr_assert_eq(read_block(c, 59), 60);
+    cr_assert_eq(store_close(c), 0);
+    o.read_only = false;
+    c = open_with(copy, o);
+    for (uint32_t i = 0; i < 60; i++)
+        cr_expect_eq(read_block(c, i), i + 1);
     cr_assert_eq(store_close(c), 0);
 }
 
