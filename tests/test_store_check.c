@@ -961,6 +961,30 @@ Test(check, superblock_missing_damaged_newer)
     EXPECT_REPAIRED(broken, "superblock: missing !");
 }
 
+Test(check, log_missing_or_without_a_tail)
+{
+    struct super_record r = { .format_version = FORMAT_VERSION,
+                              .block_size = BLOCK_SIZE,
+                              .capacity = MIN_CAPACITY,
+                              .features = FEATURE_LOG };
+    uint8_t buf[SUPER_BYTES];
+    struct key key, tail;
+    key_super(&key);
+    key_log_tail(&tail);
+    put(broken, &key, buf, super_encode(&r, buf));
+    put_number(broken, &tail, 0);
+    EXPECT_REPAIRED(broken, "the log: missing !");
+    volume_begin(broken);
+    cr_assert_eq(lmdb_put_log(broken->l, 1 << 20), 0);
+    del(broken, &tail);
+    EXPECT_REPAIRED(broken, "the log: where it begins is not recorded !");
+    volume_begin(broken);
+    put_number(broken, &tail, 4096);
+    volume_commit(broken);
+    check(broken, false);
+    cr_expect_eq(broken->nr_lines, 0u, "a log with nothing in it");
+}
+
 Test(check, missing_root_is_told_and_nothing_is_thrown_away)
 {
     struct key key;
