@@ -379,7 +379,8 @@ int page_call_while_gone(struct address_space *m, uint32_t index, int (*work)(vo
 void vma_advise(struct vm_area *vma, uint32_t first, uint32_t count, enum ra_advice advice)
 {
     uint64_t old = atomic_load(&vma->advised);
-    uint32_t last = first + (count - 1), old_first = (uint32_t)(old >> 32), old_last = (uint32_t)old;
+    uint32_t last = first + (count - 1), old_first = (uint32_t)(old >> 32),
+             old_last = (uint32_t)old;
     bool adjoin = first <= (uint64_t)old_last + 1 && old_first <= (uint64_t)last + 1;
     if (atomic_load(&vma->advice) == (int)advice && adjoin) {
         first = old_first < first ? old_first : first;

@@ -171,8 +171,8 @@ static bool is_absent(int err)
  * existing file's place (after a crash the name must not stand for less than either): its number,
  * or 0. Renaming to a new name promises nothing about content.
  * Returns 0, or an error of looking that up; what is not there the rename itself will find. */
-static int rename_needs(struct inode *olddir, const char *oldname,
-                        struct inode *newdir, const char *newname, uint64_t *ino)
+static int rename_needs(struct inode *olddir, const char *oldname, struct inode *newdir,
+                        const char *newname, uint64_t *ino)
 {
     struct inode *from, *over;
     *ino = 0;

@@ -108,8 +108,8 @@ struct check {
     uint64_t counter; /* as recorded */
     uint64_t highest; /* number in use */
     bool have_super, have_counter;
-    uint64_t features;       /* the superblock's */
-    struct log_place log;    /* the log's ring; bytes 0: none */
+    uint64_t features;    /* the superblock's */
+    struct log_place log; /* the log's ring; bytes 0: none */
     uint64_t log_tail;
     bool have_log_tail;
     uint64_t last_id; /* the block before */

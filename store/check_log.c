@@ -26,7 +26,8 @@ void check_log(struct check *c)
     c->summary.log_damaged = found.damaged;
     if (found.changes > 0)
         check_find(c, CHECK_NOTE, false,
-                   "%" PRIu64 " changes wait in the log: mounting, or a repair, puts them into place",
+                   "%" PRIu64
+                   " changes wait in the log: mounting, or a repair, puts them into place",
                    found.changes);
     if (found.damaged)
         check_find(c, CHECK_LOG, true,

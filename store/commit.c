@@ -8,7 +8,7 @@
 
 #define RETRY_FIRST_MS 100u /* back-off after a failed commit: doubles */
 #define RETRY_MOST_MS  10000u
-#define GATHER_SHARE   2u /* a sync waits for others at most a half of the last one's time, */
+#define GATHER_SHARE   2u      /* a sync waits for others at most a half of the last one's time, */
 #define GATHER_MOST_NS 500000u /* and at most so long */
 #define COMMIT_TRIES   12u     /* failures in a row (a minute) after which the store is read-only */
 

@@ -21,8 +21,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PAGES_DEPTH_MAX 32u        /* LMDB's CURSOR_STACK */
-#define PAGES_VALUE_MAX (1u << 17) /* bytes: longer values, but for the log's, are reported, not read */
+#define PAGES_DEPTH_MAX 32u /* LMDB's CURSOR_STACK */
+#define PAGES_VALUE_MAX \
+    (1u << 17) /* bytes: longer values, but for the log's, are reported, not read */
 
 enum pages_finding {
     PAGES_DAMAGE, /* LMDB may fail or crash on this */

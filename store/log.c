@@ -17,7 +17,6 @@
 #define RECORD_MOST    ((size_t)256 << 10) /* more than that is better committed */
 #define RECORD_SHARE   4u                  /* of the ring, at most */
 #define HEADER_BYTES   64u
-#define MAGIC          "FolioLg1"
 #define MAGIC_BYTES    8u
 #define CRC_AT         8u /* of the header behind it */
 #define PAYLOAD_CRC_AT 12u
@@ -26,6 +25,8 @@
 #define LEN_AT         32u /* bytes of payload */
 #define NR_AT          36u /* changes in it */
 #define ESCAPED_AT     40u /* a bit for each block of the record, 64 at most */
+
+static const uint8_t magic[MAGIC_BYTES] = { 'F', 'o', 'l', 'i', 'o', 'L', 'g', '1' };
 
 enum change_type { PUT_RECORD = 1, DEL_RECORD = 2, PUT_BLOCK = 3, DEL_BLOCK = 4 };
 
@@ -132,7 +133,7 @@ static uint64_t escape(uint8_t *record, size_t len)
 {
     uint64_t escaped = 0;
     for (size_t at = LOG_BLOCK_BYTES; at < len; at += LOG_BLOCK_BYTES) {
-        if (memcmp(record + at, MAGIC, MAGIC_BYTES) != 0)
+        if (memcmp(record + at, magic, sizeof magic) != 0)
             continue;
         memset(record + at, 0, MAGIC_BYTES);
         escaped |= (uint64_t)1 << at / LOG_BLOCK_BYTES;
@@ -144,7 +145,7 @@ static void unescape(uint8_t *record, uint64_t escaped)
 {
     for (unsigned i = 1; i < 64; i++)
         if (escaped >> i & 1)
-            memcpy(record + (size_t)i * LOG_BLOCK_BYTES, MAGIC, MAGIC_BYTES);
+            memcpy(record + (size_t)i * LOG_BLOCK_BYTES, magic, sizeof magic);
 }
 
 void log_take(struct log *log, struct txn *t)
@@ -168,7 +169,7 @@ void log_take(struct log *log, struct txn *t)
     log->len = len;
     memset(log->record, 0, HEADER_BYTES);
     memset(p, 0, (size_t)(log->record + len - p));
-    memcpy(log->record, MAGIC, MAGIC_BYTES);
+    memcpy(log->record, magic, sizeof magic);
     put_le64(log->record + POSITION_AT, log->position);
     put_le64(log->record + LAST_AT, log->last);
     put_le32(log->record + LEN_AT, (uint32_t)(p - start));
@@ -212,7 +213,7 @@ struct reader {
 static uint8_t *header_at(const struct reader *r, uint64_t position)
 {
     uint8_t *p = r->ring + position % r->bytes;
-    if (memcmp(p, MAGIC, MAGIC_BYTES) != 0 || get_le64(p + POSITION_AT) != position ||
+    if (memcmp(p, magic, sizeof magic) != 0 || get_le64(p + POSITION_AT) != position ||
         get_le32(p + CRC_AT) != crc32c(0, p + PAYLOAD_CRC_AT, HEADER_BYTES - PAYLOAD_CRC_AT))
         return NULL;
     uint64_t len = HEADER_BYTES + (uint64_t)get_le32(p + LEN_AT);
@@ -351,8 +352,8 @@ static int read_records(struct reader *r)
 static int read_ring(const struct log_place *place, uint8_t *ring)
 {
     for (uint64_t done = 0; done < place->bytes;) {
-        ssize_t n = pread(place->fd, ring + done, place->bytes - done,
-                          (off_t)(place->offset + done));
+        ssize_t n =
+            pread(place->fd, ring + done, place->bytes - done, (off_t)(place->offset + done));
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)

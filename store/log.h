@@ -74,9 +74,9 @@ void log_fail(struct log *log, struct txn *t, bool for_good);
 
 /* What reading a log found. */
 struct log_found {
-    uint64_t head, last;     /* as of struct log */
+    uint64_t head, last; /* as of struct log */
     uint64_t records, changes;
-    bool damaged;            /* there are records behind it that cannot be reached */
+    bool damaged; /* there are records behind it that cannot be reached */
 };
 
 /* Read the records behind the tail. Their changes go into t, which others do not know yet, as changes that are

@@ -34,12 +34,13 @@ enum key_type {
     KEY_LINK = 'L',    /* inode                                  -> target of a symbolic link */
     KEY_BLOCKS = 'N',  /* data id                                -> blocks it has */
     KEY_ORPHAN = 'O',  /* inode                                  -> (empty) to be deleted */
-    KEY_LOG_TAIL = 'P', /* -                                     -> position: what is needed of the log */
-    KEY_LOG = 'R',     /* -                                      -> the ring: see log.h, no envelope */
-    KEY_SUPER = 'S',   /* -                                      -> struct super_record */
-    KEY_TRIM = 'T',    /* data id, from, to                      -> (empty) blocks to be deleted */
-    KEY_XATTR = 'X',   /* inode, name                            -> value */
-    KEY_INODE = 'i',   /* inode                                  -> struct inode_record */
+    KEY_LOG_TAIL =
+        'P', /* -                                     -> position: what is needed of the log */
+    KEY_LOG = 'R', /* -                                      -> the ring: see log.h, no envelope */
+    KEY_SUPER = 'S', /* -                                      -> struct super_record */
+    KEY_TRIM = 'T',  /* data id, from, to                      -> (empty) blocks to be deleted */
+    KEY_XATTR = 'X', /* inode, name                            -> value */
+    KEY_INODE = 'i', /* inode                                  -> struct inode_record */
 };
 
 void key_super(struct key *k);

@@ -67,10 +67,11 @@ static int read_log(struct store *s, const char *path, bool cut, struct store_er
     if (err != 0)
         return err == -ENOENT ? -EIO : err;
     if (found.damaged && !cut)
-        return store_fail(error, -EIO,
-                          "%s: its log is damaged, in which changes wait that were reported durable; "
-                          "fsck.foliofs takes those that can be read, -o ro shows them",
-                          path);
+        return store_fail(
+            error, -EIO,
+            "%s: its log is damaged, in which changes wait that were reported durable; "
+            "fsck.foliofs takes those that can be read, -o ro shows them",
+            path);
     /* A round later the same place has a position that none of the others has. */
     s->log->head = found.head + (found.damaged ? place.bytes : 0);
     s->log->last = found.last;
@@ -98,10 +99,11 @@ static int commit_log(struct store *s, const char *path, struct store_error *err
     s->running->nr_new = s->running->nr_data; /* at most */
     int err = commit_loaded(s);
     return err == 0 ? 0
-                    : store_fail(error, err,
-                                 "%s: the changes that wait in its log cannot be put into place: %s; see "
-                                 "the room and the health of its disk, or mount it with -o ro",
-                                 path, strerror(-err));
+                    : store_fail(
+                          error, err,
+                          "%s: the changes that wait in its log cannot be put into place: %s; see "
+                          "the room and the health of its disk, or mount it with -o ro",
+                          path, strerror(-err));
 }
 
 static int load(struct store *s, const char *path, const struct store_options *o,

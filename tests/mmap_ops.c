@@ -901,7 +901,8 @@ static void race_write_and_look(int fd, unsigned random)
     char buf[FREE_BYTES], got[FREE_BYTES];
     off_t at = (off_t)(random % RACE_PAGES) * PAGE + PAGE - FREE_BYTES;
     memset(buf, (int)(random >> 20), sizeof buf);
-    if (pwrite(fd, buf, sizeof buf, at) != sizeof buf || pread(fd, got, sizeof got, at) != sizeof got)
+    if (pwrite(fd, buf, sizeof buf, at) != sizeof buf ||
+        pread(fd, got, sizeof got, at) != sizeof got)
         die("pwrite and pread beside stores");
     if (memcmp(buf, got, sizeof buf) != 0)
         snprintf(shared->why, sizeof shared->why, "page %u: written %d, found %d",
@@ -910,7 +911,8 @@ static void race_write_and_look(int fd, unsigned random)
 /* Likewise parts of pages, from another page. */
 static void race_copy(int fd, unsigned random)
 {
-    unsigned to = random % RACE_PAGES, from = (to + 1 + (random >> 8) % (RACE_PAGES - 1)) % RACE_PAGES;
+    unsigned to = random % RACE_PAGES,
+             from = (to + 1 + (random >> 8) % (RACE_PAGES - 1)) % RACE_PAGES;
     off_t at = FREE_BYTES + (random >> 16) % (PAGE - FREE_BYTES), in = from * PAGE + at,
           out = to * PAGE + at;
     if (copy_file_range(fd, &in, fd, &out, (size_t)(PAGE - at), 0) != PAGE - at)

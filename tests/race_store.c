@@ -127,7 +127,8 @@ _Noreturn static void child(void)
     pthread_t thread;
     open_store();
     for (uintptr_t i = 0; i < THREADS; i++)
-        if (pthread_create(&thread, NULL, worker, (void *)i) != 0) // NOLINT(performance-no-int-to-ptr)
+        if (pthread_create(&thread, NULL, worker, (void *)i) !=
+            0) // NOLINT(performance-no-int-to-ptr)
             die("pthread_create");
     committer(NULL);
     _exit(1);

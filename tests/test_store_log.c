@@ -429,7 +429,8 @@ Test(store_log, a_disk_without_room)
     sync_all();
     cr_assert_eq(stats(s).commits, 0);
     crash();
-    cr_assert_eq(truncate(copy, (off_t)stats(s).file_bytes), 0); /* without what was allocated ahead */
+    cr_assert_eq(truncate(copy, (off_t)stats(s).file_bytes),
+                 0); /* without what was allocated ahead */
     cr_assert_eq(stat(copy, &st), 0);
     cr_assert_eq(getrlimit(RLIMIT_FSIZE, &before), 0);
     small = (struct rlimit){ .rlim_cur = (rlim_t)st.st_size, .rlim_max = before.rlim_max };
@@ -500,7 +501,8 @@ Test(store_log, a_damaged_record)
         cr_assert_eq(store_close(c), 0);
     }
     crash();
-    flip(position[0], 70); /* nothing is left: there is nothing to commit but where the log begins */
+    flip(position[0],
+         70); /* nothing is left: there is nothing to commit but where the log begins */
     c = open_with(copy, (struct store_options){ .cut_log = true });
     cr_assert_eq(get_name(c, 0), -1);
     cr_assert_eq(store_close(c), 0);

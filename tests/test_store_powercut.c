@@ -129,9 +129,9 @@ int ftruncate(int fd, off_t len)
 
 /* ---- the load, and what is true after each sync -------------------------------------------- */
 
-#define NAMES   40u
-#define BLOCKS  120u
-#define SYNCS   160u
+#define NAMES  40u
+#define BLOCKS 120u
+#define SYNCS  160u
 
 struct state {
     int names[NAMES];             /* -1: absent */
@@ -332,8 +332,8 @@ static void check_image(size_t cut)
     bool ok = same_names(s, &states[last]) && same_blocks(s, &states[last]);
     if (!ok && last < SYNCS && states[last + 1].started <= cut)
         ok = same_names(s, &states[last + 1]) && same_blocks(s, &states[last + 1]);
-    cr_assert(ok, "cut at %zu of %zu, after sync %u: neither that state nor the next", cut,
-              nr_ops, last);
+    cr_assert(ok, "cut at %zu of %zu, after sync %u: neither that state nor the next", cut, nr_ops,
+              last);
     cr_assert_eq(store_close(s), 0);
 }
 
