@@ -53,6 +53,8 @@ static int receive(int sock, struct attach_request *rq, int *fd)
                 close(one);
         }
     }
+    if (*fd < 0 && (msg.msg_flags & MSG_CTRUNC))
+        *fd = -EMFILE; /* of ours */
     if (n == (ssize_t)sizeof *rq && !(msg.msg_flags & MSG_TRUNC) && rq->version == ATTACH_VERSION)
         return 0;
     if (*fd >= 0)
@@ -115,6 +117,8 @@ static bool features_agreed(int fd)
 /* Keeps the descriptor when it returns 0. */
 static int do_hello(struct attach_client *c, int fd)
 {
+    if (fd == -EMFILE)
+        return -EMFILE;
     if (c->uffd >= 0 || fd < 0 || !is_userfaultfd(fd) || !features_agreed(fd))
         return -EINVAL;
     c->uffd = fd;
@@ -131,7 +135,7 @@ static int do_open(struct attach_client *c, const struct attach_request *rq, int
     while (slot < ATTACH_OPENS_MOST && c->opens[slot] != NULL)
         slot++;
     if (fd < 0)
-        return -EBADF;
+        return fd == -EMFILE ? -EMFILE : -EBADF;
     if (slot == ATTACH_OPENS_MOST)
         return -ENOMEM;
     struct attach_open *open = calloc(1, sizeof *open);

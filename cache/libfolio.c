@@ -134,8 +134,8 @@ static long attach(struct attach_args *args)
         got = keeper_start(-1);
     if (got == 0)
         got = keeper_run(attach_map, args);
-    if (got < 0)
-        conn_report();
+    if (got < 0 && got > -(long)CLIENT_PAGE)
+        conn_say("a mapping is not attached", (int)-got);
     door_leave();
     return got;
 }
@@ -553,7 +553,7 @@ FOLIO_EXPORT void *folio_mremap(void *addr, size_t old_length, size_t new_length
     int error = 0;
 
     fork_check();
-    bool attached = table_touches(addr, page_up(old_length));
+    bool attached = table_touches(addr, page_up(old_length > 0 ? old_length : 1));
     bool over = (flags & MREMAP_FIXED) && table_touches(new_addr, page_up(new_length));
     if (!attached && !over)
         return sys_mremap(addr, old_length, new_length, flags, new_addr);

@@ -63,6 +63,13 @@ void attach_limit_restore(const struct rlimit *before)
 
 /* ---- proofs --------------------------------------------------------------------------------------- */
 
+/* Are both of one open? It holds flock(2)s, and mappings hold it. (Where the kernel does not tell, as good as.) */
+static bool same_open(int a, int b)
+{
+    pid_t self = (pid_t)syscall(SYS_gettid);
+    return syscall(SYS_kcmp, self, self, 0 /* KCMP_FILE */, a, b) <= 0;
+}
+
 /* fd becomes part of a proof, or is closed since there is one like it, or on error. */
 static int get_proof(int fd, struct client_proof **out)
 {
@@ -75,7 +82,8 @@ static int get_proof(int fd, struct client_proof **out)
     struct client_proof *proof = NULL;
 
     for (unsigned i = 0; !error && (proof = table_proof(i)) != NULL; i++) {
-        if (!proof->files || proof->ino != stat.stx_ino || proof->dev != dev || proof->mode != mode)
+        if (!proof->files || proof->ino != stat.stx_ino || proof->dev != dev ||
+            proof->mode != mode || !same_open(fd, proof->fd))
             continue;
         close(fd);
         proof->files++;

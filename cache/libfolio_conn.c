@@ -142,6 +142,14 @@ static int open_device(void)
     return fd;
 }
 
+static _Atomic bool whole; /* not only the program's own faults */
+
+FOLIO_EXPORT void folio_whole_tracking(void)
+{
+    const char *own = getenv("FOLIO_OWN_FAULTS");
+    atomic_store(&whole, !own || strcmp(own, "1") != 0);
+}
+
 /* Faults inside system calls too, if that is allowed at all; else those of the program only.
  * Returns the descriptor or -errno. */
 static int new_userfaultfd(void)
@@ -150,7 +158,7 @@ static int new_userfaultfd(void)
 
     if (fd < 0 && errno == EPERM)
         fd = open_device();
-    if (fd < 0)
+    if (fd < 0 && !atomic_load(&whole))
         fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
     if (fd >= 0)
         return fd;

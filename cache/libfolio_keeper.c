@@ -22,6 +22,7 @@
 
 static pthread_mutex_t door = PTHREAD_MUTEX_INITIALIZER;
 static int door_cancel_state; /* of who holds it */
+static sigset_t door_signals; /* likewise */
 
 static struct {
     bool runs; /* door */
@@ -32,20 +33,30 @@ static struct {
     int empty, inherited, epoll;
 } keeper;
 
+/* No handler runs in between: it may fork, or map. Those of its own faults do. */
 void door_enter(void)
 {
+    static const int faults[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGABRT };
+    sigset_t others, before;
     int state;
 
+    sigfillset(&others);
+    for (unsigned i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
+        sigdelset(&others, faults[i]);
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+    pthread_sigmask(SIG_BLOCK, &others, &before);
     pthread_mutex_lock(&door);
     door_cancel_state = state;
+    door_signals = before;
 }
 
 void door_leave(void)
 {
     int state = door_cancel_state;
+    sigset_t before = door_signals;
 
     pthread_mutex_unlock(&door);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_setcancelstate(state, NULL);
 }
 

@@ -3,7 +3,8 @@
  *     LD_PRELOAD=libfolio-preload.so sqlite3 /mnt/folio/db
  *
  * MAP_SHARED mappings of files on mounts that offer attaching are attached; all else, and these where
- * userfaultfd is not allowed, are the kernel's. Before the constructor has run (allocators map early)
+ * it cannot be done, are the kernel's. (Not where the process has attached some before: it must not store through
+ * both.) Before the constructor has run (allocators map early)
  * there is nothing attached, and the system calls are made directly. */
 #undef _FILE_OFFSET_BITS /* or mmap below would be called mmap64; off_t has 64 bits anyway */
 #include "cache/folio.h"
@@ -21,6 +22,7 @@ static struct {
     int (*madvise)(void *addr, size_t length, int advice);
     int (*mincore)(void *addr, size_t length, unsigned char *vec);
     int (*mprotect)(void *addr, size_t length, int prot);
+    int (*remap_file_pages)(void *addr, size_t length, int prot, size_t pgoff, int flags);
 } next;
 
 /* dlsym may allocate, and so map, in the middle: each is either NULL or right. */
@@ -33,6 +35,14 @@ __attribute__((constructor)) static void find_next(void)
     *(void **)&next.madvise = dlsym(RTLD_NEXT, "madvise");
     *(void **)&next.mincore = dlsym(RTLD_NEXT, "mincore");
     *(void **)&next.mprotect = dlsym(RTLD_NEXT, "mprotect");
+    *(void **)&next.remap_file_pages = dlsym(RTLD_NEXT, "remap_file_pages");
+    folio_whole_tracking(); /* a program that knows nothing of us hands what it maps to system calls */
+}
+
+/* What folio_mmap() failed with: is the kernel's mapping as good? */
+static bool may_be_plain(int error)
+{
+    return error == EOPNOTSUPP || error == EPERM || !folio_attached(NULL, SIZE_MAX);
 }
 
 static void *mmap_next(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
@@ -51,7 +61,7 @@ FOLIO_EXPORT void *mmap(void *addr, size_t length, int prot, int flags, int fd, 
         (type == MAP_SHARED || type == MAP_SHARED_VALIDATE)) {
         int before = errno;
         void *mapped = folio_mmap(addr, length, prot, flags, fd, offset);
-        if (mapped != MAP_FAILED || (errno != EOPNOTSUPP && errno != EPERM))
+        if (mapped != MAP_FAILED || !may_be_plain(errno))
             return mapped;
         errno = before;
     }
@@ -78,7 +88,7 @@ FOLIO_EXPORT void *mremap(void *addr, size_t old_length, size_t new_length, int 
         new_addr = va_arg(rest, void *);
         va_end(rest);
     }
-    if (folio_attached(addr, page_up(old_length)) ||
+    if (folio_attached(addr, page_up(old_length > 0 ? old_length : 1)) ||
         ((flags & MREMAP_FIXED) && folio_attached(new_addr, page_up(new_length))))
         return folio_mremap(addr, old_length, new_length, flags, new_addr);
     return next.mremap ? next.mremap(addr, old_length, new_length, flags, new_addr)
@@ -124,4 +134,16 @@ FOLIO_EXPORT int mprotect(void *addr, size_t length, int prot)
     if (folio_attached(addr, page_up(length)))
         return folio_mprotect(addr, length, prot);
     return next.mprotect ? next.mprotect(addr, length, prot) : sys_mprotect(addr, length, prot);
+}
+
+/* Linux maps anew for it, which nobody would track. */
+FOLIO_EXPORT int remap_file_pages(void *addr, size_t length, int prot, size_t pgoff, int flags)
+{
+    if (folio_attached(addr, page_up(length))) {
+        errno = EINVAL;
+        return -1;
+    }
+    return next.remap_file_pages
+               ? next.remap_file_pages(addr, length, prot, pgoff, flags)
+               : (int)syscall(SYS_remap_file_pages, addr, length, prot, pgoff, flags);
 }

@@ -80,11 +80,19 @@ static int fork_child(struct daemon_state *d)
 /* Each attached file takes two descriptors, each client three, each ring one. */
 static void raise_descriptor_limit(void)
 {
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        (void)setrlimit(RLIMIT_NOFILE, &limit);
-    }
+    struct rlimit limit, most = { 0 };
+    unsigned long nr_open = 0;
+    FILE *f = fopen("/proc/sys/fs/nr_open", "re");
+    if (f != NULL && fscanf(f, "%lu", &nr_open) == 1)
+        most.rlim_cur = most.rlim_max = nr_open;
+    if (f != NULL)
+        (void)fclose(f);
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return;
+    if (most.rlim_max > limit.rlim_max && setrlimit(RLIMIT_NOFILE, &most) == 0)
+        return; /* root may */
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 int daemon_start(struct daemon_state *d, bool foreground)

@@ -166,8 +166,8 @@ static void repair_log(const struct fsck *f)
     struct store *s;
 
     r->error = store_open(f->options.volume, &o, &s, &r->why);
-    if (r->error == 0)
-        r->error = store_close(s);
+    if (r->error == 0 && (r->error = store_close(s)) != 0)
+        snprintf(r->why.text, sizeof r->why.text, "the log: %s", strerror(-r->error));
     r->repaired = r->error == 0;
     r->corrected = r->summary.log_damaged;
 }

@@ -148,6 +148,19 @@ static struct fs_options make_fs_options(const struct program *p)
     };
 }
 
+/* Only a read-only mount goes on without it. */
+static void warn_of_log(const struct program *p)
+{
+    struct store_stats st;
+    store_stats(p->fs->store, &st);
+    if (st.log_cut)
+        fprintf(
+            stderr,
+            "foliofs: %s: its log is damaged: changes that were reported durable are missing here; "
+            "fsck.foliofs -n says more\n",
+            p->volume);
+}
+
 static int open_volume(struct program *p, struct store_error *error)
 {
     struct fs_options o = make_fs_options(p);
@@ -156,6 +169,8 @@ static int open_volume(struct program *p, struct store_error *error)
     do
         err = fs_mount(p->volume, &o, &p->fs, error);
     while (err == -EBUSY && busy_wait(p->volume, &tries));
+    if (err == 0)
+        warn_of_log(p);
     return err;
 }
 

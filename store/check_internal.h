@@ -109,6 +109,7 @@ struct check {
     uint64_t highest; /* number in use */
     bool have_super, have_counter;
     uint64_t features;    /* the superblock's */
+    uint64_t capacity;    /* likewise */
     struct log_place log; /* the log's ring; bytes 0: none */
     uint64_t log_tail;
     bool have_log_tail;

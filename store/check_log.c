@@ -9,18 +9,14 @@ void check_log(struct check *c)
 
     if ((c->features & FEATURE_LOG) == 0)
         return;
-    if (c->log.bytes == 0 || !c->have_log_tail) {
+    if (c->log.bytes == 0 || c->log.bytes != log_bytes_for(c->capacity)) {
         check_find(c, CHECK_LOG, false, "the log: %s",
-                   c->log.bytes == 0 ? "missing" : "where it begins is not recorded");
+                   c->log.bytes == 0 ? "missing" : "not as long as it was made");
         return;
     }
     c->log.fd = c->fd;
-    int err = log_read(&c->log, c->log_tail, NULL, &found);
-    if (err == -ENOMEM)
-        c->error = err;
-    else if (err != 0)
-        check_find(c, CHECK_LOG, false, "the log: cannot be read");
-    if (err != 0)
+    c->error = log_read(&c->log, c->have_log_tail ? c->log_tail : LOG_NONE, NULL, &found);
+    if (c->error != 0)
         return;
     c->summary.log_changes = found.changes;
     c->summary.log_damaged = found.damaged;
@@ -29,8 +25,12 @@ void check_log(struct check *c)
                    "%" PRIu64
                    " changes wait in the log: mounting, or a repair, puts them into place",
                    found.changes);
-    if (found.damaged)
+    if (!c->have_log_tail)
         check_find(c, CHECK_LOG, true,
-                   "the log: damaged at position %" PRIu64 "; what fsync reported after it is lost",
-                   found.head);
+                   "the log: where it begins is not recorded; what waits in it is lost");
+    else if (found.damaged)
+        check_find(c, CHECK_LOG, true,
+                   "the log: damaged behind %" PRIu64
+                   " records; what fsync reported after them is lost",
+                   found.records);
 }

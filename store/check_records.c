@@ -175,6 +175,7 @@ static void see_super(struct check *c, const uint8_t *payload, size_t len, bool 
 
     c->have_super = true;
     c->features = err == 0 ? r.features : 0;
+    c->capacity = err == 0 ? r.capacity : 0;
     if (err == -EPROTONOSUPPORT)
         check_find(c, CHECK_SUPER, false,
                    "superblock: format %u with features %#" PRIx64 " needs a newer fsck.foliofs",
@@ -208,35 +209,6 @@ static void see_attached(struct check *c, const struct key *key, uint16_t flag, 
         check_del(c, key);
     else if (flag == I_ORPHAN)
         check_put(c, key, NULL, 0); /* it says nothing but its key; removed later if wrong */
-}
-
-/* Is the key as long as its type wants it, and are its numbers used? */
-static bool key_sane(const struct key *k)
-{
-    size_t number = 1 + sizeof(uint64_t);
-
-    switch ((enum key_type)k->bytes[0]) {
-    case KEY_SUPER:
-    case KEY_COUNTER:
-    case KEY_LOG:
-    case KEY_LOG_TAIL:
-        return k->len == 1;
-    case KEY_BLOCK:
-        return k->len == BLOCK_KEY_BYTES;
-    case KEY_INODE:
-    case KEY_LINK:
-    case KEY_BLOCKS:
-    case KEY_ORPHAN:
-        return k->len == number && key_u64(k, 0) != 0;
-    case KEY_COOKIE:
-        return k->len == number + 8 && key_u64(k, 0) != 0;
-    case KEY_TRIM:
-        return k->len == number + 16 && key_u64(k, 0) != 0;
-    case KEY_DIRENT:
-    case KEY_XATTR:
-        return k->len > number && k->len <= number + NAME_MAX_BYTES && key_u64(k, 0) != 0;
-    }
-    return false;
 }
 
 static void see_log(struct check *c, const struct pages_entry *e)
@@ -317,7 +289,7 @@ void check_record(void *ctx, const struct pages_entry *e)
 
     if (c->error != 0)
         return;
-    if (check_key(e, &key) && key_sane(&key)) {
+    if (check_key(e, &key) && key_is_sane(&key)) {
         see_record(c, e, &key);
         return;
     }

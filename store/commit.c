@@ -287,7 +287,7 @@ static int store_sync_to(struct store *s, uint64_t tid, bool by_log)
     pthread_mutex_lock(&s->lock);
     if (tid > s->running->tid)
         tid = s->running->tid;
-    if (tid == s->running->tid)
+    if (tid == s->running->tid && !(by_log ? is_durable(s, tid) : is_committed(s, tid)))
         s->waiting++;
     int err = sync_locked(s, tid, by_log);
     pthread_mutex_unlock(&s->lock);

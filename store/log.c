@@ -43,9 +43,11 @@ uint64_t log_bytes_for(uint64_t capacity)
     return bytes < RING_MOST ? bytes : RING_MOST;
 }
 
+/* Whole blocks: a record is padded to them. */
 static size_t record_most(uint64_t ring)
 {
-    return ring / RECORD_SHARE < RECORD_MOST ? (size_t)(ring / RECORD_SHARE) : RECORD_MOST;
+    uint64_t most = ring / RECORD_SHARE / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES;
+    return most < RECORD_MOST ? (size_t)most : RECORD_MOST;
 }
 
 struct log *log_new(const struct log_place *place, uint64_t tail)
@@ -210,6 +212,14 @@ struct reader {
     struct log_found *found;
 };
 
+/* The blocks of a record of so many bytes that may be marked as escaped. */
+static uint64_t escapable(uint64_t len)
+{
+    uint64_t blocks = round_up(len, LOG_BLOCK_BYTES) / LOG_BLOCK_BYTES;
+    return blocks < 64 ? ((uint64_t)1 << blocks) - 1 : UINT64_MAX;
+}
+
+/* Of the record at the position, which is that of a block; NULL: there is none. */
 static uint8_t *header_at(const struct reader *r, uint64_t position)
 {
     uint8_t *p = r->ring + position % r->bytes;
@@ -217,7 +227,10 @@ static uint8_t *header_at(const struct reader *r, uint64_t position)
         get_le32(p + CRC_AT) != crc32c(0, p + PAYLOAD_CRC_AT, HEADER_BYTES - PAYLOAD_CRC_AT))
         return NULL;
     uint64_t len = HEADER_BYTES + (uint64_t)get_le32(p + LEN_AT);
-    return len <= RECORD_MOST && position % r->bytes + len <= r->bytes ? p : NULL;
+    return len <= record_most(r->bytes) && position % r->bytes + len <= r->bytes &&
+                   (get_le64(p + ESCAPED_AT) & ~escapable(len)) == 0
+               ? p
+               : NULL;
 }
 
 /* Does the record follow the one that was read last? */
@@ -257,7 +270,18 @@ static int add_record(struct txn *t, const uint8_t *p, uint16_t key_len, uint32_
     return 0;
 }
 
-/* Take one change from p.   Returns its bytes; -EUCLEAN: none of ours; -ENOMEM. */
+/* Those that updates write. */
+static bool is_loggable(const uint8_t *p, uint16_t key_len)
+{
+    struct key key = { .len = key_len };
+    if (key_len == 0 || key_len > KEY_MAX)
+        return false;
+    memcpy(key.bytes, p, key_len);
+    return key_is_sane(&key) && key.bytes[0] != KEY_BLOCK && key.bytes[0] != KEY_SUPER &&
+           key.bytes[0] != KEY_LOG && key.bytes[0] != KEY_LOG_TAIL;
+}
+
+/* Take one change from p (t NULL: only look).   Returns its bytes; -EUCLEAN: none of ours; -ENOMEM. */
 static ssize_t take_change(struct txn *t, const uint8_t *p, size_t left)
 {
     int err = 0;
@@ -275,7 +299,7 @@ static ssize_t take_change(struct txn *t, const uint8_t *p, size_t left)
         uint16_t key_len = (uint16_t)(p[1] | p[2] << 8);
         uint32_t value_len = get_le32(p + 3);
         len = 7 + (size_t)key_len + value_len;
-        if (key_len == 0 || key_len > KEY_MAX || value_len > VALUE_MAX || len > left)
+        if (len > left || value_len > VALUE_MAX || !is_loggable(p + 7, key_len))
             return -EUCLEAN;
         if (t != NULL)
             err = add_record(t, p + 7, key_len, value_len, p[0] == DEL_RECORD);
@@ -285,19 +309,18 @@ static ssize_t take_change(struct txn *t, const uint8_t *p, size_t left)
     return err != 0 ? err : (ssize_t)len;
 }
 
-static int take_changes(const struct reader *r, const uint8_t *header)
+static int take_changes(struct txn *t, const uint8_t *header)
 {
     const uint8_t *p = header + HEADER_BYTES;
     size_t left = get_le32(header + LEN_AT);
     for (uint32_t n = get_le32(header + NR_AT); n > 0; n--) {
-        ssize_t len = take_change(r->t, p, left);
+        ssize_t len = take_change(t, p, left);
         if (len < 0)
             return (int)len;
         p += len;
         left -= (size_t)len;
-        r->found->changes++;
     }
-    return 0;
+    return left == 0 ? 0 : -EUCLEAN;
 }
 
 static int take_record(const struct reader *r, uint8_t *header)
@@ -305,26 +328,30 @@ static int take_record(const struct reader *r, uint8_t *header)
     uint64_t position = get_le64(header + POSITION_AT);
     size_t len = (size_t)round_up(HEADER_BYTES + get_le32(header + LEN_AT), LOG_BLOCK_BYTES);
     unescape(header, get_le64(header + ESCAPED_AT));
-    int err = take_changes(r, header);
+    int err = take_changes(NULL, header); /* all of it, or nothing */
+    if (err == 0 && r->t != NULL)
+        err = take_changes(r->t, header);
     (void)escape(header, len); /* others look for headers */
     if (err != 0)
         return err;
+    r->found->changes += get_le32(header + NR_AT);
     r->found->last = position;
     r->found->head = position + len;
     r->found->records++;
     return 0;
 }
 
-/* Is there a record that can only have been written after one that is not there? Behind the last good one may be
- * that which was under way. */
-static bool more_behind(const struct reader *r, uint64_t here, uint64_t round)
+/* Is there a record that was written after one that should be here, or at the ring's next beginning, and is not? (A
+ * record that was under way when the power went names one before.) */
+static bool more_behind(const struct reader *r, uint64_t here)
 {
     for (uint64_t at = 0; at < r->bytes; at += LOG_BLOCK_BYTES) {
         uint64_t position = get_le64(r->ring + at + POSITION_AT);
         if (position < here || position >= here + r->bytes || position % r->bytes != at)
             continue;
         const uint8_t *header = header_at(r, position);
-        if (header != NULL && !((position == here || position == round) && follows(r, header)))
+        uint64_t last = header != NULL ? get_le64(header + LAST_AT) : LOG_NONE;
+        if (last != LOG_NONE && last >= here)
             return true;
     }
     return false;
@@ -338,7 +365,7 @@ static int read_records(struct reader *r)
         if (!record_good(r, header))
             header = header_at(r, round);
         if (!record_good(r, header)) {
-            r->found->damaged = more_behind(r, here, round);
+            r->found->damaged = more_behind(r, here);
             return 0;
         }
         int err = take_record(r, header);
@@ -349,18 +376,26 @@ static int read_records(struct reader *r)
     }
 }
 
-static int read_ring(const struct log_place *place, uint8_t *ring)
+/* What cannot be read is zeros, and so no record: where one should be is seen then. */
+static void read_ring(const struct log_place *place, uint8_t *ring)
 {
-    for (uint64_t done = 0; done < place->bytes;) {
-        ssize_t n =
-            pread(place->fd, ring + done, place->bytes - done, (off_t)(place->offset + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return -EIO;
-        done += (uint64_t)n;
+    for (uint64_t at = 0; at < place->bytes; at += LOG_BLOCK_BYTES)
+        if (pread(place->fd, ring + at, LOG_BLOCK_BYTES, (off_t)(place->offset + at)) !=
+            LOG_BLOCK_BYTES)
+            memset(ring + at, 0, LOG_BLOCK_BYTES);
+}
+
+/* A position that nothing in the ring has, were the tail what it may. */
+static uint64_t behind_all(const struct reader *r)
+{
+    uint64_t behind = 0;
+    for (uint64_t at = 0; at < r->bytes; at += LOG_BLOCK_BYTES) {
+        uint64_t position = get_le64(r->ring + at + POSITION_AT);
+        if (position % r->bytes == at && position < LOG_POSITION_MOST && position >= behind &&
+            header_at(r, position) != NULL)
+            behind = position - at + 2 * r->bytes;
     }
-    return 0;
+    return behind;
 }
 
 int log_read(const struct log_place *place, uint64_t tail, struct txn *t, struct log_found *found)
@@ -370,9 +405,14 @@ int log_read(const struct log_place *place, uint64_t tail, struct txn *t, struct
         return -ENOMEM;
     *found = (struct log_found){ .head = tail, .last = LOG_NONE };
     struct reader r = { .ring = ring, .bytes = place->bytes, .tail = tail, .t = t, .found = found };
-    int err = read_ring(place, ring);
-    if (err == 0)
+    int err = 0;
+    read_ring(place, ring);
+    if (tail % LOG_BLOCK_BYTES == 0 && tail < LOG_POSITION_MOST)
         err = read_records(&r);
+    else
+        found->damaged = true;
+    if (found->damaged)
+        found->head = behind_all(&r);
     free(ring);
     return err;
 }

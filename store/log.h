@@ -35,8 +35,9 @@
 
 struct txn;
 
-#define LOG_BLOCK_BYTES 4096u
-#define LOG_NONE        UINT64_MAX /* no position */
+#define LOG_BLOCK_BYTES   4096u
+#define LOG_NONE          UINT64_MAX /* no position */
+#define LOG_POSITION_MOST ((uint64_t)1 << 62)
 
 /* Where the ring is: bytes of the file, whole blocks. */
 struct log_place {
@@ -74,14 +75,15 @@ void log_fail(struct log *log, struct txn *t, bool for_good);
 
 /* What reading a log found. */
 struct log_found {
-    uint64_t head, last; /* as of struct log */
+    uint64_t head, last; /* as of struct log; of a damaged one, behind all that is in the ring */
     uint64_t records, changes;
-    bool damaged; /* there are records behind it that cannot be reached */
+    bool damaged; /* there are records that cannot be reached */
 };
 
-/* Read the records behind the tail. Their changes go into t, which others do not know yet, as changes that are
- * logged (NULL: they are only counted).
- * Returns 0; -ENOMEM, -EIO: not read.   Blocks: on the disk. */
+/* Read the records behind the tail (LOG_NONE: it is not known, and nothing is read). Their changes go into t, which others
+ * do not know yet, as changes that are logged (NULL: they are only counted). What the disk does not give counts as
+ * no record.
+ * Returns 0 or -ENOMEM.   Blocks: on the disk. */
 int log_read(const struct log_place *place, uint64_t tail, struct txn *t, struct log_found *found);
 
 #endif

@@ -132,6 +132,34 @@ uint64_t key_u64(const struct key *k, unsigned n)
     return get_be64(k->bytes + 1 + 8 * n);
 }
 
+bool key_is_sane(const struct key *k)
+{
+    size_t number = 1 + sizeof(uint64_t);
+
+    switch ((enum key_type)k->bytes[0]) {
+    case KEY_SUPER:
+    case KEY_COUNTER:
+    case KEY_LOG:
+    case KEY_LOG_TAIL:
+        return k->len == 1;
+    case KEY_BLOCK:
+        return k->len == KEY_BLOCK_BYTES;
+    case KEY_INODE:
+    case KEY_LINK:
+    case KEY_BLOCKS:
+    case KEY_ORPHAN:
+        return k->len == number && key_u64(k, 0) != 0;
+    case KEY_COOKIE:
+        return k->len == number + 8 && key_u64(k, 0) != 0;
+    case KEY_TRIM:
+        return k->len == number + 16 && key_u64(k, 0) != 0;
+    case KEY_DIRENT:
+    case KEY_XATTR:
+        return k->len > number && k->len <= number + NAME_MAX_BYTES && key_u64(k, 0) != 0;
+    }
+    return false;
+}
+
 int key_compare(const struct key *a, const struct key *b)
 {
     int order = memcmp(a->bytes, b->bytes, a->len < b->len ? a->len : b->len);

@@ -19,6 +19,7 @@
 #define XATTR_VALUE_MAX   65536u /* bytes in an extended attribute's value */
 #define VALUE_MAX         XATTR_VALUE_MAX
 #define LABEL_MAX_BYTES   64u /* bytes in a volume's label */
+#define KEY_BLOCK_BYTES   38u /* of a block's key inside LMDB */
 #define ROOT_INO          1u
 
 struct key {
@@ -60,6 +61,8 @@ void key_xattr(struct key *k, uint64_t ino, const char *name, size_t len);
  * and has checked the length. */
 uint64_t key_u64(const struct key *k, unsigned n);
 int key_compare(const struct key *a, const struct key *b);
+/* Is it one of ours: as long as its type wants it, and are its numbers used? (Of a block: with its note.) */
+bool key_is_sane(const struct key *k);
 
 struct super_record {
     uint32_t format_version; /* FORMAT_VERSION */

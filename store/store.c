@@ -48,33 +48,57 @@ static int read_super(struct store *s, const char *path, struct store_error *err
     return err == -ENOENT ? -EINVAL : err;
 }
 
-/* Read the log, as changes of running. */
-static int read_log(struct store *s, const char *path, bool cut, struct store_error *error)
+/* Where its records begin; LOG_NONE: not known. */
+static int read_tail(struct store *s, uint64_t *tail)
 {
     uint8_t buf[NUMBER_BYTES];
     struct key key;
-    struct log_place place;
-    struct log_found found;
-    uint64_t tail;
     key_log_tail(&key);
-    int err = lmdb_find_log(s->lmdb, &place);
-    ssize_t n = err == 0 ? lmdb_get(s->lmdb, &key, buf, sizeof buf) : err;
-    err = n < 0 ? (int)n : number_decode(buf, (size_t)n, &tail);
+    ssize_t n = lmdb_get(s->lmdb, &key, buf, sizeof buf);
+    if (n == -ENOMEM)
+        return -ENOMEM;
+    if (n < 0 || number_decode(buf, (size_t)n, tail) != 0)
+        *tail = LOG_NONE;
+    return 0;
+}
+
+static int find_log(struct store *s, struct log_place *place)
+{
+    int err = lmdb_find_log(s->lmdb, place);
+    if (err == -ENOENT || (err == 0 && place->bytes != log_bytes_for(s->super.capacity)))
+        return -EIO;
+    return err;
+}
+
+/* Read the log, as changes of running. Of one that is damaged, what can be read, if that is enough. */
+static int read_log(struct store *s, const char *path, const struct store_options *o,
+                    struct store_error *error)
+{
+    struct log_place place;
+    struct log_found found = { .head = 0 };
+    uint64_t tail;
+    int err = find_log(s, &place);
+    if (err == -EIO && o->read_only) {
+        s->stats.log_cut = true;
+        return 0;
+    }
+    if (err == 0)
+        err = read_tail(s, &tail);
     if (err == 0 && (s->log = log_new(&place, tail)) == NULL)
         err = -ENOMEM;
     if (err == 0)
         err = log_read(&place, tail, s->running, &found);
     if (err != 0)
-        return err == -ENOENT ? -EIO : err;
-    if (found.damaged && !cut)
+        return err;
+    s->stats.log_cut = found.damaged;
+    if (found.damaged && !o->cut_log && !o->read_only)
         return store_fail(
             error, -EIO,
             "%s: its log is damaged, in which changes wait that were reported durable; "
             "fsck.foliofs takes those that can be read, -o ro shows them",
             path);
-    /* A round later the same place has a position that none of the others has. */
-    s->log->head = found.head + (found.damaged ? place.bytes : 0);
-    s->log->last = found.last;
+    s->log->head = found.head;
+    s->log->last = found.damaged ? LOG_NONE : found.last;
     return 0;
 }
 
@@ -114,10 +138,10 @@ static int load(struct store *s, const char *path, const struct store_options *o
     if (err != 0)
         return err;
     if ((s->super.features & FEATURE_LOG) != 0)
-        err = read_log(s, path, o->cut_log || o->read_only, error);
-    if (err == 0)
+        err = read_log(s, path, o, error);
+    if (err == 0 && !o->cut_log)
         err = read_counter(s);
-    if (err == 0)
+    if (err == 0 && !o->cut_log)
         err = trim_load(s);
     if (err == -ENOMEM)
         return no_memory(path, error);
@@ -218,7 +242,7 @@ int store_close(struct store *s)
         if (err != 0)
             err = store_commit(s, tid); /* the last chance for what is in memory */
     }
-    if (!lmdb_dead(s->lmdb))
+    if (err == 0 && !lmdb_dead(s->lmdb)) /* else the room is for what waits in the log */
         space_close(s);
     lmdb_close(s->lmdb);
     if (s->lock_fd >= 0)

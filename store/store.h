@@ -57,9 +57,11 @@ struct store_options {
     bool read_only;
     /* Memory for running and committing together; 0: 64 MiB. Of blocks, each takes 8 MiB at most. */
     uint64_t txn_bytes;
-    bool inject;  /* have store_faults() */
-    bool locked;  /* the caller has the volume's lock */
-    bool cut_log; /* of a damaged log, take what can be read, and give up the rest */
+    bool inject; /* have store_faults() */
+    bool locked; /* the caller has the volume's lock */
+    /* For fsck: commit the log, of a damaged one what can be read; nothing else is looked at, and the store is to be
+     * closed again. (Read-only, too, what cannot be read of it is left out: store_stats.log_cut.) */
+    bool cut_log;
 };
 
 /* Open a volume: takes the exclusive lock, checks length, superblock and format.
@@ -71,7 +73,7 @@ int store_open(const char *path, const struct store_options *o, struct store **o
                struct store_error *error);
 
 /* Commit what is left and close.   Returns 0, or the error of the last commit (the changes since
- * the last good one are then lost, which the caller must say aloud). */
+ * the last good one are then lost, but for what was synced and waits in the log; the caller must say so aloud). */
 int store_close(struct store *s);
 
 const struct super_record *store_super(const struct store *s);
@@ -192,6 +194,8 @@ void store_wake(struct store *s);
 struct store_stats {
     uint64_t commits, commit_errors, commit_ns, records_written, blocks_written, blocks_deleted;
     uint64_t log_records, log_bytes; /* written */
+    bool
+        log_cut; /* the log was damaged when it was opened: changes that were durable are missing */
     uint64_t block_reads, hole_reads, crc_errors;
     uint64_t running_bytes, committing_bytes, txn_limit_bytes; /* memory */
     uint64_t pending_trims;

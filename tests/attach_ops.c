@@ -10,6 +10,7 @@
 
 #include <linux/capability.h>
 #include <pthread.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
@@ -727,6 +728,21 @@ static void misses(const char *what, char *p, size_t from, long long least, long
 }
 
 /* What is read beside the pages that are touched. */
+/* A lock goes with the last descriptor and mapping of its open, not with another open's mapping. */
+static void test_flock(void)
+{
+    int a = make_file("locked", 1), b = open("locked", O_RDWR);
+    CHECK_EQ(flock(a, LOCK_EX), 0);
+    char *p = attach(a, 1), *q = attach(b, 1);
+    CHECK_EQ(folio_munmap(p, PAGE), 0);
+    CHECK(flock(b, LOCK_EX | LOCK_NB) == -1 && errno == EWOULDBLOCK);
+    close(a);
+    CHECK(WITHIN(10, flock(b, LOCK_EX | LOCK_NB) == 0));
+    CHECK_EQ(store(q, 'l'), 0);
+    CHECK_EQ(folio_munmap(q, PAGE), 0);
+    close(b);
+}
+
 #define FILES 300
 
 static char *of_file[FILES];
@@ -1106,6 +1122,7 @@ static const struct test {
     { "private", test_private, false },
     { "parts", test_parts, false },
     { "files", test_files, false },
+    { "flock", test_flock, false },
     { "random", test_random, false },
     { "advice", test_advice, false },
     { "fork", test_fork, false },

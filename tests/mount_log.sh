@@ -119,6 +119,7 @@ fsck_ends 4 -n
 says 'the log: damaged'
 mount_volume -o ro
 holds 13
+grep -q 'its log is damaged: changes' "$T/daemon.out" || fail "$what: a read-only mount says nothing"
 unmount_volume
 fsck_ends 1
 fsck_ends 0 -n

@@ -6,6 +6,7 @@ need sqlite3 python3
 preload=$(cd "$FOLIO_BIN/../lib" && pwd -P)/libfolio-preload.so
 [ -f "$preload" ] || fail "there is no $preload"
 build_helper lmdb_ops -llmdb
+build_helper preload_ops
 
 preloaded() # PROGRAM...
 {
@@ -76,10 +77,20 @@ with_stress_ng()
     rm -rf "$M/stress"
 }
 
+ops() # TEST
+{
+    head -c 65536 /dev/zero >"$M/ops"
+    chmod 666 "$M/ops"
+    preloaded "$T/preload_ops" "$1" "$M/ops" >"$T/ops.out" 2>&1 ||
+        fail "$what: preload_ops $1: status $?: $(cat "$T/ops.out")"
+}
+
 for options in cache=direct cache=kernel,attach; do
     what=$options
     make_volume -s 256M
-    mount_volume -o "$options"
+    all=
+    is_root && all=,allow_other
+    mount_volume -o "$options$all"
     wait_for_control
     FOLIO_VERBOSE=1 preloaded "$T/lmdb_ops" fill "$M/first" >"$T/first" 2>&1
     ! grep -qi userfaultfd "$T/first" || skip "$(head -n 1 "$T/first")"
@@ -87,6 +98,11 @@ for options in cache=direct cache=kernel,attach; do
     with_sqlite WAL
     with_sqlite DELETE
     with_lmdb
+    before=$(attached)
+    ops calls
+    ops handler
+    was_attached preload_ops "$before"
+    [ -z "$all" ] || ops nobody
     if command -v stress-ng >/dev/null; then
         with_stress_ng
     else

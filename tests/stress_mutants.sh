@@ -128,10 +128,16 @@ try()
     sweep
     return $status
 }
+# The store is named, or what failed, with what had happened to its page and the seed.
+is_named()
+{
+    grep -Eq '(LOST|TORN|STALE|MISPLACED|RESURRECTED|FAILED):' "$T/stress.out" &&
+        grep -q 'FAILED; --seed [0-9]' "$T/stress.out" && grep -q 'timeline' "$T/stress.out"
+}
 must_be_caught()
 {
     try
-    if [ "$status" -eq 1 ] && grep -q 'folio-stress: [A-Zf]' "$T/stress.out"; then
+    if [ "$status" -eq 1 ] && is_named; then
         caught=$((caught + 1))
         say "$name: $(sed -n 2p "$T/stress.out" | cut -c 1-150)"
     else

@@ -13,6 +13,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "store/bytes.h"
+#include "store/crc32c.h"
 #include "store/dev_fault.h"
 #include "store/txn.h"
 
@@ -507,6 +509,239 @@ Test(store_log, a_damaged_record)
     cr_assert_eq(get_name(c, 0), -1);
     cr_assert_eq(store_close(c), 0);
     c = open_with(copy, (struct store_options){ .read_only = false });
+    cr_assert_eq(store_close(c), 0);
+}
+
+/* ---- records as they might be found ---------------------------------------------------------- */
+
+/* Put a record with the given changes at a position of the copy, as if it had been written there. */
+static void forge(uint64_t position, uint64_t last, const void *changes, size_t len, uint32_t nr,
+                  uint64_t escaped)
+{
+    static uint8_t record[256 << 10];
+    memset(record, 0, sizeof record);
+    memcpy(record, "FolioLg1", 8);
+    put_le32(record + 12, crc32c(0, changes, len));
+    put_le64(record + 16, position);
+    put_le64(record + 24, last);
+    put_le32(record + 32, (uint32_t)len);
+    put_le32(record + 36, nr);
+    put_le64(record + 40, escaped);
+    put_le32(record + 8, crc32c(0, record + 12, 52));
+    memcpy(record + 64, changes, len);
+    int fd = open(copy, O_RDWR);
+    size_t all = (64 + len + LOG_BLOCK_BYTES - 1) / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES;
+    off_t at = (off_t)(s->log->place.offset + position % s->log->place.bytes);
+    cr_assert_eq(pwrite(fd, record, all, at), (ssize_t)all);
+    close(fd);
+}
+
+/* PUT_RECORD of a key and a value. */
+static size_t change(uint8_t *to, const void *key, size_t key_len, const void *value, size_t len)
+{
+    to[0] = 1;
+    to[1] = (uint8_t)key_len;
+    to[2] = 0;
+    put_le32(to + 3, (uint32_t)len);
+    memcpy(to + 7, key, key_len);
+    memcpy(to + 7 + key_len, value, len);
+    return 7 + key_len + len;
+}
+
+static int open_copy(struct store **out, bool cut)
+{
+    struct store_error error = { "" };
+    struct store_options o = { .cut_log = cut };
+    return store_open(copy, &o, out, &error);
+}
+
+/* The power goes while a record is written at the ring's beginning, for which there was no room at its end; the next one
+ * finds room there, and then the power goes again. What is left of the first is no damage. */
+Test(store_log, two_crashes_at_the_end_of_the_ring)
+{
+    struct store *c;
+    uint64_t ring = s->log->place.bytes;
+    while (s->log->head % ring != ring - 2 * LOG_BLOCK_BYTES) {
+        put_name(1, (int)(s->log->head / LOG_BLOCK_BYTES));
+        sync_all();
+        store_step(s, 0);
+    }
+    uint64_t head = s->log->head, last = s->log->last, round = (head / ring + 1) * ring;
+    crash();
+    forge(round, last, "not what its checksum says", 20, 1, 0);
+    flip(round, 70);
+    cr_assert_eq(open_copy(&c, false), 0);
+    cr_assert_eq(c->log->head, head);
+    cr_assert_eq(store_close(c), 0);
+
+    put_name(2, 22); /* in two blocks at most */
+    sync_all();
+    cr_assert_eq(s->log->head, head + LOG_BLOCK_BYTES);
+    crash();
+    forge(round, last, "not what its checksum says", 20, 1, 0);
+    flip(round, 70);
+    cr_assert_eq(open_copy(&c, false), 0);
+    cr_assert_eq(get_name(c, 2), 22);
+    cr_assert_eq(store_close(c), 0);
+}
+
+/* Records with good checksums that no store writes: never anything but a damaged log. */
+Test(store_log, hostile_records)
+{
+    static uint8_t changes[4096];
+    static const uint8_t counter[] = { KEY_COUNTER };
+    struct key super, ring = { .len = 1, .bytes = { KEY_LOG } };
+    struct store *c;
+    uint64_t head = s->log->head;
+    key_super(&super);
+    size_t good = change(changes, counter, 1, "123456789", 9);
+    struct {
+        const char *what;
+        size_t len;
+        uint32_t nr;
+        uint64_t escaped;
+    } cases[] = {
+        { "an escaped block behind it", good, 1, (uint64_t)1 << 63 },
+        { "bytes behind its changes", good + 1, 1, 0 },
+        { "more changes than it holds", good, 2, 0 },
+        { "the superblock", good + change(changes + good, super.bytes, super.len, "x", 1), 2, 0 },
+        { "the ring", good + change(changes + good, ring.bytes, 1, "x", 1), 2, 0 },
+        { "a block's key", good + change(changes + good, "B234567890123", 13, "x", 1), 2, 0 },
+        { "a key of no type", good + change(changes + good, "?", 1, "x", 1), 2, 0 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        /* The last one that was built is in changes; build it again for each. */
+        good = change(changes, counter, 1, "123456789", 9);
+        if (i == 3)
+            change(changes + good, super.bytes, super.len, "x", 1);
+        else if (i == 4)
+            change(changes + good, ring.bytes, 1, "x", 1);
+        else if (i == 5)
+            change(changes + good, "B234567890123", 13, "x", 1);
+        crash();
+        forge(head, LOG_NONE, changes, cases[i].len, cases[i].nr, cases[i].escaped);
+        int err = open_copy(&c, false);
+        cr_assert(err == -EIO || (i == 0 && err == 0), "%s: %d", cases[i].what, err);
+        if (err == 0)
+            cr_assert_eq(store_close(c), 0);
+        cr_assert_eq(open_copy(&c, true), 0, "%s", cases[i].what);
+        cr_assert_eq(store_close(c), 0);
+        cr_assert_eq(open_copy(&c, false), 0, "%s", cases[i].what);
+        cr_assert_gt(c->next_number, 0);
+        cr_assert_lt(c->next_number, 1 << 20, "%s: a part of it came in", cases[i].what);
+        cr_assert_eq(store_close(c), 0);
+    }
+}
+
+static void change_in_lmdb(const struct key *key, const void *value, size_t len)
+{
+    struct lmdb *l;
+    struct store_error error = { "" };
+    cr_assert_eq(lmdb_open(copy, false, &l, &error), 0, "%s", error.text);
+    cr_assert_eq(lmdb_begin(l), 0);
+    cr_assert_eq(value != NULL ? lmdb_put(l, key, value, len) : lmdb_del(l, key), 0);
+    cr_assert_eq(lmdb_commit(l), 0);
+    lmdb_close(l);
+}
+
+/* Nobody knows where it begins: a read-only mount is without it, and cutting it is all that can be done. */
+Test(store_log, without_its_tail)
+{
+    uint8_t odd[NUMBER_BYTES];
+    struct key tail;
+    struct store *c;
+    key_log_tail(&tail);
+    put_name(1, 11);
+    cr_assert_eq(store_commit(s, store_tid(s)), 0);
+    put_name(1, 12);
+    sync_all();
+    for (int i = 0; i < 3; i++) {
+        crash();
+        if (i == 0)
+            change_in_lmdb(&tail, NULL, 0);
+        else
+            change_in_lmdb(&tail, odd, number_encode(i == 1 ? 17 : UINT64_MAX - 4095, odd));
+        cr_assert_eq(open_copy(&c, false), -EIO);
+        c = open_with(copy, (struct store_options){ .read_only = true });
+        cr_assert_eq(get_name(c, 1), 11);
+        cr_assert(stats(c).log_cut);
+        cr_assert_eq(store_close(c), 0);
+        cr_assert_eq(open_copy(&c, true), 0);
+        cr_assert_eq(store_close(c), 0);
+        cr_assert_eq(open_copy(&c, false), 0);
+        cr_assert_eq(get_name(c, 1), 11);
+        cr_assert_not(stats(c).log_cut);
+        cr_assert_eq(store_close(c), 0);
+    }
+}
+
+/* What fsck repairs otherwise is not in the way of putting the log into place. */
+Test(store_log, cutting_looks_at_nothing_else)
+{
+    struct key counter;
+    struct store *c;
+    key_counter(&counter);
+    put_name(1, 11);
+    sync_all();
+    crash();
+    change_in_lmdb(&counter, "no number", 9);
+    cr_assert_lt(open_copy(&c, false), 0);
+    cr_assert_eq(open_copy(&c, true), 0);
+    cr_assert_eq(store_close(c), 0);
+    c = open_with(copy, (struct store_options){ .cut_log = true });
+    cr_assert_eq(get_name(c, 1), 11);
+    cr_assert_eq(c->log->head, c->log->tail);
+    cr_assert_eq(store_close(c), 0);
+}
+
+/* Rings that are no multiple of four blocks. */
+Test(store_log_sizes, records_as_long_as_they_may_be, .init = NULL)
+{
+    static const uint64_t capacities[] = { 30000000, 22000000, 16 << 20, 17000001 };
+    for (size_t n = 0; n < sizeof capacities / sizeof capacities[0]; n++) {
+        set_up_with(capacities[n]);
+        for (uint32_t blocks = 1; blocks < 40; blocks++) {
+            for (uint32_t i = 0; i < blocks; i++)
+                write_block(i, (uint8_t)(blocks + i));
+            sync_all();
+        }
+        cr_assert_gt(stats(s).log_records, 10);
+        struct store *c = crashed();
+        for (uint32_t i = 0; i < 39; i++)
+            cr_assert_eq(read_block(c, i), (uint8_t)(39 + i));
+        cr_assert_eq(store_close(c), 0);
+        tear_down();
+    }
+}
+
+/* A bit of its length: nothing is written to pages that are not its own. */
+Test(store_log, a_ring_that_seems_longer)
+{
+    struct stat st;
+    struct store *c;
+    struct store_error error = { "" };
+    struct store_options o = { .read_only = false };
+    uint32_t len = (uint32_t)(s->log->place.bytes + LOG_BLOCK_BYTES - 16), longer = len ^ 1u << 22;
+    cr_assert_eq(stat(volume, &st), 0);
+    uint8_t *file = malloc((size_t)st.st_size);
+    crash();
+    int fd = open(copy, O_RDWR);
+    cr_assert_eq(pread(fd, file, (size_t)st.st_size, 0), st.st_size);
+    unsigned found =
+        0; /* LMDB's node: the length's halves, flags (big data), the key's length, the key */
+    for (off_t i = 0; i + 9 < st.st_size; i++)
+        if (memcmp(file + i, &len, 4) == 0 && file[i + 4] == 1 && file[i + 6] == 1 &&
+            file[i + 8] == KEY_LOG) {
+            cr_assert_eq(pwrite(fd, &longer, 4, i), 4);
+            found++;
+        }
+    close(fd);
+    free(file);
+    cr_assert_gt(found, 0);
+    cr_assert_eq(store_open(copy, &o, &c, &error), -EIO);
+    o.read_only = true;
+    c = open_with(copy, o);
+    cr_assert(stats(c).log_cut);
     cr_assert_eq(store_close(c), 0);
 }
 
