@@ -11,7 +11,7 @@
 #include "store/crc32c.h"
 #include "store/txn.h"
 
-#define RING_MOST      ((uint64_t)2 << 20)
+#define RING_MOST      ((uint64_t)8 << 20)
 #define RING_SHARE     64u /* of the capacity */
 #define RING_LEAST     ((uint64_t)256 << 10)
 #define RECORD_MOST    ((size_t)256 << 10) /* more than that is better committed */
@@ -379,6 +379,8 @@ static int read_records(struct reader *r)
 /* What cannot be read is zeros, and so no record: where one should be is seen then. */
 static void read_ring(const struct log_place *place, uint8_t *ring)
 {
+    if (pread(place->fd, ring, place->bytes, (off_t)place->offset) == (ssize_t)place->bytes)
+        return;
     for (uint64_t at = 0; at < place->bytes; at += LOG_BLOCK_BYTES)
         if (pread(place->fd, ring + at, LOG_BLOCK_BYTES, (off_t)(place->offset + at)) !=
             LOG_BLOCK_BYTES)
