@@ -13,6 +13,7 @@
  *     mmap_ops hold FILE NUMBER          as store none; then wait for the end of standard input and
  *                                        store NUMBER + 1
  *     mmap_ops keep FILE NUMBER          as hold, without the second store
+ *     mmap_ops async FILE NUMBER         as keep, with msync(MS_ASYNC)
  *     mmap_ops replace DIRECTORY FILE NUMBER   keep with a new file that is renamed to FILE, in DIRECTORY; then
  *                                        fsync another file
  *
@@ -1200,12 +1201,13 @@ static void stay(void)
         ;
 }
 
-static int keep(const char *name, uint64_t n)
+static int keep(const char *name, uint64_t n, bool async)
 {
     int fd;
-    store_all(name, n, &fd);
+    char *p = store_all(name, n, &fd);
+    EXPECT(!async || msync(p, DURABLE_PAGES * PAGE, MS_ASYNC) == 0);
     stay();
-    return 0;
+    return why[0] != 0 ? say("keep") : 0;
 }
 
 /* A file of which only a mapping knows the content takes name's place; then all that the file system was told is
@@ -1261,8 +1263,8 @@ int main(int argc, char **argv)
         return verify(argv[2], strtoull(argv[3], NULL, 10));
     if (strcmp(what, "hold") == 0 && argc == 4)
         return hold(argv[2], strtoull(argv[3], NULL, 10));
-    if (strcmp(what, "keep") == 0 && argc == 4)
-        return keep(argv[2], strtoull(argv[3], NULL, 10));
+    if ((strcmp(what, "keep") == 0 || strcmp(what, "async") == 0) && argc == 4)
+        return keep(argv[2], strtoull(argv[3], NULL, 10), what[0] == 'a');
     if (strcmp(what, "readonly") == 0)
         return readonly(argv[2]);
     if (argc >= 3 && chdir(argv[2]) != 0)
