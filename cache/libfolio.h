@@ -57,7 +57,7 @@ struct client_conn {
     _Atomic bool gone;    /* and the watcher is done with it (a) */
 };
 
-/* A copy of a descriptor, to show again at fork and mremap. One for all mappings of equal rights. */
+/* A copy of a descriptor, to show again at fork and mremap. One for all mappings of an open. */
 struct client_proof {
     unsigned files; /* that use it; 0: free (d) */
     int fd;         /* in the keeper's table (d) */
@@ -171,6 +171,7 @@ void conn_forget(void);
 /* Is FOLIO_VERBOSE=1? */
 /* From now on userfaultfd has to see the faults inside system calls, too, or nothing is attached: EPERM. */
 FOLIO_EXPORT void folio_whole_tracking(void);
+bool conn_set_whole(bool now); /* returns what it was */
 bool conn_verbose(void);
 /* With FOLIO_VERBOSE=1, say what is wrong, on standard error; from the keeper: once conn_report is
  * called by a thread that has one. error: an errno or 0. */
@@ -182,10 +183,11 @@ void conn_report(void);
 /* A copy, in the keeper's table, of what one of the program's threads has.   Returns it or -errno. */
 int attach_copy_descriptor(pid_t thread, int fd);
 
-/* For the keeper: raise the soft limit of descriptors to the hard one for as long as it takes to open some of its
- * own.   Returns false: nothing to be restored. */
+/* Raise the soft limit of descriptors to the hard one for a moment.   Returns false: nothing is to be restored. */
 bool attach_limit_raise(struct rlimit *before);
 void attach_limit_restore(const struct rlimit *before);
+/* For the keeper: have a descriptor that is kept at a number that is not in the program's way.   Returns it. */
+int attach_move_up(int fd);
 
 struct attach_args {
     /* The program's descriptor: its thread, number and mount; or, thread 0, the one of a file. */

@@ -14,7 +14,9 @@
 #endif
 
 #define PLACEMENT (MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_32BIT)
-#define LATER     (MAP_POPULATE | MAP_LOCKED | MAP_NONBLOCK) /* not to be checked */
+#define LOW_MOST \
+    65536 /* a higher limit leaves room enough, and descriptors behind it cost memory */
+#define LATER (MAP_POPULATE | MAP_LOCKED | MAP_NONBLOCK) /* not to be checked */
 
 /* Open a thread's process or, where the kernel can, the thread itself: a main thread that has left by
  * pthread_exit has no descriptors any more. */
@@ -42,8 +44,6 @@ int attach_copy_descriptor(pid_t thread, int fd)
 
 /* ---- descriptors ---------------------------------------------------------------------------------- */
 
-/* The keeper has descriptors of its own, one for each file, but the program's limit of them: which a program that
- * maps files and closes them does not reach. */
 bool attach_limit_raise(struct rlimit *before)
 {
     if (getrlimit(RLIMIT_NOFILE, before) != 0 || before->rlim_cur >= before->rlim_max)
@@ -55,10 +55,27 @@ bool attach_limit_raise(struct rlimit *before)
 void attach_limit_restore(const struct rlimit *before)
 {
     struct rlimit now;
+
     /* Unless the program has set it meanwhile. */
     if (getrlimit(RLIMIT_NOFILE, &now) == 0 && now.rlim_cur == before->rlim_max &&
         now.rlim_max == before->rlim_max)
         (void)setrlimit(RLIMIT_NOFILE, before);
+}
+
+/* Beyond the program's limit, which is the keeper's, too: a program that maps files and closes them does not
+ * reach it. (A descriptor that is open stays when the limit is lower.) */
+int attach_move_up(int fd)
+{
+    struct rlimit limit;
+
+    if (!attach_limit_raise(&limit))
+        return fd;
+    int up = limit.rlim_cur <= LOW_MOST ? fcntl(fd, F_DUPFD_CLOEXEC, (int)limit.rlim_cur) : -1;
+    attach_limit_restore(&limit);
+    if (up < 0)
+        return fd;
+    close(fd);
+    return up;
 }
 
 /* ---- proofs --------------------------------------------------------------------------------------- */
@@ -97,7 +114,7 @@ static int get_proof(int fd, struct client_proof **out)
         return error;
     }
     *proof = (struct client_proof){ .files = 1,
-                                    .fd = fd,
+                                    .fd = attach_move_up(fd),
                                     .dev = dev,
                                     .ino = stat.stx_ino,
                                     .mode = mode,
@@ -330,8 +347,9 @@ static int attach_file(struct client_file *file, const struct spot *spot, void *
     }
 }
 
-static long attach_map_once(const struct attach_args *args)
+long attach_map(void *arg)
 {
+    const struct attach_args *args = arg;
     const struct client_file *same = args->same_as;
     void *addr = NULL;
 
@@ -364,19 +382,9 @@ static long attach_map_once(const struct attach_args *args)
     return error ? error : (long)(intptr_t)addr;
 }
 
-long attach_map(void *arg)
+long attach_again(void *arg)
 {
-    struct rlimit limit;
-    long addr = attach_map_once(arg);
-    if (addr != -EMFILE || !attach_limit_raise(&limit))
-        return addr;
-    addr = attach_map_once(arg);
-    attach_limit_restore(&limit);
-    return addr;
-}
-
-static long attach_again_once(struct client_range *range)
-{
+    struct client_range *range = arg;
     struct client_file *file = range->file;
     struct spot spot = {
         .addr = (void *)range->start, // NOLINT(performance-no-int-to-ptr): it is where it was
@@ -398,17 +406,6 @@ static long attach_again_once(struct client_range *range)
         file->conn->files++;
     }
     return attach_at(file, &spot, &addr);
-}
-
-long attach_again(void *arg)
-{
-    struct rlimit limit;
-    long error = attach_again_once(arg);
-    if (error != -EMFILE || !attach_limit_raise(&limit))
-        return error;
-    error = attach_again_once(arg);
-    attach_limit_restore(&limit);
-    return error;
 }
 
 /* ---- the end ------------------------------------------------------------------------------------------- */

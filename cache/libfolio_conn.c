@@ -54,7 +54,8 @@ void conn_report(void)
 
 void conn_say(const char *text, int error)
 {
-    note_reason(text, error);
+    if (!reason[0]) /* else somebody knows better */
+        note_reason(text, error);
     conn_report();
 }
 
@@ -146,8 +147,13 @@ static _Atomic bool whole; /* not only the program's own faults */
 
 FOLIO_EXPORT void folio_whole_tracking(void)
 {
-    const char *own = getenv("FOLIO_OWN_FAULTS");
+    const char *own = getenv("FOLIO_OWN_FAULTS"); // NOLINT(concurrency-mt-unsafe)
     atomic_store(&whole, !own || strcmp(own, "1") != 0);
+}
+
+bool conn_set_whole(bool now)
+{
+    return atomic_exchange(&whole, now);
 }
 
 /* Faults inside system calls too, if that is allowed at all; else those of the program only.

@@ -85,12 +85,8 @@ static long send_proofs(void *arg)
     struct client_proof *proof;
     int fds[BATCH], error = 0;
     unsigned count = 0;
-    struct rlimit limit;
-    bool raised = attach_limit_raise(&limit);
 
     int socket = attach_copy_descriptor(passing->thread, passing->socket);
-    if (raised)
-        attach_limit_restore(&limit);
     if (socket < 0)
         return socket;
     for (unsigned i = 0; !error && (proof = table_proof(i)) != NULL; i++) {
@@ -115,7 +111,7 @@ static long receive_proofs(void *unused)
     int fds[BATCH];
     unsigned count = 0, next = 0;
     struct rlimit limit;
-    bool raised = attach_limit_raise(&limit);
+    bool raised = attach_limit_raise(&limit); /* a batch may be larger; nobody else runs here yet */
 
     (void)unused;
     for (unsigned i = 0; (proof = table_proof(i)) != NULL; i++) {
@@ -129,6 +125,9 @@ static long receive_proofs(void *unused)
     }
     if (raised)
         attach_limit_restore(&limit);
+    for (unsigned i = 0; (proof = table_proof(i)) != NULL; i++)
+        if (proof->files && proof->fd >= 0)
+            proof->fd = attach_move_up(proof->fd);
     close(keeper_inherited());
     return 0;
 }
@@ -215,6 +214,8 @@ static void reserve(struct client_file **unused)
 /* Attach each range: it is taken out and, if that succeeds, is back in its old place. */
 static void attach_all_again(void)
 {
+    bool whole = conn_set_whole(false); /* the child may be allowed less, and has these mappings */
+
     for (unsigned i = 0; i < table_count();) {
         struct client_range range = *table_range(i);
         struct client_file *unused = NULL;
@@ -234,6 +235,7 @@ static void attach_all_again(void)
         if (last)
             keeper_run(attach_release, range.file);
     }
+    conn_set_whole(whole);
 }
 
 static void forget_everything(void)

@@ -33,16 +33,27 @@ static struct {
     int empty, inherited, epoll;
 } keeper;
 
-/* No handler runs in between: it may fork, or map. Those of its own faults do. */
-void door_enter(void)
+/* No handler runs in between: it may fork, or map. Those of its own faults do; and what ends the program. */
+static void handlers(sigset_t *set)
 {
     static const int faults[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS, SIGABRT };
+    static const int ends[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
+    struct sigaction action;
+
+    sigfillset(set);
+    for (unsigned i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
+        sigdelset(set, faults[i]);
+    for (unsigned i = 0; i < sizeof(ends) / sizeof(ends[0]); i++)
+        if (!sigaction(ends[i], NULL, &action) && action.sa_handler == SIG_DFL)
+            sigdelset(set, ends[i]);
+}
+
+void door_enter(void)
+{
     sigset_t others, before;
     int state;
 
-    sigfillset(&others);
-    for (unsigned i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
-        sigdelset(&others, faults[i]);
+    handlers(&others);
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
     pthread_sigmask(SIG_BLOCK, &others, &before);
     pthread_mutex_lock(&door);

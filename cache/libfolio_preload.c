@@ -3,7 +3,7 @@
  *     LD_PRELOAD=libfolio-preload.so sqlite3 /mnt/folio/db
  *
  * MAP_SHARED mappings of files on mounts that offer attaching are attached; all else, and these where
- * it cannot be done, are the kernel's. (Not where the process has attached some before: it must not store through
+ * it cannot be done, are the kernel's. (What fails for the moment is an error: one process must not store through
  * both.) Before the constructor has run (allocators map early)
  * there is nothing attached, and the system calls are made directly. */
 #undef _FILE_OFFSET_BITS /* or mmap below would be called mmap64; off_t has 64 bits anyway */
@@ -39,10 +39,10 @@ __attribute__((constructor)) static void find_next(void)
     folio_whole_tracking(); /* a program that knows nothing of us hands what it maps to system calls */
 }
 
-/* What folio_mmap() failed with: is the kernel's mapping as good? */
-static bool may_be_plain(int error)
+/* What folio_mmap() failed with: will it always, so that all of this process's mappings are the kernel's? */
+static bool is_impossible(int error)
 {
-    return error == EOPNOTSUPP || error == EPERM || !folio_attached(NULL, SIZE_MAX);
+    return error == EOPNOTSUPP || error == EPERM || error == ENOSYS;
 }
 
 static void *mmap_next(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
@@ -61,7 +61,7 @@ FOLIO_EXPORT void *mmap(void *addr, size_t length, int prot, int flags, int fd, 
         (type == MAP_SHARED || type == MAP_SHARED_VALIDATE)) {
         int before = errno;
         void *mapped = folio_mmap(addr, length, prot, flags, fd, offset);
-        if (mapped != MAP_FAILED || !may_be_plain(errno))
+        if (mapped != MAP_FAILED || !is_impossible(errno))
             return mapped;
         errno = before;
     }

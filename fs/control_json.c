@@ -215,6 +215,7 @@ static json_t *operations_part(struct fs *fs)
         [FS_WRITES] = "writes",
         [FS_FSYNCS] = "fsyncs",
         [FS_MIXED_WRITES] = "mixed_writes",
+        [FS_LOST_WRITES] = "lost_writes",
     };
     json_t *o = json_object();
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)

@@ -202,7 +202,10 @@ static int write_and_commit(struct fs *fs)
 int fs_sync(struct fs *fs)
 {
     fs_count(fs, FS_FSYNCS);
-    int err = fs_collect_writes(fs);
+    uint64_t lost = atomic_load(&fs->ops[FS_LOST_WRITES]);
+    int err = fs_collect_writes(fs); /* says nothing of writes that failed */
+    if (err == 0 && atomic_load(&fs->ops[FS_LOST_WRITES]) != lost)
+        err = -EIO;
     return graver(err, write_and_commit(fs));
 }
 

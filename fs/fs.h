@@ -67,7 +67,8 @@ enum fs_counter {
     FS_READS,
     FS_WRITES,
     FS_FSYNCS,
-    FS_MIXED_WRITES
+    FS_MIXED_WRITES,
+    FS_LOST_WRITES /* of what the kernel wrote back: it has forgotten them */
 };
 
 /* Who asks: new objects belong to it. */

@@ -213,6 +213,8 @@ static ssize_t write_and_lend(struct front *front, struct open_file *file, const
 {
     struct address_space *m = &file->inode->mapping;
     ssize_t n = file_write(file, (uint64_t)off, buf, size, decode_write(front, fi));
+    if (fi->writepage && n < 0)
+        fs_count(front->fs, FS_LOST_WRITES);
     if (fi->writepage)
         note_kernel_write(front, file->inode, size);
     else if (n > 0 && kernel_keeps(fi) && atomic_load(&m->memfd) != NULL &&
@@ -308,7 +310,8 @@ void op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
         n = drop_privilege(req, out->inode);
     if (n == 0)
         n = file_copy_range(in, (uint64_t)off_in, out, (uint64_t)off_out, whole);
-    balance_dirty_pages(front_of(req)->fs->cache);
+    if (n != -EOPNOTSUPP)
+        balance_dirty_pages(front_of(req)->fs->cache);
     if (n < 0)
         reply_status(req, (int)n);
     else

@@ -129,6 +129,7 @@ int front_create(struct front **out, const struct front_options *o)
     if (front == NULL)
         return -ENOMEM;
     front->options = *o;
+    pthread_rwlock_init(&front->asking, NULL);
     *out = front;
     return 0;
 }
@@ -320,6 +321,7 @@ void front_quit(struct front *front)
                    "namespace: it is written back and ended there, too",
                    front->mountpoint);
     collect_writes(front, mounted);
+    front_stop_asking(front);
     leave_loop(front);
 }
 
@@ -334,6 +336,7 @@ void front_destroy(struct front *front)
         fuse_session_destroy(front->se);
     }
     ring_free(front->wire.ring);
+    pthread_rwlock_destroy(&front->asking);
     free(front->mountpoint);
     free(front);
 }

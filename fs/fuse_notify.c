@@ -9,14 +9,32 @@ struct notifier { /* (l) lock  (c) constant */
     pthread_mutex_t lock;
     struct notify_job *first; /* oldest                                                (l) */
     struct notify_job **end;  /* where the next one goes                               (l) */
-    struct worker *worker;    /* (c) */
+    struct crew crew;         /* a job may be held by a client, as a lender may */
 };
+
+/* What it does waits for requests to be answered: so none is under way, nor begins, when the loop is left. */
+static int invalidate(struct front *front, uint64_t ino, uint64_t offset, uint64_t len)
+{
+    int err = 0;
+    pthread_rwlock_rdlock(&front->asking);
+    if (front->se != NULL && !atomic_load(&front->leaving))
+        err = fuse_lowlevel_notify_inval_inode(front->se, ino, (off_t)offset, (off_t)len);
+    pthread_rwlock_unlock(&front->asking);
+    return err;
+}
+
+void front_stop_asking(struct front *front)
+{
+    atomic_store(&front->leaving, true);
+    pthread_rwlock_wrlock(&front->asking);
+    pthread_rwlock_unlock(&front->asking);
+}
 
 /* off 0, len 0: all pages. A file the kernel has forgotten has nothing to flush. */
 int front_flush(void *arg, uint64_t ino)
 {
     struct front *front = arg;
-    int err = front->se != NULL ? fuse_lowlevel_notify_inval_inode(front->se, ino, 0, 0) : 0;
+    int err = invalidate(front, ino, 0, 0);
     return err == -ENOENT ? 0 : err;
 }
 
@@ -24,8 +42,7 @@ int front_flush(void *arg, uint64_t ino)
 void front_forget_range(void *arg, uint64_t ino, uint64_t offset, uint64_t len)
 {
     struct front *front = arg;
-    if (front->se != NULL)
-        (void)fuse_lowlevel_notify_inval_inode(front->se, ino, (off_t)offset, (off_t)len);
+    (void)invalidate(front, ino, offset, len);
 }
 
 void front_forget_attributes(void *arg, uint64_t ino)
@@ -68,7 +85,7 @@ int notifier_start(struct front *front)
     pthread_mutex_init(&n->lock, NULL);
     n->end = &n->first;
     front->notifier = n;
-    int err = worker_start(&n->worker, "folio-notify", notifier_step, front);
+    int err = crew_start(&n->crew, "folio-notify", notifier_step, front);
     if (err != 0) {
         front->notifier = NULL;
         pthread_mutex_destroy(&n->lock);
@@ -82,7 +99,7 @@ void notifier_stop(struct front *front)
     struct notifier *n = front->notifier;
     if (n == NULL)
         return;
-    worker_stop(n->worker);
+    crew_stop(&n->crew);
     while (notifier_step(front) == 0)
         ;
     front->notifier = NULL;
@@ -98,5 +115,13 @@ void notifier_add(struct front *front, struct notify_job *job)
     *n->end = job;
     n->end = &job->next;
     pthread_mutex_unlock(&n->lock);
-    worker_wake(n->worker);
+    crew_wake(&n->crew);
+}
+
+void notifier_grow(struct front *front, unsigned nr)
+{
+    if (front->notifier == NULL)
+        return;
+    crew_grow(&front->notifier->crew, nr);
+    crew_wake(&front->notifier->crew);
 }

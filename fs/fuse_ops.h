@@ -39,7 +39,9 @@ struct front {                    /* (c) constant while the loop runs  (a) atomi
     pthread_t loop;               /* the thread in front_loop()                              (c) */
     void (*ready)(void *arg);     /* (c) */
     void *ready_arg;
-    _Atomic bool left; /* front_loop() has returned                               (a) */
+    _Atomic bool left;       /* front_loop() has returned                               (a) */
+    _Atomic bool leaving;    /* it is about to: nobody may begin to wait for requests   (a) */
+    pthread_rwlock_t asking; /* held by who has the kernel hand over, or give up, what it caches */
 };
 
 static inline struct front *front_of(fuse_req_t req)
@@ -101,6 +103,9 @@ struct notify_job {
 int notifier_start(struct front *front); /* 0 or -errno */
 void notifier_stop(struct front *front); /* finishes what is queued */
 void notifier_add(struct front *front, struct notify_job *job);
+void notifier_grow(struct front *front, unsigned nr); /* as front_more_threads() */
+/* Before the loop is left, while it still serves: what has the kernel hand over is finished, and nothing more begins. */
+void front_stop_asking(struct front *front);
 
 /* ---- writers that wait (fuse_throttle.c) ------------------------------------------------------ */
 

@@ -211,4 +211,33 @@ what=cache=kernel,attach
 make_volume
 stores_nobody_synced cache=kernel,attach
 check_volume "$what"
+
+# The daemon is to end while a sync has the kernel hand over what somebody goes on storing.
+what='SIGTERM beside a sync'
+sync_again_and_again()
+{
+    while "$FOLIO_BIN/foliofsctl" "$M" sync >/dev/null 2>&1; do
+        :
+    done
+}
+for round in 1 2 3; do
+    mount_volume -o cache=direct
+    wait_for_control
+    mkdir -p "$M/d"
+    (cd "$M/d" && exec timeout 60 "$T/mmap_ops" races . 20 fsync) >"$T/out" 2>&1 &
+    storer=$!
+    note_process "$storer"
+    sync_again_and_again &
+    syncer=$!
+    note_process "$syncer"
+    sleep "0.$((round * 3))"
+    kill -s TERM "$daemon"
+    until_true 60 has_ended "$daemon" || fail "$what: it does not end (round $round)"
+    reap_daemon
+    kill "$storer" 2>/dev/null
+    wait "$storer" "$syncer" 2>/dev/null
+    rm -f "$T/pids/$storer" "$T/pids/$syncer"
+    detach "$M" 2>/dev/null
+    check_volume "$what"
+done
 say passed

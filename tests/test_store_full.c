@@ -84,7 +84,7 @@ Test(store_full, deleting_much_on_a_full_disk_can_be_committed, .timeout = 120)
     uint32_t n = 0;
     int err;
     set_up(0);
-    limit_disk(8 << 20);
+    limit_disk(16 << 20); /* the log takes a half of it */
     while ((err = put(n)) == 0)
         n++;
     cr_assert_eq(err, -ENOSPC);
