@@ -215,7 +215,7 @@ with_errors() # PART MOUNT-OPTIONS COHERENCE WHAT STRESS-OPTIONS...
 
 # The daemon finds no memory: now and then, often, or nearly always. Who is told ENOMEM has lost nothing; attached
 # clients wait. (The first syncs may tell of files' times that could not be set: an error of one kind that the kernel
-# finds at a munmap it notes as a new one.)
+# finds at a munmap it notes as a new one; and the programs go on unmapping. So one sync has to go well.)
 make_starver() # likewise
 {
     cat >"$T/injector" <<END
@@ -239,8 +239,9 @@ off)
     fail_so_often '\000\000\000\000'
     for _ in 1 2 3 4 5 6 7 8 9; do
         ! ctl sync 2>/dev/null || break
-    done
-    ctl sync && ctl drop
+        false
+    done || ctl sync || exit 1
+    ctl drop
     ;;
 esac
 END

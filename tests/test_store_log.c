@@ -331,17 +331,23 @@ Test(store_log, much_is_committed)
     cr_assert_eq(stats(s).log_records, 1);
 }
 
+/* As before a commit, which nobody makes. */
+static void freeze_running(void)
+{
+    pthread_mutex_lock(&s->lock);
+    s->committing = s->running;
+    s->committing->log_end = s->log->head;
+    s->running = txn_new(s->committing->tid + 1);
+    pthread_mutex_unlock(&s->lock);
+}
+
 /* A crash while a transaction that is all in the log is being committed: the next one's records follow
  * its own. */
 Test(store_log, one_transaction_after_the_other)
 {
     put_name(1, 11);
     sync_all();
-    pthread_mutex_lock(&s->lock);
-    s->committing = s->running; /* frozen, and not committed */
-    s->committing->log_end = s->log->head;
-    s->running = txn_new(s->committing->tid + 1);
-    pthread_mutex_unlock(&s->lock);
+    freeze_running();
     put_name(1, 12);
     put_name(2, 22);
     sync_all();
@@ -363,11 +369,7 @@ Test(store_log, one_transaction_after_the_other)
 Test(store_log, nothing_is_logged_behind_what_is_not)
 {
     put_name(1, 11);
-    pthread_mutex_lock(&s->lock);
-    s->committing = s->running;
-    s->committing->log_end = s->log->head;
-    s->running = txn_new(s->committing->tid + 1);
-    pthread_mutex_unlock(&s->lock);
+    freeze_running();
     put_name(2, 22);
     sync_all();
     cr_assert_eq(stats(s).commits, 1);
@@ -585,49 +587,42 @@ Test(store_log, two_crashes_at_the_end_of_the_ring)
     cr_assert_eq(store_close(c), 0);
 }
 
-/* Records with good checksums that no store writes: never anything but a damaged log. */
+/* Records with good checksums that no store writes: never anything but a damaged log, of which nothing is taken. Each
+ * begins with a change that could be: another counter. */
 Test(store_log, hostile_records)
 {
-    static uint8_t changes[4096];
-    static const uint8_t counter[] = { KEY_COUNTER };
-    struct key super, ring = { .len = 1, .bytes = { KEY_LOG } };
-    struct store *c;
-    uint64_t head = s->log->head;
-    key_super(&super);
-    size_t good = change(changes, counter, 1, "123456789", 9);
-    struct {
+    static const struct {
         const char *what;
-        size_t len;
+        const char *key; /* of a second change */
+        size_t too_long;
         uint32_t nr;
         uint64_t escaped;
     } cases[] = {
-        { "an escaped block behind it", good, 1, (uint64_t)1 << 63 },
-        { "bytes behind its changes", good + 1, 1, 0 },
-        { "more changes than it holds", good, 2, 0 },
-        { "the superblock", good + change(changes + good, super.bytes, super.len, "x", 1), 2, 0 },
-        { "the ring", good + change(changes + good, ring.bytes, 1, "x", 1), 2, 0 },
-        { "a block's key", good + change(changes + good, "B234567890123", 13, "x", 1), 2, 0 },
-        { "a key of no type", good + change(changes + good, "?", 1, "x", 1), 2, 0 },
+        { "an escaped block behind it", NULL, 0, 1, (uint64_t)1 << 63 },
+        { "a byte behind its changes", NULL, 1, 1, 0 },
+        { "more changes than it holds", NULL, 0, 2, 0 },
+        { "the superblock", "S", 0, 2, 0 },
+        { "the ring", "R", 0, 2, 0 },
+        { "the tail", "P", 0, 2, 0 },
+        { "a block's key", "B234567890123", 0, 2, 0 },
+        { "a key of no type", "?", 0, 2, 0 },
     };
+    uint64_t head = s->log->head;
+    struct store *c;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        /* The last one that was built is in changes; build it again for each. */
-        good = change(changes, counter, 1, "123456789", 9);
-        if (i == 3)
-            change(changes + good, super.bytes, super.len, "x", 1);
-        else if (i == 4)
-            change(changes + good, ring.bytes, 1, "x", 1);
-        else if (i == 5)
-            change(changes + good, "B234567890123", 13, "x", 1);
+        uint8_t changes[200] = { 0 };
+        size_t len = change(changes, "I", 1, "123456789", 9);
+        if (cases[i].key != NULL)
+            len += change(changes + len, cases[i].key, strlen(cases[i].key), "x", 1);
         crash();
-        forge(head, LOG_NONE, changes, cases[i].len, cases[i].nr, cases[i].escaped);
-        int err = open_copy(&c, false);
-        cr_assert(err == -EIO || (i == 0 && err == 0), "%s: %d", cases[i].what, err);
+        forge(head, LOG_NONE, changes, len + cases[i].too_long, cases[i].nr, cases[i].escaped);
+        int err = open_copy(&c, false); /* a header that cannot be is none: nothing is under way */
+        cr_assert_eq(err, cases[i].escaped != 0 ? 0 : -EIO, "%s: %d", cases[i].what, err);
         if (err == 0)
             cr_assert_eq(store_close(c), 0);
         cr_assert_eq(open_copy(&c, true), 0, "%s", cases[i].what);
         cr_assert_eq(store_close(c), 0);
         cr_assert_eq(open_copy(&c, false), 0, "%s", cases[i].what);
-        cr_assert_gt(c->next_number, 0);
         cr_assert_lt(c->next_number, 1 << 20, "%s: a part of it came in", cases[i].what);
         cr_assert_eq(store_close(c), 0);
     }
