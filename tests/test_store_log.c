@@ -521,8 +521,9 @@ static void forge(uint64_t position, uint64_t last, const void *changes, size_t 
                   uint64_t escaped)
 {
     static uint8_t record[256 << 10];
+    static const char magic[8] = { 'F', 'o', 'l', 'i', 'o', 'L', 'g', '1' };
     memset(record, 0, sizeof record);
-    memcpy(record, "FolioLg1", 8);
+    memcpy(record, magic, sizeof magic);
     put_le32(record + 12, crc32c(0, changes, len));
     put_le64(record + 16, position);
     put_le64(record + 24, last);
