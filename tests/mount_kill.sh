@@ -2,11 +2,11 @@
 # The daemon is killed again and again under a mixed load; what was fsynced is always there.
 #
 #   FOLIO_SEED    repeats a run (as far as the moment of a kill can be repeated)
-#   FOLIO_ROUNDS  how many kills (50)
+#   FOLIO_ROUNDS  how many kills (35)
 . "$(dirname -- "$0")/lib.sh"
 build_helper crash_load
 start_random
-rounds=${FOLIO_ROUNDS:-50}
+rounds=${FOLIO_ROUNDS:-35}
 workers=3
 
 start_load() # DIRECTORY

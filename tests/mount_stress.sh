@@ -35,7 +35,7 @@ lane()
 }
 in_lanes()
 {
-    for _ in $(seq "${FOLIO_LANES:-8}"); do
+    for _ in $(seq "${FOLIO_LANES:-12}"); do
         lane &
         note_process $!
     done
