@@ -4,7 +4,7 @@
 # that fails now and then, with a daemon that finds no memory now and then, and with one that is killed.
 #
 #   FOLIO_SECONDS  of each part (30)
-#   FOLIO_LANES    how many at a time (8)
+#   FOLIO_LANES    how many at a time (12)
 #   FOLIO_SEED     repeats a run (as far as an interleaving can be repeated)
 #   FOLIO_PARTS    which of them: tmpfs ext4 xfs kernel kernel_1M direct direct_1M attached
 #                  attached_kernel mixed mixed_kernel full errors_kernel errors_direct errors_attached
