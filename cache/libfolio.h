@@ -168,10 +168,10 @@ struct client_conn *conn_at(unsigned i);
 unsigned conn_index(const struct client_conn *conn);
 /* In a child: there are none. */
 void conn_forget(void);
-/* Is FOLIO_VERBOSE=1? */
 /* From now on userfaultfd has to see the faults inside system calls, too, or nothing is attached: EPERM. */
 FOLIO_EXPORT void folio_whole_tracking(void);
 bool conn_set_whole(bool now); /* returns what it was */
+/* Is FOLIO_VERBOSE=1? */
 bool conn_verbose(void);
 /* With FOLIO_VERBOSE=1, say what is wrong, on standard error; from the keeper: once conn_report is
  * called by a thread that has one. error: an errno or 0. */

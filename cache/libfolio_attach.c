@@ -68,9 +68,10 @@ int attach_move_up(int fd)
 {
     struct rlimit limit;
 
-    if (!attach_limit_raise(&limit))
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur > LOW_MOST ||
+        !attach_limit_raise(&limit))
         return fd;
-    int up = limit.rlim_cur <= LOW_MOST ? fcntl(fd, F_DUPFD_CLOEXEC, (int)limit.rlim_cur) : -1;
+    int up = fcntl(fd, F_DUPFD_CLOEXEC, (int)limit.rlim_cur);
     attach_limit_restore(&limit);
     if (up < 0)
         return fd;

@@ -9,7 +9,6 @@
 #include "store/bytes.h"
 #include "store/crc32c.h"
 
-#define BLOCK_KEY_BYTES   38u /* find 13, version 1, head 16, crc 4, key check 4 */
 #define BLOCK_FIND_BYTES  13u
 #define BLOCK_VALUE_BYTES 4080u
 #define BLOCK_HEAD_BYTES  16u
@@ -54,7 +53,7 @@ static void see_block(struct check *c, const struct pages_entry *e, const struct
 {
     uint64_t id = key_u64(key, 0), index = get_be32(e->key + 9);
 
-    if (crc32c(0, e->key, BLOCK_KEY_BYTES - 4) != get_le32(e->key + 34) || id == 0) {
+    if (crc32c(0, e->key, KEY_BLOCK_BYTES - 4) != get_le32(e->key + 34) || id == 0) {
         check_find(c, CHECK_BLOCK, false,
                    "block %" PRIu64 " of data %" PRIu64 ": its key is damaged", index, id);
         c->unsure = c->blocks_unsure = true;

@@ -33,7 +33,7 @@
 #define BLOCK_HEAD_AT      14u /* offsets in the key */
 #define BLOCK_CRC_AT       30u
 #define BLOCK_CHECK_AT     34u
-#define BLOCK_KEY_BYTES    38u
+#define BLOCK_KEY_BYTES    KEY_BLOCK_BYTES
 #define PAGE_HEADER_BYTES  16u
 
 /* A read transaction and its cursor, kept for the next reader; reset in between, so that it holds

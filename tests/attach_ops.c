@@ -727,7 +727,6 @@ static void misses(const char *what, char *p, size_t from, long long least, long
     CHECK(read >= least && read <= most);
 }
 
-/* What is read beside the pages that are touched. */
 /* A lock goes with the last descriptor and mapping of its open, not with another open's mapping. */
 static void test_flock(void)
 {
@@ -784,6 +783,7 @@ static void test_files(void)
     CHECK_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
 }
 
+/* What is read beside the pages that are touched. */
 static void test_random(void)
 {
     enum { PAGES = 2000 };
