@@ -159,6 +159,8 @@ static void *watch(void *unused)
 {
     (void)unused;
     prctl(PR_SET_NAME, "folio-watch");
+    /* Both have begun now. A fork amid a thread's start would leave the child a lock of a sanitizer's. */
+    sem_post(&keeper.answered);
     for (;;) {
         struct epoll_event event;
         if (epoll_wait(keeper.epoll, &event, 1, -1) == 1)
@@ -174,12 +176,14 @@ static void *keep(void *unused)
     int error = leave_descriptors();
     if (!error && (keeper.epoll = epoll_create1(EPOLL_CLOEXEC)) < 0)
         error = -errno;
+    keeper.result = 0;
     if (!error)
-        error = start_thread(watch, NULL);
-    keeper.result = error;
-    sem_post(&keeper.answered);
-    if (error)
+        error = start_thread(watch, NULL); /* and it answers */
+    if (error) {
+        keeper.result = error;
+        sem_post(&keeper.answered);
         return NULL; /* if nobody else has this table, it is closed */
+    }
     for (;;) {
         wait_for(&keeper.asked);
         keeper.result = keeper.call(keeper.arg);

@@ -569,6 +569,7 @@ static bool run(const char *name, void (*scenario)(void))
     pid_t child = fork();
     if (child == 0) {
         struct sigaction action = { .sa_handler = jump };
+        setpgid(0, 0);
         sigaction(SIGBUS, &action, NULL);
         sigaction(SIGSEGV, &action, NULL);
         alarm(120);
@@ -577,6 +578,7 @@ static bool run(const char *name, void (*scenario)(void))
         exit(0);
     }
     int status = status_of(child);
+    kill(-child, SIGKILL); /* what a failed scenario left */
     fake_daemon_kill(daemon_pid, dev);
     printf("%-12s %s\n", name, status ? "FAILED" : "ok");
     if (status)
