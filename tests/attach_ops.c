@@ -525,6 +525,46 @@ static void test_pressure(void)
     race_end();
 }
 
+/* Who stores faster than the store takes pages waits before a page is writable, not behind it: there is never more dirty
+ * than the limit, and the page by which it is passed. */
+static void *store_to_all(void *arg)
+{
+    (void)arg;
+    for (uint64_t round = 1; round <= 2; round++)
+        for (size_t i = 0; i < race.pages; i++)
+            *(volatile uint64_t *)word_of(i, 128) = round << 32 | i;
+    race.stop = true;
+    return NULL;
+}
+static void test_throttled(void)
+{
+    enum { CACHE = 1024, LIMIT = CACHE / 100 }; /* pages */
+    long long before = stat_of("writeback", "throttled"),
+              slept = stat_of("writeback", "throttled_ns"), most = 0;
+    race_begin("throttled", 2 * CACHE);
+    CHECK_EQ(fsync(race.fd), 0);
+    control("set cache_size=4M");
+    control("set dirty_background_ratio=1");
+    control("set dirty_ratio=1");
+    control("sync");
+    pthread_t other = start(store_to_all, NULL);
+    while (!race.stop) {
+        long long dirty = stat_of("cache", "dirty");
+        most = dirty > most ? dirty : most;
+    }
+    pthread_join(other, NULL);
+    if (most > LIMIT + 1)
+        complain("throttled: %lld pages were dirty", most);
+    CHECK(stat_of("writeback", "throttled") > before);
+    CHECK(stat_of("writeback", "throttled_ns") > slept);
+    for (size_t i = 0; i < race.pages; i++)
+        CHECK_EQ(file_word(i, 128), 2ull << 32 | i);
+    control("set cache_size=256M");
+    control("set dirty_ratio=20");
+    control("set dirty_background_ratio=10");
+    race_end();
+}
+
 /* ---- errors ------------------------------------------------------------------------------------------------ */
 
 static void refuses(int line, int want, size_t length, int prot, int flags, int fd, off_t offset)
@@ -1116,6 +1156,7 @@ static const struct test {
     { "race_punch", test_race_punch, false },
     { "race_truncate", test_race_truncate, false },
     { "pressure", test_pressure, false },
+    { "throttled", test_throttled, false },
     { "errors", test_errors, false },
     { "locked", test_locked, false },
     { "read_only", test_read_only, false },
