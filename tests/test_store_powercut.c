@@ -1,7 +1,7 @@
 /* A power cut at any write: what LMDB and the log send to the disk is recorded, and images are made of what a
  * disk may hold after a cut: everything up to the last completed sync, and of what came after it any
  * subset, each write torn at any sector. Every image must open and hold exactly the state of the
- * last sync that was acknowledged, or of the one under way. */
+ * last sync that was acknowledged, or of the one under way. One of them is gone on with, and cut again. */
 #include <criterion/criterion.h>
 #include <dlfcn.h>
 #include <errno.h>
@@ -131,7 +131,7 @@ int ftruncate(int fd, off_t len)
 
 #define NAMES  40u
 #define BLOCKS 120u
-#define SYNCS  160u
+#define SYNCS  160u /* at most, of a session */
 
 struct state {
     int names[NAMES];             /* -1: absent */
@@ -139,8 +139,9 @@ struct state {
     size_t started, acknowledged; /* positions in ops */
 };
 
-static struct state states[SYNCS + 1];
-static char dir[64], path[96], before[96], image[96];
+static struct state states[SYNCS + 1]; /* [0]: at the start of the session */
+static unsigned nr_syncs;
+static char dir[64], path[96], before[96], image[96], opened[96];
 static unsigned seed;
 
 static uint32_t pick(uint32_t below)
@@ -214,16 +215,27 @@ static struct store *open_at(const char *where)
     return s;
 }
 
-static void run_load(void)
+static void forget_ops(void)
 {
-    struct store *s = open_at(path);
+    for (size_t i = 0; i < nr_ops; i++)
+        free(ops[i].data);
+    nr_ops = 0;
+}
+
+/* Open the volume, which holds states[0], change and sync it; what becomes of the file is recorded. Its end is
+ * not: it is cut off. */
+static struct store_stats run_session(unsigned syncs)
+{
+    struct store_stats counts;
     struct stat st;
     cr_assert_eq(stat(path, &st), 0);
     volume_ino = st.st_ino;
-    memset(&states[0], 0xff, sizeof states[0]);
+    forget_ops();
     states[0].started = states[0].acknowledged = 0;
+    nr_syncs = syncs;
     recording = true;
-    for (unsigned i = 1; i <= SYNCS; i++) {
+    struct store *s = open_at(path); /* may have to write what was in the log */
+    for (unsigned i = 1; i <= syncs; i++) {
         states[i] = states[i - 1];
         change(s, &states[i]);
         states[i].started = nr_ops;
@@ -237,13 +249,9 @@ static void run_load(void)
         }
     }
     recording = false;
-    struct store_stats counts;
     store_stats(s, &counts);
-    fprintf(stderr, "%llu commits, %llu records of the log, %llu bytes\n",
-            (unsigned long long)counts.commits, (unsigned long long)counts.log_records,
-            (unsigned long long)counts.log_bytes);
-    cr_assert_gt(counts.log_records, SYNCS / 2);
     cr_assert_eq(store_close(s), 0);
+    return counts;
 }
 
 /* ---- images ---------------------------------------------------------------------------------- */
@@ -322,22 +330,27 @@ static bool same_blocks(struct store *s, const struct state *st)
     return true;
 }
 
-static void check_image(size_t cut)
+/* Returns the number of the state that it holds. */
+static unsigned check_image(size_t cut)
 {
     unsigned last = 0;
-    while (last < SYNCS && states[last + 1].acknowledged <= cut)
+    while (last < nr_syncs && states[last + 1].acknowledged <= cut)
         last++;
     make_image(cut);
-    struct store *s = open_at(image);
+    copy_file(image, opened); /* it may be gone on with as it is */
+    struct store *s = open_at(opened);
     bool ok = same_names(s, &states[last]) && same_blocks(s, &states[last]);
-    if (!ok && last < SYNCS && states[last + 1].started <= cut)
-        ok = same_names(s, &states[last + 1]) && same_blocks(s, &states[last + 1]);
+    if (!ok && last < nr_syncs && states[last + 1].started <= cut) {
+        last++;
+        ok = same_names(s, &states[last]) && same_blocks(s, &states[last]);
+    }
     cr_assert(ok, "cut at %zu of %zu, after sync %u: neither that state nor the next", cut, nr_ops,
               last);
     cr_assert_eq(store_close(s), 0);
+    return last;
 }
 
-Test(store_powercut, every_image_is_the_last_acknowledged_state_or_the_one_under_way)
+static void start(void)
 {
     const char *given = getenv("FOLIO_SEED");
     struct store_error error = { "" };
@@ -349,18 +362,66 @@ Test(store_powercut, every_image_is_the_last_acknowledged_state_or_the_one_under
     snprintf(path, sizeof path, "%s/v", dir);
     snprintf(before, sizeof before, "%s/before", dir);
     snprintf(image, sizeof image, "%s/image", dir);
+    snprintf(opened, sizeof opened, "%s/opened", dir);
     cr_assert_eq(store_format(path, &f, &error), 0, "%s", error.text);
     copy_file(path, before);
-    run_load();
+    memset(&states[0], 0xff, sizeof states[0]);
+}
+
+static void finish(void)
+{
+    forget_ops();
+    unlink(path);
+    unlink(before);
+    unlink(image);
+    unlink(opened);
+    rmdir(dir);
+}
+
+TestSuite(store_powercut, .init = start, .fini = finish);
+
+Test(store_powercut, every_image_is_the_last_acknowledged_state_or_the_one_under_way)
+{
+    struct store_stats counts = run_session(SYNCS);
+    fprintf(stderr, "%llu commits, %llu records of the log, %llu bytes\n",
+            (unsigned long long)counts.commits, (unsigned long long)counts.log_records,
+            (unsigned long long)counts.log_bytes);
+    cr_assert_gt(counts.log_records, SYNCS / 2);
     cr_assert_gt(nr_ops, SYNCS * 2, "only %zu operations were recorded", nr_ops);
     size_t cuts = 0;
     for (size_t i = 0; i < nr_ops; i++)
         cuts += ops[i].kind == OP_CUT;
     cr_assert_gt(cuts, 0, "no room was given back");
     for (unsigned i = 0; i < 250; i++)
-        check_image(pick((uint32_t)nr_ops));
-    unlink(path);
-    unlink(before);
-    unlink(image);
-    rmdir(dir);
+        (void)check_image(pick((uint32_t)nr_ops));
+}
+
+/* Anywhere; or where the log goes back to the beginning of its ring, for what is torn there lies ahead of what the
+ * next session writes. */
+static size_t pick_cut(void)
+{
+    off_t last = 0;
+    for (size_t i = 0; i < nr_ops; i++) {
+        if (!ops[i].through)
+            continue;
+        if (ops[i].offset < last && pick(2))
+            return i;
+        last = ops[i].offset;
+    }
+    return pick((uint32_t)nr_ops + 1);
+}
+
+/* Sessions that each begin with what the cut before has left, and end in a cut: in the middle of reading the log
+ * again, before anything was written, or somewhere later. */
+Test(store_powercut, sessions_that_follow_each_other_and_are_all_cut)
+{
+    for (unsigned session = 0; session < 40; session++) {
+        (void)run_session(pick(3) == 0 ? 0 : 1 + pick(12));
+        unsigned now = 0;
+        for (unsigned i = 0; i < 4; i++) /* the last of them is gone on with */
+            now = check_image(pick_cut());
+        states[0] = states[now];
+        copy_file(image, path);
+        copy_file(image, before);
+    }
 }
