@@ -53,6 +53,7 @@ struct client_conn {
     int socket, uffd;     /* in the keeper's table (d); the watcher puts an empty file for uffd */
     unsigned files;       /* that use it (d) */
     bool in_use;          /* (d) */
+    bool own_only;        /* of faults, those inside system calls fail (d) */
     _Atomic bool hung_up; /* it is of no more use (a) */
     _Atomic bool gone;    /* and the watcher is done with it (a) */
 };
@@ -95,6 +96,7 @@ void table_forget_lock(void);
 void table_forget(void);
 /* In a child: no file has a connection, nor references but those of ranges; those left without. */
 void table_recount(struct client_file **unused);
+/* No signal handler runs in between: it may fork, or look here. */
 void table_lock(void);
 void table_unlock(void);
 /* Is any byte of it attached? Cheap where it is not. */

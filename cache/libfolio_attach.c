@@ -63,13 +63,14 @@ void attach_limit_restore(const struct rlimit *before)
 }
 
 /* Beyond the program's limit, which is the keeper's, too: a program that maps files and closes them does not
- * reach it. (A descriptor that is open stays when the limit is lower.) */
+ * reach it. (A descriptor that is open stays when the limit is lower.) Only where room gets short: the limit is raised
+ * for a moment, and whatever the program starts then inherits that. */
 int attach_move_up(int fd)
 {
     struct rlimit limit;
 
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur > LOW_MOST ||
-        !attach_limit_raise(&limit))
+        (rlim_t)fd < limit.rlim_cur / 2 || !attach_limit_raise(&limit))
         return fd;
     int up = fcntl(fd, F_DUPFD_CLOEXEC, (int)limit.rlim_cur);
     attach_limit_restore(&limit);

@@ -158,12 +158,13 @@ bool conn_set_whole(bool now)
 
 /* Faults inside system calls too, if that is allowed at all; else those of the program only.
  * Returns the descriptor or -errno. */
-static int new_userfaultfd(void)
+static int new_userfaultfd(bool *own_only)
 {
     int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 
     if (fd < 0 && errno == EPERM)
         fd = open_device();
+    *own_only = fd < 0;
     if (fd < 0 && !atomic_load(&whole))
         fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
     if (fd >= 0)
@@ -175,10 +176,10 @@ static int new_userfaultfd(void)
     return error == EMFILE || error == ENFILE ? -error : -EPERM;
 }
 
-static int open_userfaultfd(void)
+static int open_userfaultfd(bool *own_only)
 {
     struct uffdio_api api = { .api = UFFD_API, .features = ATTACH_UFFD_FEATURES };
-    int fd = new_userfaultfd();
+    int fd = new_userfaultfd(own_only);
 
     if (fd < 0 || ioctl(fd, UFFDIO_API, &api) == 0)
         return fd;
@@ -273,7 +274,7 @@ static int greet(struct client_conn *conn, dev_t dev)
     if (fd < 0)
         return fd;
     *conn = (struct client_conn){ .dev = dev, .socket = fd };
-    int error = conn->uffd = open_userfaultfd();
+    int error = conn->uffd = open_userfaultfd(&conn->own_only);
     if (error >= 0) {
         error = conn_ask(conn, &hello, conn->uffd, NULL, NULL, NULL, 0);
         if (error)
@@ -292,7 +293,8 @@ int conn_get(dev_t dev, struct client_conn **out)
 
     for (unsigned i = 0; i < CLIENT_CONNS; i++) {
         struct client_conn *conn = &conns[i];
-        if (conn->in_use && conn->dev == dev && !atomic_load(&conn->hung_up)) {
+        if (conn->in_use && conn->dev == dev && !atomic_load(&conn->hung_up) &&
+            !(conn->own_only && atomic_load(&whole))) {
             *out = conn;
             return 0;
         }

@@ -49,6 +49,17 @@ static int send_batch(int socket, const int *fds, unsigned count)
     return sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -errno : 0;
 }
 
+/* A user may have no more under way than one process may have open, unless privileged. */
+static int send_more(int socket, const int *fds, unsigned count, bool *raised, struct rlimit *limit)
+{
+    int error = send_batch(socket, fds, count);
+
+    if (error != -ETOOMANYREFS || *raised || !attach_limit_raise(limit))
+        return error;
+    *raised = true;
+    return send_batch(socket, fds, count);
+}
+
 /* Returns how many came. */
 static unsigned receive_batch(int socket, int *fds)
 {
@@ -85,6 +96,8 @@ static long send_proofs(void *arg)
     struct client_proof *proof;
     int fds[BATCH], error = 0;
     unsigned count = 0;
+    struct rlimit limit;
+    bool raised = false;
 
     int socket = attach_copy_descriptor(passing->thread, passing->socket);
     if (socket < 0)
@@ -94,12 +107,14 @@ static long send_proofs(void *arg)
             continue;
         fds[count++] = proof->fd;
         if (count == BATCH) {
-            error = send_batch(socket, fds, count);
+            error = send_more(socket, fds, count, &raised, &limit);
             count = 0;
         }
     }
     if (!error && count)
-        error = send_batch(socket, fds, count);
+        error = send_more(socket, fds, count, &raised, &limit);
+    if (raised)
+        attach_limit_restore(&limit);
     close(socket);
     return error;
 }
@@ -109,19 +124,24 @@ static long receive_proofs(void *unused)
 {
     struct client_proof *proof;
     int fds[BATCH];
-    unsigned count = 0, next = 0;
+    unsigned left = 0, batch = 0, came = 0, next = 0;
     struct rlimit limit;
     bool raised = attach_limit_raise(&limit); /* a batch may be larger; nobody else runs here yet */
 
     (void)unused;
+    for (unsigned i = 0; (proof = table_proof(i)) != NULL; i++)
+        left += proof->files > 0;
     for (unsigned i = 0; (proof = table_proof(i)) != NULL; i++) {
         if (!proof->files)
             continue;
-        if (next == count) {
-            count = receive_batch(keeper_inherited(), fds);
+        if (next == batch) { /* as it was sent, however much of it came */
+            batch = left < BATCH ? left : BATCH;
+            left -= batch;
+            came = receive_batch(keeper_inherited(), fds);
             next = 0;
         }
-        proof->fd = next < count ? fds[next++] : -1;
+        proof->fd = next < came ? fds[next] : -1;
+        next++;
     }
     if (raised)
         attach_limit_restore(&limit);

@@ -5,6 +5,7 @@
 #include "cache/libfolio.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <string.h>
 
 struct tables {
@@ -15,6 +16,7 @@ struct tables {
 
 static struct tables *tables;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static sigset_t signals;       /* of who holds it */
 static unsigned count;         /* of ranges */
 static unsigned proofs;        /* slots ever used */
 static unsigned files;         /* likewise */
@@ -36,12 +38,20 @@ int table_open(void)
 
 void table_lock(void)
 {
+    sigset_t all, before;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     pthread_mutex_lock(&lock);
+    signals = before;
 }
 
 void table_unlock(void)
 {
+    sigset_t before = signals;
+
     pthread_mutex_unlock(&lock);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 /* What the unlocked check of table_touches reads. */

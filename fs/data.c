@@ -11,8 +11,7 @@
 #include "cache/memfd.h"
 #include "fs/names.h"
 
-#define COPY_BUFFER     (256u << 10) /* bytes copied at a time by file_copy_range */
-#define MEMORY_QUIET_NS 1000000000u  /* a shortage is over when nobody has noticed it for so long */
+#define MEMORY_QUIET_NS 1000000000u /* a shortage is over when nobody has noticed it for so long */
 
 /* ---- readahead -------------------------------------------------------------------------------- */
 
@@ -318,26 +317,4 @@ ssize_t file_write(struct open_file *file, uint64_t offset, const void *buf, siz
     }
     return flags & WRITE_CACHED ? write_all(inode, offset, buf, len, flags)
                                 : write_or_make_room(inode, offset, buf, len, flags);
-}
-
-ssize_t file_copy_range(struct open_file *in, uint64_t in_off, struct open_file *out,
-                        uint64_t out_off, size_t len)
-{
-    char *buf = malloc(COPY_BUFFER);
-    size_t done = 0;
-    ssize_t n = 0;
-    if (buf == NULL)
-        return -ENOMEM;
-    while (done < len) {
-        size_t want = len - done < COPY_BUFFER ? len - done : COPY_BUFFER;
-        n = file_read(in, in_off + done, buf, want);
-        if (n > 0)
-            n = file_write(out, out_off + done, buf, (size_t)n, 0);
-        if (n <= 0)
-            break;
-        done += (size_t)n;
-        balance_dirty_pages(out->inode->fs->cache);
-    }
-    free(buf);
-    return done > 0 || n >= 0 ? (ssize_t)done : n;
 }

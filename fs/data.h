@@ -75,8 +75,6 @@ int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t l
 void file_hole_end(struct open_file *file);
 /* whence: SEEK_DATA, SEEK_HOLE. -ENXIO. */
 int file_lseek(struct open_file *file, uint64_t offset, int whence, uint64_t *out);
-ssize_t file_copy_range(struct open_file *in, uint64_t in_off, struct open_file *out,
-                        uint64_t out_off, size_t len);
 /* Durable on return; reports an error this open file has not seen. datasync: as fdatasync. */
 int file_fsync(struct open_file *file, bool datasync);
 int inode_fsync(struct inode *inode); /* directories */

@@ -290,34 +290,6 @@ void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t 
     notifier_add(front_of(req), &h->job);
 }
 
-/* After our answer the kernel drops its pages of what was written, whole ones: with what mappings have stored to the
- * rest of the first and the last. So we copy whole pages, and refuse what is less, which it then copies by
- * itself, with READ and WRITE. */
-static size_t whole_pages(off_t to, size_t len)
-{
-    return (uint64_t)to % PAGE_SIZE == 0 ? len - len % PAGE_SIZE : 0;
-}
-
-void op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
-                        struct fuse_file_info *fi_in, fuse_ino_t ino_out, off_t off_out,
-                        struct fuse_file_info *fi_out, size_t len, int flags)
-{
-    (void)ino_in, (void)ino_out, (void)flags;
-    struct open_file *in = open_file_of(fi_in), *out = open_file_of(fi_out);
-    size_t whole = whole_pages(off_out, len);
-    ssize_t n = whole == 0 ? -EOPNOTSUPP : 0;
-    if (n == 0 && caller_is_unprivileged(req))
-        n = drop_privilege(req, out->inode);
-    if (n == 0)
-        n = file_copy_range(in, (uint64_t)off_in, out, (uint64_t)off_out, whole);
-    if (n != -EOPNOTSUPP)
-        balance_dirty_pages(front_of(req)->fs->cache);
-    if (n < 0)
-        reply_status(req, (int)n);
-    else
-        fuse_reply_write(req, (size_t)n);
-}
-
 struct lseek_job {
     struct notify_job job;  /* first */
     struct open_file *file; /* stays open while its request is unanswered */

@@ -79,6 +79,8 @@ void front_print_missing(const struct front *front, FILE *to)
 
 /* ---- the session ----------------------------------------------------------------------------- */
 
+/* No copy_file_range: the kernel drops its pages of the range after our answer, but what its mappings have dirtied of
+ * them may have reached us before it, and behind our copying. So it copies by itself, with READ and WRITE. */
 static const struct fuse_lowlevel_ops operations = {
     .init = init_session,
     .lookup = op_lookup,
@@ -105,7 +107,6 @@ static const struct fuse_lowlevel_ops operations = {
     .release = op_release,
     .fsync = op_fsync,
     .fallocate = op_fallocate,
-    .copy_file_range = op_copy_file_range,
     .lseek = op_lseek,
     .getattr = op_getattr,
     .setattr = op_setattr,

@@ -78,7 +78,7 @@ static inline struct cred request_cred(fuse_req_t req)
 int drop_privilege(fuse_req_t req, struct inode *inode);
 /* Shall this WRITE, or this OPEN with O_TRUNC, clear them? */
 bool write_kills_privilege(fuse_req_t req, const struct fuse_file_info *fi);
-/* Shall fallocate and copy_file_range, where FUSE has no flag to say so? */
+/* Shall fallocate, where FUSE has no flag to say so? */
 bool caller_is_unprivileged(fuse_req_t req);
 /* A write takes away file capabilities, whoever makes it. The kernel sees to that, but not before
  * writes that bypass its cache.   Returns 0 or -errno. */
@@ -157,9 +157,6 @@ void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi);
 void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
                   struct fuse_file_info *fi);
-void op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
-                        struct fuse_file_info *fi_in, fuse_ino_t ino_out, off_t off_out,
-                        struct fuse_file_info *fi_out, size_t len, int flags);
 void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi);
 
 void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);

@@ -823,6 +823,23 @@ static void test_files(void)
     CHECK_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
 }
 
+/* Likewise for who is not root, who may also have few descriptors under way in sockets. */
+static void files_of_nobody(int in, int out)
+{
+    (void)in, (void)out;
+    if (chdir("nobody") != 0 || setgid(65534) != 0 || setuid(65534) != 0)
+        give_up("to become nobody");
+    test_files();
+}
+static void test_files_of_nobody(void)
+{
+    if (mkdir("nobody", 0700) != 0 || chown("nobody", 65534, 65534) != 0)
+        give_up("a directory");
+    struct child c = start_child(files_of_nobody);
+    end_child(&c);
+    CHECK_EQ(rmdir("nobody"), 0);
+}
+
 /* What is read beside the pages that are touched. */
 static void test_random(void)
 {
@@ -1173,6 +1190,7 @@ static const struct test {
     { "crowd", test_crowd, false },
     { "many", test_many, false },
     { "both", test_both, false },
+    { "files_of_nobody", test_files_of_nobody, true },
     { "unoffered", test_unoffered, true },
 };
 

@@ -23,6 +23,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <linux/falloc.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -919,6 +920,43 @@ static void race_copy(int fd, unsigned random)
     if (copy_file_range(fd, &in, fd, &out, (size_t)(PAGE - at), 0) != PAGE - at)
         die("copy_file_range beside stores");
 }
+/* Whole pages, while what the stores dirtied is written back again and again: what was copied is there. */
+static void *write_back_always(void *fd)
+{
+    while (!shared->stop)
+        sync_file_range(*(int *)fd, 0, 0,
+                        SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+                            SYNC_FILE_RANGE_WAIT_AFTER);
+    return NULL;
+}
+static void race_copy_pages(int fd, unsigned random)
+{
+    enum { COPIED = 4 };
+    static int from = -1;
+    static int written_back;
+    char page[PAGE] = { 0 }, got = 0;
+    unsigned to = random % (RACE_PAGES - COPIED + 1);
+    if (from < 0) {
+        pthread_t thread;
+        from = make("from", 0, COPIED * PAGE);
+        unlink("from");
+        written_back = dup(fd);
+        if (pthread_create(&thread, NULL, write_back_always, &written_back) != 0)
+            die("pthread_create");
+        pthread_detach(thread);
+    }
+    memset(page + FREE_BYTES, (int)(random >> 20), sizeof page - FREE_BYTES);
+    for (off_t i = 0; i < COPIED; i++)
+        if (pwrite(from, page, sizeof page, i * PAGE) != (ssize_t)sizeof page)
+            die("pwrite");
+    off_t in = 0, out = to * PAGE;
+    if (copy_file_range(from, &in, fd, &out, COPIED * PAGE, 0) != COPIED * PAGE)
+        die("copy_file_range of pages beside stores");
+    for (unsigned i = 0; i < COPIED; i++)
+        if (pread(fd, &got, 1, (off_t)(to + i) * PAGE + FREE_BYTES) != 1 || got != page[FREE_BYTES])
+            snprintf(shared->why, sizeof shared->why, "page %u: copied %d, found %d", to + i,
+                     page[FREE_BYTES], got);
+}
 static void race_evict(int fd, unsigned random)
 {
     off_t at = (off_t)(random % RACE_PAGES) * PAGE;
@@ -957,6 +995,7 @@ static const struct race races[] = {
     { "stores_beside_partial_writes", race_write, false },
     { "writes_beside_stores", race_write_and_look, false },
     { "stores_beside_copies", race_copy, false },
+    { "copied_writes_beside_stores", race_copy_pages, true },
     { "stores_beside_eviction", race_evict, false },
     { "stores_beside_fsync", race_fsync, false },
     { "stores_beside_growth", race_append, false },

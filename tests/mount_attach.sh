@@ -96,6 +96,7 @@ everything()
     (cd "$M" && timeout -s KILL 280 "$T/attach_hostile") >"$T/ops.out" 2>&1 ||
         fail "$what: status $?: $(head -n 20 "$T/ops.out")"
     ops coherent two many
+    ! is_root || ops files_of_nobody
     unmount_volume
     check_volume "$what"
 }

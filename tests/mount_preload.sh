@@ -102,6 +102,7 @@ for options in cache=direct cache=kernel,attach; do
     ops calls
     ops handler
     was_attached preload_ops "$before"
+    [ -z "$all" ] || ops never
     [ -z "$all" ] || ops nobody
     if command -v stress-ng >/dev/null; then
         with_stress_ng

@@ -2,8 +2,9 @@
  * printed is something that is not as it should be.
  *
  *     preload_ops calls FILE      system calls that would change a mapping behind libfolio's back
- *     preload_ops handler FILE    fork in a signal handler, beside mmap and munmap
- *     preload_ops nobody FILE     as a user who may not use userfaultfd: the kernel reads into a mapping
+ *     preload_ops handler FILE    fork in a signal handler, beside mmap, mincore and munmap
+ *     preload_ops never FILE      as a user who may not use userfaultfd: the kernel reads into a mapping
+ *     preload_ops nobody FILE     likewise in the child of one who has become such a user
  *
  * FILE has 16 pages.
  */
@@ -48,11 +49,20 @@ static void calls(int fd)
     EXPECT(munmap(p, PAGES * PAGE) == 0);
 }
 
+static char *volatile mapped;
+
 static void fork_now(int sig)
 {
+    static unsigned times;
+    unsigned char there;
     int before = errno, status;
-    pid_t child = fork();
     (void)sig;
+    if (mapped != NULL && ++times % 16 != 0) {
+        (void)mincore(mapped, PAGE, &there);
+        errno = before;
+        return;
+    }
+    pid_t child = fork();
     if (child == 0)
         _exit(0);
     while (waitpid(child, &status, 0) < 0 && errno == EINTR)
@@ -63,27 +73,53 @@ static void fork_now(int sig)
 static void handler(int fd)
 {
     struct sigaction action = { .sa_handler = fork_now, .sa_flags = SA_RESTART };
-    struct itimerval once = { { 0, 0 }, { 0, 1000 } };
     time_t end = time(NULL) + 3;
+    unsigned char there;
     sigaction(SIGALRM, &action, NULL);
     while (time(NULL) < end) {
+        struct itimerval once = { { 0, 0 }, { 0, 1000 } };
         setitimer(ITIMER_REAL, &once, NULL); /* anew in each round: a fork may take longer */
         char *p = map(fd);
         EXPECT(p != MAP_FAILED);
         p[PAGE] = 'h';
+        mapped = p;
+        for (unsigned i = 0; i < 2000; i++) {
+            once.it_value.tv_usec = 20 + i * 37 % 100;
+            if (i % 64 == 0)
+                setitimer(ITIMER_REAL, &once, NULL);
+            EXPECT(mincore(p, PAGE, &there) == 0);
+        }
+        mapped = NULL;
         EXPECT(munmap(p, PAGES * PAGE) == 0);
     }
 }
 
-static void nobody(int fd)
+static void kernel_reads(int fd)
 {
-    EXPECT(setgid(65534) == 0 && setuid(65534) == 0);
     char *p = map(fd);
     int zero = open("/dev/zero", O_RDONLY);
     EXPECT(p != MAP_FAILED);
     EXPECT(read(zero, p + 2 * PAGE, 2 * PAGE) == 2 * PAGE); /* pages that nobody has touched */
     EXPECT(p[2 * PAGE] == 0);
     EXPECT(munmap(p, PAGES * PAGE) == 0);
+    close(zero);
+}
+
+/* Also who has given up his rights with something attached: a child's mappings from before are its own still. */
+static void nobody(int fd)
+{
+    char *before = map(fd);
+    int status = -1;
+    EXPECT(before != MAP_FAILED && (before[PAGE] = 'b') == 'b');
+    EXPECT(setgid(65534) == 0 && setuid(65534) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        EXPECT(before[PAGE] == 'b');
+        kernel_reads(fd);
+        _exit(failures);
+    }
+    EXPECT(waitpid(child, &status, 0) == child && status == 0);
+    EXPECT(munmap(before, PAGES * PAGE) == 0);
 }
 
 int main(int argc, char **argv)
@@ -97,6 +133,8 @@ int main(int argc, char **argv)
         handler(fd);
     else if (strcmp(argv[1], "nobody") == 0)
         nobody(fd);
+    else if (strcmp(argv[1], "never") == 0 && setgid(65534) == 0 && setuid(65534) == 0)
+        kernel_reads(fd);
     else
         return 2;
     return failures;
