@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "cache/memory.h"
 #include "fs/daemon.h"
@@ -208,13 +209,22 @@ static void note_kernel_write(struct front *front, struct inode *inode, size_t s
             (unsigned long long)inode->ino);
 }
 
+/* The kernel drops what it could not hand over; its fsync, if somebody asks for one, fails. */
+static void note_lost_write(struct front *front, struct inode *inode, int err)
+{
+    fs_count(front->fs, FS_LOST_WRITES);
+    if (!atomic_exchange(&inode->lost, true))
+        daemon_say("inode %llu: what the kernel had of it was not written, and is lost: %s",
+                   (unsigned long long)inode->ino, strerror(-err));
+}
+
 static ssize_t write_and_lend(struct front *front, struct open_file *file, const char *buf,
                               size_t size, off_t off, const struct fuse_file_info *fi)
 {
     struct address_space *m = &file->inode->mapping;
     ssize_t n = file_write(file, (uint64_t)off, buf, size, decode_write(front, fi));
     if (fi->writepage && n < 0)
-        fs_count(front->fs, FS_LOST_WRITES);
+        note_lost_write(front, file->inode, (int)n);
     if (fi->writepage)
         note_kernel_write(front, file->inode, size);
     else if (n > 0 && kernel_keeps(fi) && atomic_load(&m->memfd) != NULL &&

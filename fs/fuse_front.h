@@ -41,7 +41,7 @@ int front_create(struct front **out, const struct front_options *o);
 
 /* Have the kernel write back and forget what it caches of an inode's data. Waits for WRITE requests:
  * called with no lock held, and never on a thread that answers requests.
- * Returns 0 or -errno; an inode the kernel does not know is a success. */
+ * Returns 0 or -errno; an inode the kernel does not know is a success. -ESHUTDOWN: we are about to end. */
 int front_flush(void *front, uint64_t ino);
 /* Have the kernel forget what it caches of a part of an inode's data: waits for READ requests of it. Same
  * context. */
@@ -65,6 +65,8 @@ int front_loop(struct front *front, void (*ready)(void *arg), void *arg);
  * detach the mount, or end what others have of it: that fails with ENOTCONN from then on.
  * Any thread but one that answers requests; waits. */
 void front_quit(struct front *front);
+/* Did some of that fail? Whose it was will not learn it any more. When front_quit() has returned. */
+bool front_has_lost(const struct front *front);
 
 /* Unmount if still mounted, and free. Requests that wait for the notifier are finished first. */
 void front_destroy(struct front *front);

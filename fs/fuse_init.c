@@ -289,14 +289,22 @@ static void leave_loop(struct front *front)
  * we can see it. */
 static void collect_writes(struct front *front, bool mounted)
 {
+    uint64_t lost = atomic_load(&front->fs->ops[FS_LOST_WRITES]);
     int fd = mounted ? open(front->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
     if (fd >= 0) {
         syncfs(fd);
         close(fd);
     }
     uint64_t until = clock_now(&clock_monotonic) + MEMORY_MOST_NS;
-    while (fs_collect_writes(front->fs) == -ENOMEM && clock_now(&clock_monotonic) < until)
+    int err;
+    while ((err = fs_collect_writes(front->fs)) == -ENOMEM && clock_now(&clock_monotonic) < until)
         (void)poll(NULL, 0, MEMORY_WAIT_MS);
+    front->lost = err == -ENOMEM || atomic_load(&front->fs->ops[FS_LOST_WRITES]) != lost;
+}
+
+bool front_has_lost(const struct front *front)
+{
+    return front->lost;
 }
 
 /* It does when the last mount is gone, which ends the loop. The last may be going at this moment. */

@@ -12,12 +12,15 @@ struct notifier { /* (l) lock  (c) constant */
     struct crew crew;         /* a job may be held by a client, as a lender may */
 };
 
-/* What it does waits for requests to be answered: so none is under way, nor begins, when the loop is left. */
+/* What it does waits for requests to be answered: so none is under way, nor begins, when the loop is left
+ * (-ESHUTDOWN). */
 static int invalidate(struct front *front, uint64_t ino, uint64_t offset, uint64_t len)
 {
     int err = 0;
     pthread_rwlock_rdlock(&front->asking);
-    if (front->se != NULL && !atomic_load(&front->leaving))
+    if (atomic_load(&front->leaving))
+        err = -ESHUTDOWN;
+    else if (front->se != NULL)
         err = fuse_lowlevel_notify_inval_inode(front->se, ino, (off_t)offset, (off_t)len);
     pthread_rwlock_unlock(&front->asking);
     return err;
@@ -118,10 +121,17 @@ void notifier_add(struct front *front, struct notify_job *job)
     crew_wake(&n->crew);
 }
 
+/* A client keeps as many threads as there are jobs about its files; those who wait behind them tell how many. */
 void notifier_grow(struct front *front, unsigned nr)
 {
-    if (front->notifier == NULL)
+    struct notifier *n = front->notifier;
+    if (n == NULL)
         return;
-    crew_grow(&front->notifier->crew, nr);
-    crew_wake(&front->notifier->crew);
+    unsigned wanted = atomic_load(&n->crew.nr);
+    pthread_mutex_lock(&n->lock);
+    for (const struct notify_job *job = n->first; job != NULL; job = job->next)
+        wanted++;
+    pthread_mutex_unlock(&n->lock);
+    crew_grow(&n->crew, wanted > nr ? wanted : nr);
+    crew_wake(&n->crew);
 }

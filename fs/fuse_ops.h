@@ -41,6 +41,7 @@ struct front {                    /* (c) constant while the loop runs  (a) atomi
     void *ready_arg;
     _Atomic bool left;       /* front_loop() has returned                               (a) */
     _Atomic bool leaving;    /* it is about to: nobody may begin to wait for requests   (a) */
+    bool lost;               /* see front_has_lost(); the thread's that called front_quit() */
     pthread_rwlock_t asking; /* held by who has the kernel hand over, or give up, what it caches */
 };
 

@@ -56,8 +56,9 @@ struct inode {            /* (c) constant  (i) i_lock  (n) fs->rename_lock  (w) 
     _Atomic bool attributes_shown; /* the kernel may hold attributes since the last forget (a) */
     _Atomic bool shared;           /* inode_share_pages() has done all of it (a) */
     _Atomic bool
-        mixed;     /* it was said that the kernel's mappings and attached ones both store (a) */
-    uint64_t refs; /* (h) */
+        mixed;         /* it was said that the kernel's mappings and attached ones both store (a) */
+    _Atomic bool lost; /* it was said that writes of the kernel's have failed (a) */
+    uint64_t refs;     /* (h) */
     struct inode *hash_next; /* (h) */
     struct list_head unused; /* (h) */
 };

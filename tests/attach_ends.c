@@ -16,7 +16,9 @@
 #include "attach_ops.h"
 
 #include <dirent.h>
+#include <poll.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
 
 /* ---- a volume that is full, a page that is damaged ------------------------------------------------- */
 
@@ -192,12 +194,20 @@ static void child_stores_elsewhere(int in, int out)
 }
 
 /* Map something over a file of the other mount that was stored to: that waits for its daemon. */
+#define HELD_MORE \
+    3 /* files, each in a directory of its own, as the kernel renames in one at a time in each */
+
 static void child_is_held(int in, int out)
 {
-    char name[4096];
+    char name[4096], *more[HELD_MORE];
     (void)snprintf(name, sizeof name, "%s/held", other.directory);
     int fd = open("held", O_RDWR), far = open(name, O_RDWR | O_CREAT, 0644);
     char *p = attach(fd, 4);
+    for (int i = 0; i < HELD_MORE; i++) {
+        (void)snprintf(name, sizeof name, "held%d/held", i);
+        more[i] = attach(open(name, O_RDWR), 1);
+        CHECK_EQ(store(more[i], 'm'), 0);
+    }
     if (far < 0 || ftruncate(far, PAGE) != 0)
         give_up("%s", name);
     char *k = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, far, 0);
@@ -211,7 +221,53 @@ static void child_is_held(int in, int out)
     CHECK(over == k);
     CHECK_EQ(store(p + PAGE, 'i'), 0);
     say(out);
+    for (int i = 0; i < HELD_MORE; i++)
+        folio_munmap(more[i], PAGE);
     folio_munmap(p, 4 * PAGE);
+}
+
+static int which_is_renamed;
+
+/* Its data has to be written first. That may take longer than anybody waits. */
+static void child_renames(int in, int out)
+{
+    char from[40], to[40];
+    (void)snprintf(from, sizeof from, "held%d/held", which_is_renamed);
+    (void)snprintf(to, sizeof to, "held%d/over", which_is_renamed);
+    CHECK(rename(from, to) == 0 || errno == EBUSY);
+    say(out);
+    (void)hear(in);
+}
+static void child_punches(int in, int out)
+{
+    int fd = open("unheld", O_RDWR);
+    CHECK_EQ(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 3 * PAGE, PAGE), 0);
+    say(out);
+    (void)hear(in);
+}
+static bool heard_within(int from, int seconds)
+{
+    struct pollfd fds = { .fd = from, .events = POLLIN };
+    return poll(&fds, 1, seconds * 1000) == 1 && hear(from);
+}
+
+/* Renames that wait for the held client, and a hole that does not. */
+static void others_go_on(void)
+{
+    struct child renames[HELD_MORE], punches;
+    for (int i = 0; i < HELD_MORE; i++) {
+        which_is_renamed = i;
+        renames[i] = start_child(child_renames);
+    }
+    pause_ms(500); /* they have begun, or they do not keep anybody */
+    punches = start_child(child_punches);
+    CHECK(heard_within(punches.from, 10));
+    (void)kill(other.daemon, SIGCONT);
+    for (int i = 0; i < HELD_MORE; i++) {
+        CHECK(heard_within(renames[i].from, 60));
+        end_child(&renames[i]);
+    }
+    end_child(&punches);
 }
 
 static void child_syncs(int in, int out)
@@ -269,6 +325,15 @@ static void hold(bool synced)
         give_up("FOLIO_OTHER");
     other.daemon = (pid_t)strtol(pid, NULL, 10);
     int fd = make_file("held", 4), unheld = make_file("unheld", 4);
+    for (int i = 0; i < HELD_MORE; i++) {
+        char name[40];
+        (void)snprintf(name, sizeof name, "held%d", i);
+        (void)mkdir(name, 0755);
+        (void)snprintf(name, sizeof name, "held%d/over", i);
+        close(make_file(name, 1));
+        (void)snprintf(name, sizeof name, "held%d/held", i);
+        close(make_file(name, 1));
+    }
     struct child c = start_child(child_is_held), s = { 0 };
     if (synced)
         s = start_child(child_syncs);
@@ -294,9 +359,10 @@ static void hold(bool synced)
         set_flusher(30, 5);
         CHECK_EQ(pwrite(unheld, "unheld", 6, PAGE), 6);
         CHECK_EQ(store(p + 2 * PAGE, 'v'), 0);
-        CHECK(stat_of("cache", "dirty") > 1);
+        CHECK(stat_of("cache", "dirty") > 1 + HELD_MORE);
         set_flusher(1, 1);
-        CHECK(WITHIN(60, stat_of("cache", "dirty") <= 1)); /* that of the file that is held */
+        CHECK(WITHIN(60, stat_of("cache", "dirty") <= 1 + HELD_MORE)); /* those that are held */
+        others_go_on();
     }
     (void)kill(other.daemon, SIGCONT);
     CHECK(told);
