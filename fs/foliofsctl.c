@@ -26,6 +26,7 @@
 
 #include "fs/control.h"
 #include "fs/control_path.h"
+#include "fs/process.h"
 
 #ifndef FOLIO_VERSION
 #define FOLIO_VERSION "0.1"
@@ -731,6 +732,8 @@ static void parse_options(struct client *client, int argc, char **argv)
 int main(int argc, char **argv)
 {
     static struct client client;
+    if (!process_start())
+        return EXIT_FAILURE;
     parse_options(&client, argc, argv);
     char **rest = argv + optind;
     int nr = argc - optind;

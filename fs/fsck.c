@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "fs/busy.h"
+#include "fs/process.h"
 #include "store/check.h"
 #include "store/volume_lock.h"
 
@@ -417,6 +418,8 @@ int main(int argc, char **argv)
     struct store_error error;
     int code, lock;
 
+    if (!process_start())
+        return EXIT_OPERATION;
     if (!parse_options(argc, argv, &f.options, &code))
         return code;
     unsigned tries = 0;

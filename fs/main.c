@@ -14,6 +14,7 @@
 #include "fs/fs.h"
 #include "fs/fuse_front.h"
 #include "fs/options.h"
+#include "fs/process.h"
 #include "store/error.h"
 
 #ifndef FOLIO_VERSION
@@ -284,6 +285,8 @@ int main(int argc, char **argv)
 {
     struct program p = { 0 };
     struct store_error error = { .text = "unknown error" };
+    if (!process_start())
+        return EXIT_FAILURE;
     int err = options_parse(argc, argv, &p.options, &error);
     if (err == 0 && p.options.help)
         options_print_help(stdout);

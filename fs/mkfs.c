@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fs/process.h"
 #include "fs/size.h"
 #include "store/store.h"
 
@@ -103,6 +104,8 @@ int main(int argc, char **argv)
 {
     struct store_format format = { .root_uid = getuid(), .root_gid = getgid() };
     struct store_error error = { .text = "" };
+    if (!process_start())
+        return EXIT_FAILURE;
     int status = parse_options(argc, argv, &format);
     if (status >= 0)
         return status;

@@ -238,6 +238,66 @@ else
     say '[SKIP] mounting without memory: no compiler, or a foliofs with a sanitizer'
 fi
 
+# --- started with nothing, or little, of what a process usually has ---------------------------------
+
+# Whatever is opened first gets the number of a standard descriptor that is not there.
+with_some_closed() # COMMAND...
+{
+    case $closed in
+    0) "$@" <&- >"$T/out" 2>&1 ;;
+    1) "$@" >&- 2>"$T/out" ;;
+    2) "$@" >"$T/out" 2>&- ;;
+    12) "$@" >&- 2>&- ;;
+    01) "$@" <&- >&- 2>"$T/out" ;;
+    012) "$@" <&- >&- 2>&- ;;
+    esac
+}
+without_descriptors()
+{
+    for closed in 0 1 2 12 01 012; do
+        what="standard descriptors $closed are closed"
+        with_some_closed timeout 30 "$mkfs" --force "$V" || fail "$what: mkfs.foliofs"
+        with_some_closed timeout 30 "$foliofs" "$V" "$M" || fail "$what: foliofs: status $?"
+        echo kept >"$M/file"
+        "$fsck" -n "$V" >"$T/out" 2>&1 && fail "$what: fsck.foliofs looks at a mounted volume"
+        mkdir -p "$T/second"
+        "$foliofs" "$V" "$T/second" >"$T/out" 2>&1 && fail "$what: it is mounted twice"
+        unmount_now || fail "$what: umount"
+        until_true 60 is_free || fail "$what: the daemon still holds the volume"
+        with_some_closed timeout 30 "$fsck" -n "$V" || fail "$what: fsck.foliofs -n: status $?"
+        with_some_closed timeout 30 "$fsck" "$V" || fail "$what: fsck.foliofs: status $?"
+        (with_some_closed "$foliofs" -f "$V" "$M") &
+        until_true 30 is_mounted "$M" || fail "$what: foliofs -f does not mount"
+        [ "$(cat "$M/file")" = kept ] || fail "$what: the file is gone"
+        unmount_now || fail "$what: umount"
+        wait
+        check_volume "$what"
+    done
+}
+without_descriptors
+
+# The file may not be longer than so much: no room, and nothing worse.
+with_short_files() # [-S]: only the soft limit
+{
+    what="ulimit $* -f"
+    "$mkfs" --force "$V" >/dev/null
+    # shellcheck disable=SC3045 # dash has -S, and so have the others
+    (ulimit "$@" -f 20000 && exec "$foliofs" "$V" "$M") || fail "$what: foliofs"
+    dd if=/dev/urandom of="$M/long" bs=1M count=40 conv=fsync >"$T/out" 2>&1
+    status=$?
+    case $* in
+    -S) [ $status -eq 0 ] || fail "$what: $(cat "$T/out")" ;; # it is ours to raise
+    *) grep -q 'No space left' "$T/out" || fail "$what: $(cat "$T/out")" ;;
+    esac
+    echo still >"$M/short" || fail "$what: the daemon is gone"
+    [ "$(cat "$M/short")" = still ] || fail "$what: a small file"
+    unmount_now || fail "$what: umount"
+    until_true 60 is_free || fail "$what: the daemon still holds the volume"
+    check_volume "$what"
+}
+with_short_files -S
+with_short_files
+
 # --- mount(8) ----------------------------------------------------------------------------------
 
 # It runs foliofs as found in PATH by mount.fuse; without the helper there is nothing to test.
