@@ -258,9 +258,7 @@ static ssize_t write_locked(struct inode *inode, uint64_t offset, const void *bu
     return n;
 }
 
-/* Promises are estimates on the safe side: put everything dirty into a commit, and what is really
- * free shows. */
-static void make_room(struct fs *fs)
+void fs_make_room(struct fs *fs)
 {
     page_cache_sync(fs->cache);
     store_commit(fs->store, store_tid(fs->store));
@@ -271,7 +269,7 @@ static ssize_t write_or_make_room(struct inode *inode, uint64_t offset, const vo
 {
     ssize_t n = write_locked(inode, offset, buf, len, flags);
     if (n == -ENOSPC) {
-        make_room(inode->fs);
+        fs_make_room(inode->fs);
         n = write_locked(inode, offset, buf, len, flags);
     }
     return n;

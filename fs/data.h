@@ -14,6 +14,7 @@ struct open_file {
     struct file_ra_state ra;
     _Atomic uint32_t wb_err; /* errors seen, of the file and of the store's commits */
     _Atomic uint32_t store_err;
+    bool only_writes; /* to whoever opened it; flags are what we need */
 };
 
 /* Opens a regular file; O_TRUNC truncates in one step with the open. Takes a reference.
@@ -49,6 +50,10 @@ ssize_t file_read(struct open_file *file, uint64_t offset, void *buf, size_t len
 enum write_flags { WRITE_APPEND = 1, WRITE_KILL_PRIV = 2, WRITE_CACHED = 4, WRITE_KEEP_TIMES = 8 };
 ssize_t file_write(struct open_file *file, uint64_t offset, const void *buf, size_t len,
                    unsigned flags);
+
+/* Promises are estimates on the safe side: put everything dirty into a commit, and what is really free shows.
+ * Blocks: on the store. No lock held. */
+void fs_make_room(struct fs *fs);
 
 /* Pages for a reply without a copy: up to max referenced pages covering [offset, offset+*len),
  * *len cut at end of file. Release each with put_page.   Returns how many; -EIO, -ENOMEM. */

@@ -15,6 +15,13 @@ void reply_status(fuse_req_t req, int err)
     fuse_reply_err(req, -err);
 }
 
+/* How long the kernel may keep attributes, in seconds. */
+static double attributes_last(struct inode *inode)
+{
+    const struct front *front = inode->fs->options.front;
+    return atomic_load(&front->room_short) ? 0 : CACHE_SECONDS;
+}
+
 void reply_attr(fuse_req_t req, struct inode *inode)
 {
     struct stat st;
@@ -22,21 +29,21 @@ void reply_attr(fuse_req_t req, struct inode *inode)
     if (err != 0)
         reply_status(req, err);
     else
-        fuse_reply_attr(req, &st, CACHE_SECONDS);
+        fuse_reply_attr(req, &st, attributes_last(inode));
 }
 
 void reply_changed_attr(fuse_req_t req, struct inode *inode)
 {
     struct stat st;
     int err = inode_getattr(inode, &st);
-    fuse_reply_attr(req, &st, err == 0 ? CACHE_SECONDS : 0);
+    fuse_reply_attr(req, &st, err == 0 ? attributes_last(inode) : 0);
 }
 
 int fill_entry(struct inode *inode, struct fuse_entry_param *e)
 {
     memset(e, 0, sizeof *e);
     e->ino = inode->ino;
-    e->attr_timeout = CACHE_SECONDS;
+    e->attr_timeout = attributes_last(inode);
     e->entry_timeout = CACHE_SECONDS;
     return inode_getattr(inode, &e->attr);
 }
@@ -144,9 +151,13 @@ bool write_kills_privilege(fuse_req_t req, const struct fuse_file_info *fi)
 
 void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    (void)fi;
+    struct front *front = front_of(req);
     struct inode *inode;
-    int err = inode_get(front_of(req)->fs, ino, &inode);
+    int err = 0;
+    if (fi != NULL && room_refuses(front, (struct open_file *)(uintptr_t)fi->fh))
+        err = -ENOSPC;
+    if (err == 0)
+        err = inode_get(front->fs, ino, &inode);
     if (err != 0) {
         reply_status(req, err);
         return;
@@ -215,12 +226,13 @@ void op_statfs(fuse_req_t req, fuse_ino_t ino)
     struct store_space space;
     store_space(front_of(req)->fs->store, &space);
     uint64_t used = space.used < space.capacity ? space.used : space.capacity;
+    uint64_t kept = room_kept(front_of(req), &space);
     struct statvfs st = {
         .f_bsize = PAGE_SIZE,
         .f_frsize = PAGE_SIZE,
         .f_blocks = space.capacity / PAGE_SIZE,
         .f_bfree = (space.capacity - used) / PAGE_SIZE,
-        .f_bavail = space.available / PAGE_SIZE,
+        .f_bavail = (space.available > kept ? space.available - kept : 0) / PAGE_SIZE,
         .f_namemax = NAME_MAX_BYTES,
     };
     fuse_reply_statfs(req, &st);

@@ -33,6 +33,7 @@ static int open_flags(const struct front *front, int flags)
 /* What the reply says: data never changes behind the kernel's back, so what it has cached stays good. */
 static void fill_open(const struct front *front, struct open_file *file, struct fuse_file_info *fi)
 {
+    file->only_writes = (fi->flags & O_ACCMODE) == O_WRONLY;
     fi->fh = (uint64_t)(uintptr_t)file;
     fi->keep_cache = 1;
     fi->direct_io =
@@ -51,9 +52,12 @@ static int open_inode(fuse_req_t req, struct inode *inode, struct fuse_file_info
             return err;
     }
     int err = file_open(inode, open_flags(front, fi->flags), &file);
-    if (err == 0)
-        fill_open(front, file, fi);
-    return err;
+    if (err != 0)
+        return err;
+    fill_open(front, file, fi);
+    if (file->only_writes && room_is_short(front))
+        forget_attributes(req, inode); /* so that its first write asks */
+    return 0;
 }
 
 void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -74,8 +78,9 @@ void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 static void reply_create(fuse_req_t req, struct inode *inode, struct open_file *file,
                          struct fuse_file_info *fi)
 {
-    const struct front *front = front_of(req);
+    struct front *front = front_of(req);
     struct fuse_entry_param e;
+    (void)room_is_short(front); /* so that its first write asks */
     fill_new_entry(inode, &e);
     file_start(file, inode, open_flags(front, fi->flags) & ~O_TRUNC);
     fill_open(front, file, fi);
@@ -225,10 +230,11 @@ static ssize_t write_and_lend(struct front *front, struct open_file *file, const
     ssize_t n = file_write(file, (uint64_t)off, buf, size, decode_write(front, fi));
     if (fi->writepage && n < 0)
         note_lost_write(front, file->inode, (int)n);
-    if (fi->writepage)
+    if (fi->writepage) {
         note_kernel_write(front, file->inode, size);
-    else if (n > 0 && kernel_keeps(fi) && atomic_load(&m->memfd) != NULL &&
-             lend_range(front, file->inode, (uint64_t)off, (size_t)n) != 0)
+        room_note_write(front, size);
+    } else if (n > 0 && kernel_keeps(fi) && atomic_load(&m->memfd) != NULL &&
+               lend_range(front, file->inode, (uint64_t)off, (size_t)n) != 0)
         return -EIO;
     return n;
 }

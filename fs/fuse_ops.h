@@ -24,20 +24,23 @@
 struct notifier;
 struct throttle;
 struct lender;
+struct open_file;
 
-struct front {                    /* (c) constant while the loop runs  (a) atomic */
-    struct wire wire;             /* first: the hooks get the session's userdata             */
-    struct front_options options; /* (c) */
-    struct fs *fs;                /* (c) */
-    struct fuse_session *se;      /* (c) */
-    struct notifier *notifier;    /* (c) */
-    struct throttle *throttle;    /* (c) */
-    struct lender *lender;        /* (c) */
-    char *mountpoint;             /* (c) */
-    _Atomic bool kernel_cache;    /* write(2) may wait in the kernel: options', if it agreed (a) */
-    bool hooked;                  /* the wire's hooks are in place                           (c) */
-    pthread_t loop;               /* the thread in front_loop()                              (c) */
-    void (*ready)(void *arg);     /* (c) */
+struct front {                     /* (c) constant while the loop runs  (a) atomic */
+    struct wire wire;              /* first: the hooks get the session's userdata             */
+    struct front_options options;  /* (c) */
+    struct fs *fs;                 /* (c) */
+    struct fuse_session *se;       /* (c) */
+    struct notifier *notifier;     /* (c) */
+    struct throttle *throttle;     /* (c) */
+    struct lender *lender;         /* (c) */
+    char *mountpoint;              /* (c) */
+    _Atomic bool kernel_cache;     /* write(2) may wait in the kernel: options', if it agreed (a) */
+    _Atomic bool room_short;       /* what room_is_short() said last                          (a) */
+    _Atomic uint64_t room_written; /* bytes, for room_note_write()                           (a) */
+    bool hooked;                   /* the wire's hooks are in place                           (c) */
+    pthread_t loop;                /* the thread in front_loop()                              (c) */
+    void (*ready)(void *arg);      /* (c) */
     void *ready_arg;
     _Atomic bool left;       /* front_loop() has returned                               (a) */
     _Atomic bool leaving;    /* it is about to: nobody may begin to wait for requests   (a) */
@@ -71,6 +74,17 @@ static inline struct cred request_cred(fuse_req_t req)
     const struct fuse_ctx *ctx = fuse_req_ctx(req);
     return (struct cred){ .uid = ctx->uid, .gid = ctx->gid };
 }
+
+/* ---- room (fuse_room.c) ------------------------------------------------------------------------ */
+
+/* Bytes that are kept for what the kernel has taken: not available to others. */
+uint64_t room_kept(const struct front *front, const struct store_space *space);
+/* Is less than that left? Then what it knows of files is forgotten. Any operation's thread. */
+bool room_is_short(struct front *front);
+/* The kernel has written back so many bytes: look whether it is, now and then. */
+void room_note_write(struct front *front, size_t size);
+/* Is who asks for the attributes of this descriptor about to write without room? */
+bool room_refuses(struct front *front, const struct open_file *file);
 
 /* ---- suid and sgid (fuse_attr.c) ------------------------------------------------------------- */
 
