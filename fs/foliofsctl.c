@@ -711,6 +711,7 @@ static void inject_option(struct client *client, int c, const char *name)
 static void parse_options(struct client *client, int argc, char **argv)
 {
     int c, which;
+    opterr = 0;
     while ((c = getopt_long(argc, argv, "jhV", long_options, &which)) != -1) {
         if (c == 'h') {
             (void)fputs(usage_text, stdout);
@@ -720,8 +721,8 @@ static void parse_options(struct client *client, int argc, char **argv)
             (void)puts("foliofsctl " FOLIO_VERSION);
             exit(0);
         }
-        if (c == '?') /* getopt_long has named it */
-            exit(2);
+        if (c == '?')
+            die_usage("%s: no such option, or its value is missing", argv[optind - 1]);
         if (c == 'j')
             client->json = true;
         else

@@ -124,6 +124,7 @@ static bool parse_options(int argc, char **argv, struct options *o, int *code)
     int letter;
 
     *code = EXIT_USAGE;
+    opterr = 0;
     while ((letter = getopt_long(argc, argv, "nypafvV", long_options, NULL)) != -1) {
         if (letter == 'n' || letter == 'y' || letter == 'p' || letter == 'a') {
             o->nr_modes++;
@@ -135,9 +136,11 @@ static bool parse_options(int argc, char **argv, struct options *o, int *code)
             *code = EXIT_CLEAN;
             return false;
         } else if (letter != 'f') {
-            if (letter == OPTION_HELP) { /* else getopt_long has said what is wrong */
+            if (letter == OPTION_HELP) {
                 print_usage(stdout);
                 *code = EXIT_CLEAN;
+            } else {
+                fprintf(stderr, "fsck.foliofs: %s: no such option; try --help\n", argv[optind - 1]);
             }
             return false;
         }

@@ -1,4 +1,5 @@
 /* mkfs.c: mkfs.foliofs, which makes a volume. */
+#include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -47,9 +48,13 @@ static int usage_error(const char *text, const char *what)
 static int parse_options(int argc, char **argv, struct store_format *f)
 {
     int c;
+    opterr = 0;
     while ((c = getopt_long(argc, argv, "L:s:", long_options, NULL)) != -1) {
         switch (c) {
         case 'L':
+            for (const char *p = optarg; *p != '\0'; p++)
+                if (iscntrl((unsigned char)*p))
+                    return usage_error(": a label has no control characters", "-L");
             f->label = optarg;
             break;
         case 's':
@@ -65,8 +70,8 @@ static int parse_options(int argc, char **argv, struct store_format *f)
         case OPT_VERSION:
             puts("mkfs.foliofs " FOLIO_VERSION);
             return EXIT_SUCCESS;
-        default: /* getopt_long has said what is wrong */
-            return EXIT_USAGE;
+        default:
+            return usage_error(": no such option, or its value is missing", argv[optind - 1]);
         }
     }
     if (argc - optind != 1)

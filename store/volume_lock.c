@@ -95,6 +95,8 @@ static int refuse_kind(const char *path, mode_t mode, struct store_error *error)
 
 static int open_error(const char *path, bool create, int err, struct store_error *error)
 {
+    if (path[0] == '\0')
+        return store_fail(error, -ENOENT, "the volume's name is empty; give that of a file");
     if (err == ENOENT && create)
         return store_fail(error, -ENOENT,
                           "%s: its directory does not exist; make it first, or check the name",

@@ -149,6 +149,39 @@ try_redirecting()
     rm -f "$M"/small*
 }
 
+# SIGTERM, while somebody has a mapping with stores for which there is no room: they are lost, and that is said.
+try_ending()
+{
+    truncate -s 4M "$M/sparse"
+    dd if=/dev/zero of="$M/big" bs=64K conv=fsync 2>/dev/null
+    dd if=/dev/zero of="$M/big" bs=4K conv=fsync,notrunc oflag=append 2>/dev/null
+    python3 - "$M/sparse" >"$T/stored" 2>&1 <<'END' &
+import mmap, signal, sys
+with open(sys.argv[1], "r+b") as f:
+    m = mmap.mmap(f.fileno(), 0)
+    for at in range(0, len(m), 4096):
+        m[at] = 1
+    print("stored", flush=True)
+    signal.pause()
+END
+    storer=$!
+    note_process "$storer"
+    until_true 60 grep -q stored "$T/stored" || fail "$what: $(cat "$T/stored")"
+    : >"$T/daemon.out"
+    kill -s TERM "$daemon"
+    until_true 60 has_ended "$daemon" || fail "$what: SIGTERM does not end the daemon"
+    reap_daemon
+    kill -s KILL "$storer"
+    wait "$storer" 2>/dev/null
+    rm -f "$T/pids/$storer"
+    detach "$M" 2>/dev/null
+    [ "$daemon_status" -ne 0 ] || fail "$what: stores are lost, and the status is 0"
+    grep -q 'could not be written' "$T/daemon.out" || fail "$what: $(cat "$T/daemon.out")"
+    grep -q 'was not written, and is lost' "$T/daemon.out" || fail "$what: $(cat "$T/daemon.out")"
+    mount_volume -o "$options"
+    rm "$M/big" "$M/sparse"
+}
+
 for cache in kernel direct; do
     options=cache=$cache
     what="a cap of 48 MiB, cache=$cache"
@@ -156,6 +189,7 @@ for cache in kernel direct; do
     mount_volume -o "$options"
     try_filling
     try_redirecting
+    try_ending
     made=$(fill_names "$M") || fail "$what: filling with names"
     say "$what: $made names before ENOSPC"
     remount

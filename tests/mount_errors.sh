@@ -36,6 +36,14 @@ refuses - 'memory' "$foliofs" -o memory=lots "$V" "$M"
 refuses - 'memory' "$foliofs" -o memory=64K "$V" "$M"
 refuses - 'readahead' "$foliofs" -o readahead=psychic "$V" "$M"
 refuses - 'dirty_ratio' "$foliofs" -o dirty_ratio=101 "$V" "$M"
+refuses - 'fsname' "$foliofs" -o fsname= "$V" "$M"
+refuses - 'subtype' "$foliofs" -o subtype= "$V" "$M"
+refuses - 'nosuch.*help' "$mkfs" --nosuch "$T/new"
+refuses - 'nosuch.*help' "$fsck" --nosuch "$V"
+refuses - 'nosuch.*help' "$ctl" --nosuch "$M" stats
+refuses - 'L.*help' "$mkfs" "$T/new" -L
+refuses - 'label' "$mkfs" -L "$(printf 'a\tb')" "$T/new"
+refuses - 'empty' "$mkfs" ''
 refuses - . "$foliofs" -o
 refuses - . "$foliofs" --nosuch "$V" "$M"
 refuses - . "$foliofs" "$V"

@@ -1,6 +1,7 @@
 /* What files hold and say of themselves: block counts, the largest size, what a crash leaves of a size
  * that grows while its file is being written back; who may attach a file, and when. */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -241,4 +242,32 @@ Test(fs_durable, nobody_attaches_before_the_kernel_has_forgotten, .init = set_up
     cr_expect_eq(inode_share_pages(inode), 0);
     cr_expect_eq(forgetting.begun, asked, "once is enough");
     file_release(file);
+}
+
+/* ---- what is handed over ---------------------------------------------------------------------- */
+
+static bool loses;
+
+/* Who is in front hands over what it holds, and that cannot be written. */
+static int hand_over(void *arg, uint64_t ino)
+{
+    (void)arg;
+    (void)ino;
+    if (loses)
+        fs_count(fs, FS_LOST_WRITES);
+    return 0;
+}
+
+Test(fs_durable, a_sync_says_so_when_what_is_handed_over_is_lost, .init = set_up, .fini = tear_down,
+     .timeout = 60)
+{
+    struct open_file *file = make("f");
+    fs->options.flush_front = hand_over;
+    loses = true;
+    cr_expect_eq(fs_sync(fs), -EIO);
+    loses = false;
+    cr_expect_eq(fs_sync(fs), 0, "lost before this one began");
+    file_release(file);
+    loses = true;
+    cr_expect_eq(fs_sync(fs), 0, "nobody can have stored anything");
 }
