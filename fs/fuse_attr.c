@@ -1,4 +1,5 @@
 #include "fs/fuse_ops.h"
+#include "fs/names.h"
 #include "fs/xattr.h"
 
 #include <errno.h>
@@ -153,16 +154,16 @@ void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     struct front *front = front_of(req);
     struct inode *inode;
-    int err = 0;
-    if (fi != NULL && room_refuses(front, (struct open_file *)(uintptr_t)fi->fh))
-        err = -ENOSPC;
-    if (err == 0)
-        err = inode_get(front->fs, ino, &inode);
+    int err = inode_get(front->fs, ino, &inode);
     if (err != 0) {
         reply_status(req, err);
         return;
     }
-    reply_attr(req, inode);
+    if (fi != NULL && !inode_is_dir(inode) &&
+        room_refuses(front, (struct open_file *)(uintptr_t)fi->fh))
+        reply_status(req, -ENOSPC);
+    else
+        reply_attr(req, inode);
     inode_put(inode, 1);
 }
 

@@ -42,8 +42,8 @@ static void init_session(void *userdata, struct fuse_conn_info *conn)
         want |= FUSE_CAP_WRITEBACK_CACHE;
     conn->want = want & conn->capable;
     front->kernel_cache = (conn->want & FUSE_CAP_WRITEBACK_CACHE) != 0;
-    if (conn->max_write >
-        FRONT_MAX_IO) /* it may be less: a kernel without MAX_PAGES (before 4.20) */
+    /* libfuse has made it less for a kernel without MAX_PAGES (before 4.20). */
+    if (conn->max_write > FRONT_MAX_IO)
         conn->max_write = FRONT_MAX_IO;
     conn->max_read = front->options.max_read; /* the mount option says so too */
     conn->max_background = MAX_BACKGROUND;

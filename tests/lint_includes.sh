@@ -5,6 +5,8 @@ set -u
 cd "$(dirname -- "$0")/.." || exit 1
 
 bad=0
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT INT TERM
 
 # Print a C file without its comments, the line numbers kept.
 without_comments()
@@ -34,12 +36,14 @@ forbid()
     regex=$1 why=$2
     shift 2
     for file in "$@"; do
-        [ -f "$file" ] || continue
-        found=$(without_comments "$file" | grep -nE "$regex") || continue
-        printf '%s\n' "$found" | sed "s|^\([0-9]*\):[[:space:]]*|$file:\1: |"
-        echo "    $why"
-        bad=1
+        [ ! -f "$file" ] || [ -f "$work/$file" ] && continue
+        mkdir -p "$work/${file%/*}"
+        without_comments "$file" >"$work/$file"
     done
+    found=$(cd "$work" && grep -HnsE "$regex" "$@") || return 0
+    printf '%s\n' "$found" | sed 's|^\([^:]*:[0-9]*\):[[:space:]]*|\1: |'
+    echo "    $why"
+    bad=1
 }
 
 # Names of the files, given as patterns, that match none of the patterns after "except".

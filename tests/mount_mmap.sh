@@ -209,6 +209,9 @@ done
 
 what=cache=kernel,attach
 make_volume
+mount_volume -o cache=kernel,attach
+timeout 300 "$T/mmap_ops" races "$M" "$seconds" -none >"$T/out" 2>&1 || fail "$what: $(cat "$T/out")"
+unmount_volume
 stores_nobody_synced cache=kernel,attach
 check_volume "$what"
 
