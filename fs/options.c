@@ -254,7 +254,7 @@ static int set_option(struct options *o, const struct option_desc *d, const char
         o->read_only = d->kind == OPT_READ_ONLY;
         return 0;
     case OPT_FUSE_VALUE:
-        if (*value == '\0')
+        if (value == NULL || *value == '\0')
             return store_fail(error, -EINVAL, "%s= needs a name behind it, or is to be left out",
                               d->name);
         o->fsname_given |= strcmp(d->name, "fsname") == 0;
