@@ -708,11 +708,13 @@ static void inject_option(struct client *client, int c, const char *name)
     (void)json_object_set_new(client->inject, key, value);
 }
 
+#define LETTERS "jhV" /* options */
+
 static void parse_options(struct client *client, int argc, char **argv)
 {
     int c, which;
     opterr = 0;
-    while ((c = getopt_long(argc, argv, "jhV", long_options, &which)) != -1) {
+    while ((c = getopt_long(argc, argv, LETTERS, long_options, &which)) != -1) {
         if (c == 'h') {
             (void)fputs(usage_text, stdout);
             exit(0);
@@ -722,7 +724,8 @@ static void parse_options(struct client *client, int argc, char **argv)
             exit(0);
         }
         if (c == '?')
-            die_usage("%s: no such option, or its value is missing", argv[optind - 1]);
+            die_usage("%s: no such option, or one with a value too few or too many",
+                      process_bad_option(argv, LETTERS));
         if (c == 'j')
             client->json = true;
         else

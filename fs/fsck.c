@@ -113,6 +113,8 @@ static void print_usage(FILE *out)
 }
 
 /* Returns false: exit with *code. */
+#define LETTERS "nypafvV" /* options */
+
 static bool parse_options(int argc, char **argv, struct options *o, int *code)
 {
     static const struct option long_options[] = {
@@ -125,7 +127,7 @@ static bool parse_options(int argc, char **argv, struct options *o, int *code)
 
     *code = EXIT_USAGE;
     opterr = 0;
-    while ((letter = getopt_long(argc, argv, "nypafvV", long_options, NULL)) != -1) {
+    while ((letter = getopt_long(argc, argv, LETTERS, long_options, NULL)) != -1) {
         if (letter == 'n' || letter == 'y' || letter == 'p' || letter == 'a') {
             o->nr_modes++;
             o->check_only = letter == 'n';
@@ -140,7 +142,8 @@ static bool parse_options(int argc, char **argv, struct options *o, int *code)
                 print_usage(stdout);
                 *code = EXIT_CLEAN;
             } else {
-                fprintf(stderr, "fsck.foliofs: %s: no such option; try --help\n", argv[optind - 1]);
+                fprintf(stderr, "fsck.foliofs: %s: no such option; try --help\n",
+                        process_bad_option(argv, LETTERS));
             }
             return false;
         }

@@ -1,3 +1,4 @@
+#include "fs/data.h"
 #include "fs/fuse_ops.h"
 #include "fs/names.h"
 #include "fs/xattr.h"
@@ -16,11 +17,11 @@ void reply_status(fuse_req_t req, int err)
     fuse_reply_err(req, -err);
 }
 
-/* How long the kernel may keep attributes, in seconds. */
+/* How long the kernel may keep attributes, in seconds. See fuse_room.c. */
 static double attributes_last(struct inode *inode)
 {
     const struct front *front = inode->fs->options.front;
-    return atomic_load(&front->room_short) ? 0 : CACHE_SECONDS;
+    return atomic_load(&front->room_short) && inode_has_writers(inode) ? 0 : CACHE_SECONDS;
 }
 
 void reply_attr(fuse_req_t req, struct inode *inode)
@@ -208,6 +209,8 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
         reply_status(req, err);
         return;
     }
+    if ((to_set & FUSE_SET_ATTR_SIZE) != 0)
+        room_note_free(front_of(req));
     if (((to_set & FUSE_SET_ATTR_SIZE) != 0 && (to_set & FUSE_SET_ATTR_KILL_SUID) != 0) ||
         is_empty_chown(req, to_set))
         err = drop_privilege(req, inode);

@@ -51,6 +51,8 @@ static int open_inode(fuse_req_t req, struct inode *inode, struct fuse_file_info
         if (err != 0)
             return err;
     }
+    if ((fi->flags & O_TRUNC) != 0 && atomic_load(&inode->mapping.i_size) > 0)
+        room_note_free(front);
     int err = file_open(inode, open_flags(front, fi->flags), &file);
     if (err != 0)
         return err;
@@ -80,9 +82,9 @@ static void reply_create(fuse_req_t req, struct inode *inode, struct open_file *
 {
     struct front *front = front_of(req);
     struct fuse_entry_param e;
+    file_start(file, inode, open_flags(front, fi->flags) & ~O_TRUNC);
     (void)room_is_short(front); /* so that its first write asks */
     fill_new_entry(inode, &e);
-    file_start(file, inode, open_flags(front, fi->flags) & ~O_TRUNC);
     fill_open(front, file, fi);
     if (fuse_reply_create(req, &e, fi) == 0)
         return;
@@ -292,6 +294,8 @@ void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t 
     struct open_file *file = open_file_of(fi);
     bool hole = (mode & ~FALLOC_FL_KEEP_SIZE) != 0;
     struct hole_job *h = hole ? malloc(sizeof *h) : NULL;
+    if (hole)
+        room_note_free(front_of(req));
     int err = hole && h == NULL ? -ENOMEM : allocate(req, file, mode, offset, length);
     if (h == NULL) {
         reply_status(req, err);

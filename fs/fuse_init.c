@@ -133,6 +133,7 @@ int front_create(struct front **out, const struct front_options *o)
         return -ENOMEM;
     front->options = *o;
     pthread_rwlock_init(&front->asking, NULL);
+    pthread_mutex_init(&front->room_lock, NULL);
     *out = front;
     return 0;
 }
@@ -348,6 +349,7 @@ void front_destroy(struct front *front)
     }
     ring_free(front->wire.ring);
     pthread_rwlock_destroy(&front->asking);
+    pthread_mutex_destroy(&front->room_lock);
     free(front->mountpoint);
     free(front);
 }

@@ -124,6 +124,7 @@ void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
     struct inode *dir;
     int err = inode_get(front_of(req)->fs, parent, &dir);
+    room_note_free(front_of(req));
     if (err == 0) {
         err = dir_unlink(dir, name);
         inode_put(dir, 1);
@@ -207,6 +208,7 @@ void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t n
 {
     struct front *front = front_of(req);
     struct inode *olddir, *newdir;
+    room_note_free(front);
     int err = inode_get(front->fs, parent, &olddir);
     if (err != 0) {
         reply_status(req, err);

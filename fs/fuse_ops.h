@@ -36,11 +36,13 @@ struct front {                     /* (c) constant while the loop runs  (a) atom
     struct lender *lender;         /* (c) */
     char *mountpoint;              /* (c) */
     _Atomic bool kernel_cache;     /* write(2) may wait in the kernel: options', if it agreed (a) */
-    _Atomic bool room_short;       /* what room_is_short() said last                          (a) */
-    _Atomic uint64_t room_written; /* bytes, for room_note_write()                           (a) */
-    bool hooked;                   /* the wire's hooks are in place                           (c) */
-    pthread_t loop;                /* the thread in front_loop()                              (c) */
-    void (*ready)(void *arg);      /* (c) */
+    pthread_mutex_t room_lock;     /* who finds out whether it is short */
+    _Atomic bool room_short;       /* what room_is_short() said last (a) */
+    _Atomic uint64_t room_written; /* bytes, for room_note_write() (a) */
+    _Atomic uint64_t room_freed_ns, room_vain_ns; /* clock_monotonic: see make_room() (a) */
+    bool hooked;              /* the wire's hooks are in place                           (c) */
+    pthread_t loop;           /* the thread in front_loop()                              (c) */
+    void (*ready)(void *arg); /* (c) */
     void *ready_arg;
     _Atomic bool left;       /* front_loop() has returned                               (a) */
     _Atomic bool leaving;    /* it is about to: nobody may begin to wait for requests   (a) */
@@ -83,6 +85,8 @@ uint64_t room_kept(const struct front *front, const struct store_space *space);
 bool room_is_short(struct front *front);
 /* The kernel has written back so many bytes: look whether it is, now and then. */
 void room_note_write(struct front *front, size_t size);
+/* Something may have been deleted. */
+void room_note_free(struct front *front);
 /* Is who asks for the attributes of this descriptor about to write without room? */
 bool room_refuses(struct front *front, const struct open_file *file);
 

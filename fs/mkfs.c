@@ -15,6 +15,8 @@
 #define FOLIO_VERSION "0.1"
 #endif
 
+#define LETTERS "L:s:" /* options */
+
 enum { EXIT_USAGE = 2 };
 enum { OPT_FORCE = 256, OPT_HELP, OPT_VERSION };
 
@@ -49,7 +51,7 @@ static int parse_options(int argc, char **argv, struct store_format *f)
 {
     int c;
     opterr = 0;
-    while ((c = getopt_long(argc, argv, "L:s:", long_options, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, LETTERS, long_options, NULL)) != -1) {
         switch (c) {
         case 'L':
             for (const char *p = optarg; *p != '\0'; p++)
@@ -71,7 +73,8 @@ static int parse_options(int argc, char **argv, struct store_format *f)
             puts("mkfs.foliofs " FOLIO_VERSION);
             return EXIT_SUCCESS;
         default:
-            return usage_error(": no such option, or its value is missing", argv[optind - 1]);
+            return usage_error(": no such option, or one with a value too few or too many",
+                               process_bad_option(argv, LETTERS));
         }
     }
     if (argc - optind != 1)

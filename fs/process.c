@@ -1,7 +1,9 @@
 #include "fs/process.h"
 
 #include <fcntl.h>
+#include <getopt.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -21,4 +23,14 @@ bool process_start(void)
         (void)setrlimit(RLIMIT_FSIZE, &limit);
     }
     return true;
+}
+
+/* A letter that is unknown may be one of several in a word, which is not behind us then. */
+const char *process_bad_option(char **argv, const char *letters)
+{
+    static char text[] = "-?";
+    if (optopt <= ' ' || optopt > '~' || strchr(letters, optopt) != NULL)
+        return argv[optind - 1];
+    text[1] = (char)optopt;
+    return text;
 }

@@ -9,5 +9,7 @@
  * that meets it (which is ENOSPC to us), not the end of the process; the soft limit is raised to the hard one.
  * Returns false: /dev/null cannot be opened; there is nowhere to say so. */
 bool process_start(void);
+/* What getopt_long(3) has just returned '?' for, as it was written. letters: as given to it. */
+const char *process_bad_option(char **argv, const char *letters);
 
 #endif

@@ -41,7 +41,11 @@ refuses - 'subtype' "$foliofs" -o subtype= "$V" "$M"
 refuses - 'nosuch.*help' "$mkfs" --nosuch "$T/new"
 refuses - 'nosuch.*help' "$fsck" --nosuch "$V"
 refuses - 'nosuch.*help' "$ctl" --nosuch "$M" stats
-refuses - 'L.*help' "$mkfs" "$T/new" -L
+refuses - ' -X: .*help' "$mkfs" -Xq "$T/new"
+refuses - ' -X: .*help' "$fsck" -Xn "$V"
+refuses - ' -X: .*help' "$ctl" -Xj "$M" stats
+refuses - ' --json=3: .*help' "$ctl" --json=3 "$M" stats
+refuses - ' -L: .*help' "$mkfs" "$T/new" -L
 refuses - 'label' "$mkfs" -L "$(printf 'a\tb')" "$T/new"
 refuses - 'empty' "$mkfs" ''
 refuses - . "$foliofs" -o
