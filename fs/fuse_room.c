@@ -84,8 +84,7 @@ void room_note_write(struct front *front, size_t size)
 
 void room_note_free(struct front *front)
 {
-    if (atomic_load(&front->room_short))
-        atomic_store(&front->room_freed_ns, clock_now(&clock_monotonic));
+    atomic_store(&front->room_freed_ns, clock_now(&clock_monotonic));
 }
 
 /* Have what was deleted really be free. Once in vain is enough, until somebody deletes something. */
