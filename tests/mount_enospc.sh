@@ -118,10 +118,10 @@ try_filling()
 # them, and with cache=kernel none that is not kept.
 try_redirecting()
 {
-    dd if=/dev/urandom of="$M/big" bs=1M conv=fsync 2>/dev/null && fail "$what: no ENOSPC"
+    dd if=/dev/urandom of="$M/big" bs=1M count=100 conv=fsync 2>/dev/null && fail "$what: no ENOSPC"
     size=$(stat -c %s "$M/big")
     truncate -s $((size > 40000000 ? 40000000 : size)) "$M/big"
-    dd if=/dev/urandom of="$M/big" bs=64K oflag=append conv=notrunc,fsync 2>/dev/null
+    dd if=/dev/urandom of="$M/big" bs=64K count=320 oflag=append conv=notrunc,fsync 2>/dev/null
     truncate -s -1M "$M/big"
     : >"$T/accepted"
     refused=0
@@ -158,8 +158,8 @@ try_redirecting()
 try_ending()
 {
     truncate -s 4M "$M/sparse"
-    dd if=/dev/zero of="$M/big" bs=64K conv=fsync 2>/dev/null
-    dd if=/dev/zero of="$M/big" bs=4K conv=fsync,notrunc oflag=append 2>/dev/null
+    dd if=/dev/zero of="$M/big" bs=64K count=1000 conv=fsync 2>/dev/null
+    dd if=/dev/zero of="$M/big" bs=4K count=2000 conv=fsync,notrunc oflag=append 2>/dev/null
     python3 - "$M/sparse" >"$T/stored" 2>&1 <<'END' &
 import mmap, signal, sys
 with open(sys.argv[1], "r+b") as f:
