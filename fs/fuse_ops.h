@@ -26,28 +26,28 @@ struct throttle;
 struct lender;
 struct open_file;
 
-struct front {                     /* (c) constant while the loop runs  (a) atomic */
-    struct wire wire;              /* first: the hooks get the session's userdata             */
-    struct front_options options;  /* (c) */
-    struct fs *fs;                 /* (c) */
-    struct fuse_session *se;       /* (c) */
-    struct notifier *notifier;     /* (c) */
-    struct throttle *throttle;     /* (c) */
-    struct lender *lender;         /* (c) */
-    char *mountpoint;              /* (c) */
-    _Atomic bool kernel_cache;     /* write(2) may wait in the kernel: options', if it agreed (a) */
-    pthread_mutex_t room_lock;     /* who finds out whether it is short */
-    _Atomic bool room_short;       /* what room_is_short() said last (a) */
-    _Atomic uint64_t room_written; /* bytes, for room_note_write() (a) */
-    _Atomic uint64_t room_freed_ns, room_vain_ns; /* clock_monotonic: see make_room() (a) */
-    bool hooked;              /* the wire's hooks are in place                           (c) */
-    pthread_t loop;           /* the thread in front_loop()                              (c) */
-    void (*ready)(void *arg); /* (c) */
+struct front {                    /* (c) constant while the loop runs  (a) atomic */
+    struct wire wire;             /* first: the hooks get the session's userdata             */
+    struct front_options options; /* (c) */
+    struct fs *fs;                /* (c) */
+    struct fuse_session *se;      /* (c) */
+    struct notifier *notifier;    /* (c) */
+    struct throttle *throttle;    /* (c) */
+    struct lender *lender;        /* (c) */
+    char *mountpoint;             /* (c) */
+    _Atomic bool kernel_cache;    /* write(2) may wait in the kernel: options', if it agreed (a) */
+    bool hooked;                  /* the wire's hooks are in place                           (c) */
+    pthread_t loop;               /* the thread in front_loop()                              (c) */
+    void (*ready)(void *arg);     /* (c) */
     void *ready_arg;
     _Atomic bool left;       /* front_loop() has returned                               (a) */
     _Atomic bool leaving;    /* it is about to: nobody may begin to wait for requests   (a) */
     bool lost;               /* see front_has_lost(); the thread's that called front_quit() */
     pthread_rwlock_t asking; /* held by who has the kernel hand over, or give up, what it caches */
+    pthread_mutex_t room_lock;     /* of who finds out whether there is room */
+    _Atomic bool room_short;       /* what room_is_short() said last                    (a) */
+    _Atomic uint64_t room_written; /* bytes, for room_note_write()                      (a) */
+    _Atomic uint64_t room_freed_ns, room_vain_ns; /* clock_monotonic: see make_room()   (a) */
 };
 
 static inline struct front *front_of(fuse_req_t req)

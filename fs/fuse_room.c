@@ -25,8 +25,9 @@
 #define KEPT_SHARE 16u                  /* of what is used and left: one in so many */
 #define KEPT_MOST  ((uint64_t)64 << 20) /* bytes */
 #define LOOK_SHIFT 18                   /* once in 256 KiB */
-#define SETTLE_NS \
-    300000000u /* a deleted file goes a moment after unlink(2): when the kernel forgets it */
+
+/* A deleted file goes a moment after unlink(2): when the kernel forgets it. So long is it waited for, in such steps. */
+#define SETTLE_NS 300000000u
 #define SETTLE_MS 20
 
 /* Without KILLPRIV_V2 the kernel asks so in order to clear suid, too: for truncating, say. */

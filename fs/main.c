@@ -223,8 +223,7 @@ static int serve(struct program *p, struct store_error *error)
     if (err == 0 && front_has_lost(p->front))
         err = store_fail(error, -EIO,
                          "%s: some of what the kernel had could not be written: stores and writes "
-                         "since the last "
-                         "fsync are lost (is the volume full?)",
+                         "since the last fsync are lost (is the volume full?)",
                          p->volume);
     attach_door_close(p->fs->door);
     p->fs->door = NULL;

@@ -193,10 +193,10 @@ static void child_stores_elsewhere(int in, int out)
     say(out);
 }
 
-/* Map something over a file of the other mount that was stored to: that waits for its daemon. */
-#define HELD_MORE \
-    3 /* files, each in a directory of its own, as the kernel renames in one at a time in each */
+/* Files, each in a directory of its own: in one the kernel renames one at a time. */
+#define HELD_MORE 3
 
+/* Map something over a file of the other mount that was stored to: that waits for its daemon. */
 static void child_is_held(int in, int out)
 {
     char name[4096], *more[HELD_MORE];

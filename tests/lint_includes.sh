@@ -6,7 +6,8 @@ cd "$(dirname -- "$0")/.." || exit 1
 
 bad=0
 work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT INT TERM
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' INT TERM
 
 # Print a C file without its comments, the line numbers kept.
 without_comments()
@@ -35,6 +36,7 @@ forbid()
 {
     regex=$1 why=$2
     shift 2
+    [ $# -gt 0 ] || return 0 # grep would read its standard input
     for file in "$@"; do
         [ ! -f "$file" ] || [ -f "$work/$file" ] && continue
         mkdir -p "$work/${file%/*}"

@@ -108,6 +108,7 @@ done
 
 what='all that this kernel has'
 daemon_env=
+: >"$T/daemon.out"
 mount_volume
 keeps_silent 'without WRITEBACK_CACHE'
 unmount_volume
