@@ -58,6 +58,7 @@
  * Lock order of the whole program, outermost first. Against the order only try-lock.
  *
  *   fs->rename_lock                          one for the volume: changes of the tree of names
+ *     inode->copies_sem                      file: what the kernel has copies of (fs/stale.h)
  *     inode->i_rwsem                         file: write, truncate, fallocate (lower ino first)
  *       mapping->writeback_sem               one writeback pass at a time     (filemap_fdatawrite)
  *       mapping->invalidate_lock             shared: insert pages and start their read

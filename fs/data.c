@@ -121,6 +121,7 @@ void file_start(struct open_file *file, struct inode *inode, int flags)
     file_ra_state_init(&file->ra, ra.policy, ra.pages);
     list_add_tail(&file->open_files, &inode->open_files);
     inode->open_writers += writes;
+    stale_opened(file);
     pthread_mutex_unlock(&inode->i_lock);
 }
 
@@ -228,33 +229,48 @@ static void set_times(struct inode *inode)
     pthread_mutex_unlock(&inode->i_lock);
 }
 
-/* Of what the kernel writes back, the first piece that lies wholly outside the hole being punched, or
- * wholly inside, where it is zeros.   Returns its bytes. Context: i_rwsem. */
-static size_t cut_at_hole(const struct inode *inode, uint64_t offset, const void **buf, size_t len)
+struct write {
+    struct open_file *file;
+    unsigned flags;
+    struct stale *stale; /* around copies that somebody may have; or NULL */
+};
+
+/* Context: copies_sem if w->stale is there or the flag is, i_rwsem. */
+static ssize_t write_page_cache(const struct write *w, uint64_t offset, const void *buf, size_t len)
 {
-    static const char zeros[PAGE_SIZE];
-    if (offset >= inode->hole_end || offset + len <= inode->hole)
-        return len;
-    if (offset < inode->hole)
-        return (size_t)(inode->hole - offset);
-    *buf = zeros;
-    len = len < sizeof zeros ? len : sizeof zeros;
-    return len < inode->hole_end - offset ? len : (size_t)(inode->hole_end - offset);
+    struct inode *inode = w->file->inode;
+    bool is_stale = false;
+    if (w->flags & WRITE_APPEND)
+        offset = atomic_load(&inode->mapping.i_size);
+    if (w->flags & WRITE_CACHED)
+        len = stale_piece(inode, offset, len, &is_stale);
+    ssize_t n = is_stale ? (ssize_t)len : filemap_write(&inode->mapping, offset, buf, len);
+    if (n > 0 && !(w->flags & WRITE_KEEP_TIMES))
+        set_times(inode);
+    if (n > 0 && w->stale != NULL)
+        stale_begin(inode, w->stale, offset, (uint64_t)n);
+    return n;
 }
 
 /* May be short with WRITE_CACHED. */
-static ssize_t write_locked(struct inode *inode, uint64_t offset, const void *buf, size_t len,
-                            unsigned flags)
+static ssize_t write_locked(const struct write *w, uint64_t offset, const void *buf, size_t len)
 {
-    down_write(&inode->i_rwsem);
-    if (flags & WRITE_APPEND)
-        offset = atomic_load(&inode->mapping.i_size);
-    if (flags & WRITE_CACHED)
-        len = cut_at_hole(inode, offset, &buf, len);
-    ssize_t n = filemap_write(&inode->mapping, offset, buf, len);
-    if (n > 0 && !(flags & WRITE_KEEP_TIMES))
-        set_times(inode);
-    up_write(&inode->i_rwsem);
+    struct inode *inode = w->file->inode;
+    bool around = w->flags & WRITE_AROUND;
+    ssize_t n = -EAGAIN;
+    if (w->stale != NULL)
+        down_write(&inode->copies_sem);
+    else if (around)
+        down_read(&inode->copies_sem);
+    if (!around || w->stale != NULL || !stale_is_possible(w->file)) {
+        down_write(&inode->i_rwsem);
+        n = write_page_cache(w, offset, buf, len);
+        up_write(&inode->i_rwsem);
+    }
+    if (w->stale != NULL)
+        up_write(&inode->copies_sem);
+    else if (around)
+        up_read(&inode->copies_sem);
     return n;
 }
 
@@ -264,13 +280,13 @@ void fs_make_room(struct fs *fs)
     store_commit(fs->store, store_tid(fs->store));
 }
 
-static ssize_t write_or_make_room(struct inode *inode, uint64_t offset, const void *buf, size_t len,
-                                  unsigned flags)
+static ssize_t write_or_make_room(const struct write *w, uint64_t offset, const void *buf,
+                                  size_t len)
 {
-    ssize_t n = write_locked(inode, offset, buf, len, flags);
+    ssize_t n = write_locked(w, offset, buf, len);
     if (n == -ENOSPC) {
-        fs_make_room(inode->fs);
-        n = write_locked(inode, offset, buf, len, flags);
+        fs_make_room(w->file->inode->fs);
+        n = write_locked(w, offset, buf, len);
     }
     return n;
 }
@@ -290,29 +306,36 @@ static bool wait_for_memory(struct fs *fs)
 
 /* What the kernel writes back. It takes a short answer for a whole one, and what it cannot write it drops: go on, to
  * the end or to the error; where memory is short, after a while. */
-static ssize_t write_all(struct inode *inode, uint64_t offset, const char *buf, size_t len,
-                         unsigned flags)
+static ssize_t write_all(const struct write *w, uint64_t offset, const char *buf, size_t len)
 {
     for (size_t done = 0; done < len;) {
-        ssize_t n = write_or_make_room(inode, offset + done, buf + done, len - done, flags);
+        ssize_t n = write_or_make_room(w, offset + done, buf + done, len - done);
         if (n > 0)
             done += (size_t)n;
-        else if (n != -ENOMEM || !wait_for_memory(inode->fs))
+        else if (n != -ENOMEM || !wait_for_memory(w->file->inode->fs))
             return n < 0 ? n : -EIO;
     }
     return (ssize_t)len;
 }
 
-ssize_t file_write(struct open_file *file, uint64_t offset, const void *buf, size_t len,
-                   unsigned flags)
+ssize_t file_write_around(struct open_file *file, uint64_t offset, const void *buf, size_t len,
+                          unsigned flags, struct stale *stale)
 {
-    struct inode *inode = file->inode;
-    fs_count(inode->fs, FS_WRITES);
+    struct write w = { .file = file, .flags = flags, .stale = stale };
     if (flags & WRITE_KILL_PRIV) {
-        int err = inode_setattr(inode, NULL, SETATTR_KILL_PRIV);
+        int err = inode_setattr(file->inode, NULL, SETATTR_KILL_PRIV);
         if (err != 0)
             return err;
     }
-    return flags & WRITE_CACHED ? write_all(inode, offset, buf, len, flags)
-                                : write_or_make_room(inode, offset, buf, len, flags);
+    ssize_t n = flags & WRITE_CACHED ? write_all(&w, offset, buf, len)
+                                     : write_or_make_room(&w, offset, buf, len);
+    if (n != -EAGAIN)
+        fs_count(file->inode->fs, FS_WRITES);
+    return n;
+}
+
+ssize_t file_write(struct open_file *file, uint64_t offset, const void *buf, size_t len,
+                   unsigned flags)
+{
+    return file_write_around(file, offset, buf, len, flags, NULL);
 }

@@ -3,6 +3,7 @@
 #define FOLIO_FS_DATA_H
 
 #include "fs/inode.h"
+#include "fs/stale.h"
 
 extern const struct address_space_operations inode_a_ops;
 
@@ -14,7 +15,8 @@ struct open_file {
     struct file_ra_state ra;
     _Atomic uint32_t wb_err; /* errors seen, of the file and of the store's commits */
     _Atomic uint32_t store_err;
-    bool only_writes; /* to whoever opened it; flags are what we need */
+    bool only_writes;     /* to whoever opened it; flags are what we need */
+    uint64_t copies_seen; /* when it was opened: see stale.h */
 };
 
 /* Opens a regular file; O_TRUNC truncates in one step with the open. Takes a reference.
@@ -47,9 +49,20 @@ ssize_t file_read(struct open_file *file, uint64_t offset, void *buf, size_t len
 /* append: write at end of file. kill_priv: clear suid and sgid first. cached: the kernel writes
  * back what it cached: all or an error. keep_times: they are the kernel's business.
  * -EFBIG, -ENOSPC, -EIO, -ENOMEM, -EROFS; bytes written, short when an error came after some. */
-enum write_flags { WRITE_APPEND = 1, WRITE_KILL_PRIV = 2, WRITE_CACHED = 4, WRITE_KEEP_TIMES = 8 };
+enum write_flags {
+    WRITE_APPEND = 1,
+    WRITE_KILL_PRIV = 2,
+    WRITE_CACHED = 4,
+    WRITE_KEEP_TIMES = 8,
+    WRITE_AROUND = 16, /* see file_write_around() */
+};
 ssize_t file_write(struct open_file *file, uint64_t offset, const void *buf, size_t len,
                    unsigned flags);
+/* Around copies that somebody has: what was written is stale there until stale_end(), which is due when this returned
+ * more than 0. stale NULL, with WRITE_AROUND: there are none, as far as one knew.
+ * Errors: -EAGAIN: there may be; all else as above. */
+ssize_t file_write_around(struct open_file *file, uint64_t offset, const void *buf, size_t len,
+                          unsigned flags, struct stale *stale);
 
 /* Promises are estimates on the safe side: put everything dirty into a commit, and what is really free shows.
  * Blocks: on the store. No lock held. */
@@ -73,11 +86,9 @@ int inode_share_pages(struct inode *inode);
 void inode_delete_data(struct inode *inode, struct update *u);
 
 /* mode: FALLOC_FL_KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE as fallocate(2); others -EOPNOTSUPP.
- * What the kernel writes back after PUNCH_HOLE or ZERO_RANGE may be from before. Until
- * file_hole_end(), which is due when they returned 0, WRITE_CACHED counts as zeros there. A file has
- * one hole punched at a time: the kernel sees to it. */
-int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t len);
-void file_hole_end(struct open_file *file);
+ * stale: NULL, or where the last two note what is stale until stale_end(), which is due when this returned 0. */
+int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t len,
+                   struct stale *stale);
 /* whence: SEEK_DATA, SEEK_HOLE. -ENXIO. */
 int file_lseek(struct open_file *file, uint64_t offset, int whence, uint64_t *out);
 /* Durable on return; reports an error this open file has not seen. datasync: as fdatasync. */

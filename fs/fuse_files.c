@@ -161,27 +161,95 @@ static bool kernel_keeps(const struct fuse_file_info *fi)
     return fi->lock_owner == 0;
 }
 
+/* Reads and writes around its cache must mind what copies it has: not where files are attached, which is
+ * minded otherwise, nor with O_DIRECT where writes may wait in the kernel, as open(2) says. */
+static bool is_around(const struct front *front, const struct fuse_file_info *fi)
+{
+    return !front->kernel_cache && !kernel_keeps(fi) && !fi->writepage &&
+           atomic_load(&open_file_of(fi)->inode->mapping.memfd) == NULL;
+}
+
+struct read_job {
+    struct notify_job job; /* first */
+    size_t len;
+    char buf[];
+};
+
+static void read_run(struct notify_job *job)
+{
+    struct read_job *r = (struct read_job *)job;
+    fuse_reply_buf(job->req, r->buf, r->len);
+    free(r);
+}
+
+/* Not before the kernel's copies are gone.   Returns 0 or -ENOMEM. */
+static int reply_pages_later(fuse_req_t req, const struct inode *inode, struct page **pages,
+                             uint64_t offset, size_t len)
+{
+    struct front *front = front_of(req);
+    struct read_job *r = front_may_wait(front) ? malloc(sizeof *r + len) : NULL;
+    if (r == NULL)
+        return -ENOMEM;
+    *r = (struct read_job){ .len = len };
+    r->job = (struct notify_job){
+        .req = req, .flush = inode->ino, .offset = offset, .len = len, .run = read_run
+    };
+    size_t skip = offset % PAGE_SIZE;
+    for (size_t done = 0, n; done < len; done += n, skip = 0, pages++) {
+        n = PAGE_SIZE - skip < len - done ? PAGE_SIZE - skip : len - done;
+        memcpy(r->buf + done, (char *)page_address(front->fs->cache, *pages) + skip, n);
+    }
+    notifier_add(front, &r->job);
+    return 0;
+}
+
+enum reader { READS_AS_EVER, READS_AROUND, READS_LENT };
+
+static void read_and_reply(fuse_req_t req, size_t len, uint64_t off, struct open_file *file,
+                           enum reader reader)
+{
+    struct front *front = front_of(req);
+    struct inode *inode = file->inode;
+    struct page *pages[READ_MAX_PAGES];
+    ssize_t nr = file_get_pages(file, off, &len, pages, READ_MAX_PAGES);
+    int err = nr < 0 ? (int)nr : 0;
+    bool later = reader == READS_AROUND && err == 0 && stale_covers(inode, off, len);
+    if (reader == READS_LENT && err == 0)
+        err = lend_pages(front, inode, pages, (size_t)nr);
+    if (later)
+        err = reply_pages_later(req, inode, pages, off, len);
+    if (err != 0)
+        reply_status(req, err);
+    else if (!later)
+        reply_pages(req, pages, (size_t)nr, off, len);
+    for (ssize_t i = 0; i < nr; i++)
+        put_page(front->fs->cache, pages[i]);
+}
+
 void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
     (void)ino;
-    struct fs *fs = front_of(req)->fs;
-    struct page *pages[READ_MAX_PAGES];
+    struct front *front = front_of(req);
+    struct open_file *file = open_file_of(fi);
+    struct inode *inode = file->inode;
     size_t len = size < FRONT_MAX_IO ? size : FRONT_MAX_IO;
-    ssize_t nr = file_get_pages(open_file_of(fi), (uint64_t)off, &len, pages, READ_MAX_PAGES);
-    if (nr < 0) {
-        reply_status(req, (int)nr);
-        return;
+    if (is_around(front, fi)) {
+        down_read(&inode->copies_sem);
+        read_and_reply(req, len, (uint64_t)off, file, READS_AROUND);
+        up_read(&inode->copies_sem);
+    } else if (!kernel_keeps(fi)) {
+        read_and_reply(req, len, (uint64_t)off, file, READS_AS_EVER);
+    } else if (atomic_load(&inode->mapping.memfd) != NULL) {
+        read_and_reply(req, len, (uint64_t)off, file, READS_LENT);
+    } else {
+        int err = stale_give(inode, (uint64_t)off, len);
+        if (err != 0) {
+            reply_status(req, err);
+            return;
+        }
+        read_and_reply(req, len, (uint64_t)off, file, READS_AS_EVER);
+        stale_gave(inode);
     }
-    struct inode *inode = open_file_of(fi)->inode;
-    int err = kernel_keeps(fi) && atomic_load(&inode->mapping.memfd) != NULL
-                  ? lend_pages(front_of(req), inode, pages, (size_t)nr)
-                  : 0;
-    if (err == 0)
-        reply_pages(req, pages, (size_t)nr, (uint64_t)off, len);
-    else
-        reply_status(req, err);
-    for (ssize_t i = 0; i < nr; i++)
-        put_page(fs->cache, pages[i]);
 }
 
 /* fi is that of the writer's own descriptor, except for what the kernel writes back: that comes
@@ -190,7 +258,8 @@ static unsigned decode_write(const struct front *front, const struct fuse_file_i
 {
     if (fi->writepage) /* a direct mount's mappings: their times are ours */
         return front->kernel_cache ? WRITE_CACHED | WRITE_KEEP_TIMES : WRITE_CACHED;
-    return !front->kernel_cache && (fi->flags & O_APPEND) != 0 ? WRITE_APPEND : 0;
+    return (!front->kernel_cache && (fi->flags & O_APPEND) != 0 ? WRITE_APPEND : 0) |
+           (is_around(front, fi) ? WRITE_AROUND : 0);
 }
 
 static int drop_before_write(fuse_req_t req, struct inode *inode, const struct fuse_file_info *fi)
@@ -225,18 +294,76 @@ static void note_lost_write(struct front *front, struct inode *inode, int err)
                    (unsigned long long)inode->ino, strerror(-err));
 }
 
+struct write_job {
+    struct notify_job job; /* first */
+    struct inode *inode;   /* stays open while its request is unanswered */
+    struct stale stale;
+    size_t written;
+};
+
+static void write_run(struct notify_job *job)
+{
+    struct write_job *w = (struct write_job *)job;
+    stale_end(w->inode, &w->stale);
+    reply_written(job->req, w->written);
+    free(w);
+}
+
+/* What was written lies before the end of file now, wherever an append put it. Answered when the kernel has
+ * given up the copies it had read before. */
+static void reply_written_later(fuse_req_t req, struct write_job *w)
+{
+    w->job = (struct notify_job){ .req = req,
+                                  .flush = w->inode->ino,
+                                  .offset = w->stale.whole.start,
+                                  .len = w->written,
+                                  .run = write_run };
+    notifier_add(front_of(req), &w->job);
+}
+
+/* *later: where there may be copies; what was written waits for them to go. */
+static ssize_t write_around(struct front *front, struct open_file *file, const char *buf,
+                            size_t size, off_t off, unsigned flags, struct write_job **later)
+{
+    ssize_t n = -EAGAIN;
+    struct write_job *w = NULL;
+    if (!stale_is_possible(file))
+        n = file_write_around(file, (uint64_t)off, buf, size, flags, NULL);
+    if (n == -EAGAIN) {
+        w = front_may_wait(front) ? calloc(1, sizeof *w) : NULL;
+        if (w == NULL)
+            return -ENOMEM;
+        w->inode = file->inode;
+        n = file_write_around(file, (uint64_t)off, buf, size, flags, &w->stale);
+    }
+    if (n > 0 && w != NULL) {
+        w->written = (size_t)n;
+        *later = w;
+    } else {
+        free(w);
+    }
+    return n;
+}
+
 static ssize_t write_and_lend(struct front *front, struct open_file *file, const char *buf,
                               size_t size, off_t off, const struct fuse_file_info *fi)
 {
-    struct address_space *m = &file->inode->mapping;
+    struct inode *inode = file->inode;
+    bool keeps = !fi->writepage && kernel_keeps(fi);
+    bool give = keeps && atomic_load(&inode->mapping.memfd) == NULL;
+    int err = give ? stale_give(inode, (uint64_t)off, size) : 0;
+    if (err != 0)
+        return err;
     ssize_t n = file_write(file, (uint64_t)off, buf, size, decode_write(front, fi));
+    if (give)
+        stale_gave(inode);
     if (fi->writepage && n < 0)
-        note_lost_write(front, file->inode, (int)n);
+        note_lost_write(front, inode, (int)n);
     if (fi->writepage) {
-        note_kernel_write(front, file->inode, size);
+        note_kernel_write(front, inode, size);
         room_note_write(front, size);
-    } else if (n > 0 && kernel_keeps(fi) && atomic_load(&m->memfd) != NULL &&
-               lend_range(front, file->inode, (uint64_t)off, (size_t)n) != 0)
+    } else if (n > 0 && keeps && atomic_load(&inode->mapping.memfd) != NULL &&
+               lend_range(front, inode, (uint64_t)off, (size_t)n) != 0)
         return -EIO;
     return n;
 }
@@ -247,11 +374,16 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
     (void)ino;
     struct front *front = front_of(req);
     struct open_file *file = open_file_of(fi);
+    struct write_job *later = NULL;
+    unsigned flags = decode_write(front, fi);
     ssize_t n = drop_before_write(req, file->inode, fi);
     if (n == 0)
-        n = write_and_lend(front, file, buf, size, off, fi);
+        n = flags & WRITE_AROUND ? write_around(front, file, buf, size, off, flags, &later)
+                                 : write_and_lend(front, file, buf, size, off, fi);
     if (n < 0)
         reply_status(req, (int)n);
+    else if (later != NULL)
+        reply_written_later(req, later);
     else
         reply_written(req, (size_t)n);
 }
@@ -261,23 +393,26 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 struct hole_job {
     struct notify_job job;  /* first */
     struct open_file *file; /* stays open while its request is unanswered */
+    struct stale stale;
     int err;
 };
 
 static void hole_run(struct notify_job *job)
 {
     struct hole_job *h = (struct hole_job *)job;
-    file_hole_end(h->file);
+    if (h->err == 0)
+        stale_end(h->file->inode, &h->stale);
     reply_status(job->req, h->err);
     free(h);
 }
 
-static int allocate(fuse_req_t req, struct open_file *file, int mode, off_t offset, off_t length)
+static int allocate(fuse_req_t req, struct open_file *file, int mode, off_t offset, off_t length,
+                    struct stale *stale)
 {
     /* First, for what has been done must not look as if it had failed. */
     int err = caller_is_unprivileged(req) ? drop_privilege(req, file->inode) : 0;
     if (err == 0)
-        err = file_fallocate(file, mode, (uint64_t)offset, (uint64_t)length);
+        err = file_fallocate(file, mode, (uint64_t)offset, (uint64_t)length, stale);
     balance_dirty_pages(front_of(req)->fs->cache);
     return err;
 }
@@ -285,29 +420,32 @@ static int allocate(fuse_req_t req, struct open_file *file, int mode, off_t offs
 /* The kernel writes its copy of the range back before it asks us, and zeroes it after our answer. If a
  * mapping's store dirties a page of it in between, and that is written back before it is zeroed, the
  * bytes from before the hole are in the file again, and the zeroed copy counts as clean. (Linux 6.18
- * locks that out for DAX only.) So the answer waits until the kernel has given up its copy, and what
- * it writes back until then counts as zeros there: what it reads from then on has the hole. A hole that failed may
- * be there in part, of which the kernel's copy must not say otherwise; but then what it writes back counts. */
+ * locks that out for DAX only.) So the answer waits until the kernel has given up its copy, and what it writes
+ * back of the hole until then is stale. A hole that failed may be there in part, of which the kernel's
+ * copy must not say otherwise; but then what it writes back counts. */
 void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
                   struct fuse_file_info *fi)
 {
+    struct front *front = front_of(req);
     struct open_file *file = open_file_of(fi);
-    bool hole = (mode & ~FALLOC_FL_KEEP_SIZE) != 0;
-    struct hole_job *h = hole ? malloc(sizeof *h) : NULL;
-    if (hole)
-        room_note_free(front_of(req));
-    int err = hole && h == NULL ? -ENOMEM : allocate(req, file, mode, offset, length);
-    if (h == NULL) {
-        reply_status(req, err);
+    if ((mode & ~FALLOC_FL_KEEP_SIZE) == 0) {
+        reply_status(req, allocate(req, file, mode, offset, length, NULL));
         return;
     }
-    *h = (struct hole_job){ .file = file, .err = err };
+    struct hole_job *h = front_may_wait(front) ? calloc(1, sizeof *h) : NULL;
+    if (h == NULL) {
+        reply_status(req, -ENOMEM);
+        return;
+    }
+    room_note_free(front);
+    h->file = file;
+    h->err = allocate(req, file, mode, offset, length, &h->stale);
     h->job = (struct notify_job){ .req = req,
                                   .flush = ino,
                                   .offset = (uint64_t)offset,
                                   .len = (uint64_t)length,
                                   .run = hole_run };
-    notifier_add(front_of(req), &h->job);
+    notifier_add(front, &h->job);
 }
 
 struct lseek_job {
@@ -344,7 +482,7 @@ void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse
         reply_lseek(req, file, (uint64_t)off, whence);
         return;
     }
-    struct lseek_job *l = malloc(sizeof *l);
+    struct lseek_job *l = front_may_wait(front) ? malloc(sizeof *l) : NULL;
     if (l == NULL) {
         reply_status(req, -ENOMEM);
         return;

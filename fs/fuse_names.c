@@ -193,13 +193,14 @@ static int rename_needs(struct inode *olddir, const char *oldname, struct inode 
 static int rename_hand_over(fuse_req_t req, const struct rename_job *what, const char *oldname,
                             const char *newname)
 {
-    struct rename_job *r = malloc(sizeof *r);
+    struct front *front = front_of(req);
+    struct rename_job *r = front_may_wait(front) ? malloc(sizeof *r) : NULL;
     if (r == NULL)
         return -ENOMEM;
     *r = *what;
     strcpy(r->oldname, oldname);
     strcpy(r->newname, newname);
-    notifier_add(front_of(req), &r->job);
+    notifier_add(front, &r->job);
     return 0;
 }
 

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "fs/fuse_ops.h"
+#include "fs/fuse_ring.h"
 
 #define NOTIFIER_IDLE_MS 60000u /* it is woken for work; this only bounds a sleep */
 
@@ -108,6 +109,11 @@ void notifier_stop(struct front *front)
     front->notifier = NULL;
     pthread_mutex_destroy(&n->lock);
     free(n);
+}
+
+bool front_may_wait(struct front *front)
+{
+    return front->wire.ring == NULL || ring_may_wait();
 }
 
 void notifier_add(struct front *front, struct notify_job *job)

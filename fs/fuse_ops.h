@@ -122,6 +122,8 @@ struct notify_job {
 int notifier_start(struct front *front); /* 0 or -errno */
 void notifier_stop(struct front *front); /* finishes what is queued */
 void notifier_add(struct front *front, struct notify_job *job);
+/* Before an operation begins what may end in notifier_add().   Returns false: it must not, for want of threads. */
+bool front_may_wait(struct front *front);
 void notifier_grow(struct front *front, unsigned nr); /* as front_more_threads() */
 /* Before the loop is left, while it still serves: what has the kernel hand over is finished, and nothing more begins. */
 void front_stop_asking(struct front *front);

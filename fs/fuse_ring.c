@@ -97,9 +97,10 @@ struct ring_thread {
      * then the payload: so libfuse gets the request in one piece and nothing large is copied. */
     struct ring_entry_header *header; /* (r) */
     char *payload;                    /* (r) */
-    _Atomic uint64_t unique;          /* the request it works on; 0: none */
-    _Atomic uint32_t replied;         /* enum reply_state */
-    _Atomic uint32_t state;           /* enum thread_state */
+    size_t room; /* for a payload that another thread replies with; see give_back() (r) */
+    _Atomic uint64_t unique;  /* the request it works on; 0: none */
+    _Atomic uint32_t replied; /* enum reply_state */
+    _Atomic uint32_t state;   /* enum thread_state */
 };
 
 struct fuse_ring {             /* (c) constant once started  (g) growing */
@@ -210,6 +211,11 @@ static bool begin_waiting(struct ring_thread *t, bool others)
     return false;
 }
 
+bool ring_may_wait(void)
+{
+    return self == NULL || self->held || begin_waiting(self, true);
+}
+
 /* ---- a request --------------------------------------------------------------------------------- */
 
 static struct io_uring_sqe *next_sqe(struct ring_thread *t, unsigned command)
@@ -247,12 +253,6 @@ static bool waits_for_disk(uint32_t opcode)
     return opcode == FUSE_FSYNC || opcode == FUSE_FSYNCDIR;
 }
 
-static bool may_need_notifier(uint32_t opcode)
-{
-    return opcode == FUSE_FALLOCATE || opcode == FUSE_LSEEK || opcode == FUSE_RENAME ||
-           opcode == FUSE_RENAME2;
-}
-
 /* Of a regular file that is open, or is just being opened. */
 static bool is_of_file(uint32_t opcode)
 {
@@ -267,20 +267,19 @@ static void reply_only(struct ring_thread *t, uint64_t unique, int err)
     (void)ring_reply(t->ring, &iov, 1);
 }
 
-/* The budget knows nothing of an extra thread: it holds on to one page only. */
+/* The budget knows nothing of an extra thread: after a large request it holds on to one page only. */
 static void give_back(struct ring_thread *t)
 {
     (void)madvise(t->payload + PAGE_SIZE, t->ring->max_io - PAGE_SIZE, MADV_DONTNEED);
 }
 
 /* Returns false: it was told to end before there was one. */
-static bool wait_for_reply(struct ring_thread *t, size_t len)
+static bool wait_for_reply(struct ring_thread *t)
 {
-    bool large = t->extra && len > PAGE_SIZE, there = atomic_load(&t->replied) != REPLY_NONE;
+    bool there = atomic_load(&t->replied) != REPLY_NONE;
     if (!there && !t->held)
         (void)begin_waiting(t, false);
-    /* A reply that comes now is one page at most (see ring_reply). */
-    if (large && (!there || t->header->payload_size <= PAGE_SIZE))
+    if (t->room == PAGE_SIZE && (!there || t->header->payload_size <= PAGE_SIZE))
         give_back(t);
     while (atomic_load(&t->replied) == REPLY_NONE && atomic_load(&t->ring->state) == RING_BEGUN)
         (void)wait_on_word(&t->replied, REPLY_NONE, 0);
@@ -289,14 +288,6 @@ static bool wait_for_reply(struct ring_thread *t, size_t len)
         return false;
     atomic_store(&t->unique, 0);
     return true;
-}
-
-/* What to refuse the request with, or 0. */
-static int check_request(struct ring_thread *t, const char *request, uint32_t opcode)
-{
-    if (request == NULL)
-        return -EIO;
-    return may_need_notifier(opcode) && !begin_waiting(t, true) ? -ENOMEM : 0;
 }
 
 /* Returns as wait_for_reply does. */
@@ -310,19 +301,19 @@ static bool answer(struct ring_thread *t)
     if (bound != t->bound)
         bind_thread(t, bound);
     t->commit_id = t->header->commit_id;
+    t->room = t->extra && len > PAGE_SIZE ? PAGE_SIZE : t->ring->max_io;
     atomic_store(&t->replied, REPLY_NONE);
     atomic_store(&t->unique, in.unique);
     if (is_of_file(in.opcode))
         atomic_store_explicit(&t->ring->file, in.nodeid, memory_order_relaxed);
-    int err = check_request(t, request, in.opcode);
-    if (err != 0 || (in.unique & KICK) != 0) {
-        reply_only(t, in.unique, err);
+    if (request == NULL || (in.unique & KICK) != 0) {
+        reply_only(t, in.unique, request == NULL ? -EIO : 0);
     } else {
         struct fuse_buf buf = { .mem = request, .size = len };
         t->ring->amend(t->ring->arg, request, len);
         fuse_session_process_buf(t->ring->se, &buf);
     }
-    return wait_for_reply(t, len);
+    return wait_for_reply(t);
 }
 
 /* ---- a reply ----------------------------------------------------------------------------------- */
@@ -338,10 +329,10 @@ static struct ring_thread *find_thread(struct fuse_ring *ring, uint64_t unique)
     return NULL;
 }
 
-/* Returns bytes of payload, or -1: more than there is room for. Another thread's is one page at most. */
+/* Returns bytes of payload, or -1: more than there is room for. */
 static ssize_t copy_payload(struct ring_thread *t, const struct iovec *iov, int count)
 {
-    size_t n = 0, room = t == self ? t->ring->max_io : PAGE_SIZE;
+    size_t n = 0, room = t == self ? t->ring->max_io : t->room;
     for (int i = 0; i < count; n += iov[i].iov_len, i++) {
         if (iov[i].iov_len > room - n)
             return -1;

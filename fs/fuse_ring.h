@@ -18,7 +18,7 @@
  *    fuse_throttle.c): it keeps the entry until then, and its thread waits. One more thread is made for
  *    each that waits, up to RING_MOST, so that a queue has as many for other requests as it began with.
  *  - The notifier itself waits for WRITEs and READs, by the same queue perhaps. So an operation that may need
- *    it counts as waiting before it begins, and a thread must be left that is sure to take what the kernel
+ *    it counts as waiting before it begins (ring_may_wait), and a thread must be left that is sure to take what the kernel
  *    queues: one of the first, or one that has handed over a reply. For the kernel gives a queued
  *    request to an entry that comes free, but not to a new one; a new thread is made sure by a request that
  *    means nothing. If even that fails, the operation is refused (ENOMEM).
@@ -57,6 +57,9 @@ void ring_begin(struct fuse_ring *ring);
 /* The reply to a request of the ring's, as libfuse sends it.
  * Returns its length; -1: it is not the ring's. Any thread. */
 ssize_t ring_reply(struct fuse_ring *ring, const struct iovec *iov, int count);
+/* The operation that this thread works on may be replied to by somebody who needs other threads of the ring first.
+ * Returns false: there would be none, and it must be refused. True on threads that are none of the ring's. */
+bool ring_may_wait(void);
 /* Answer no more: returns when every thread has finished the operation it works on. Replies that others owe
  * are not waited for; they may still come, and reach nobody. NULL is allowed; a second time nothing happens. */
 void ring_stop(struct fuse_ring *ring);

@@ -43,12 +43,14 @@ struct inode {            /* (c) constant  (i) i_lock  (n) fs->rename_lock  (w) 
     struct timespec atime, mtime, ctime, btime; /* (i) */
     struct timespec disk_mtime;                 /* (i) */
     bool fresh;                                 /* (c) made by inode_new since the mount */
-    _Atomic uint64_t alloc_end;  /* fresh: no block at or beyond this index was ever written (a) */
-    uint32_t truncations;        /* (i) counts them, for the writeback pass that one overtakes */
-    uint32_t pass_truncations;   /* (i) as the pass under way began; likewise */
-    struct timespec pass_mtime;  /* (i) */
-    _Atomic uint64_t tid;        /* the last transaction that touched its record or blocks (a) */
-    uint64_t hole, hole_end;     /* (w) being punched, bytes; 0, 0: none. See file_fallocate() */
+    _Atomic uint64_t alloc_end; /* fresh: no block at or beyond this index was ever written (a) */
+    uint32_t truncations;       /* (i) counts them, for the writeback pass that one overtakes */
+    uint32_t pass_truncations;  /* (i) as the pass under way began; likewise */
+    struct timespec pass_mtime; /* (i) */
+    _Atomic uint64_t tid;       /* the last transaction that touched its record or blocks (a) */
+    struct rwsem copies_sem;    /* see stale.h, also for these: */
+    _Atomic uint64_t copies, copies_seen; /* given, and when the file was opened last   (a) */
+    struct stale_range *stale;            /* (i) */
     uint32_t open_writers;       /* (i) open files that can write: see inode_has_writers() */
     struct list_head open_files; /* (i) struct open_file */
     struct readahead readahead;  /* (i) what was chosen for this file; forgotten with the inode */

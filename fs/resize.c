@@ -344,7 +344,24 @@ static void drop_beyond_eof(struct inode *inode)
     up_write(&inode->i_rwsem);
 }
 
-int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t len)
+/* Context: i_rwsem; copies_sem if stale is there. */
+static int fallocate_and_note(struct inode *inode, int mode, uint64_t offset, uint64_t len,
+                              struct stale *stale)
+{
+    int err = fallocate_locked(inode, mode, offset, len);
+    if (err != 0)
+        return err;
+    struct timespec now = fs_now();
+    pthread_mutex_lock(&inode->i_lock);
+    inode->ctime = inode->mtime = now;
+    pthread_mutex_unlock(&inode->i_lock);
+    if (stale != NULL)
+        stale_begin(inode, stale, offset, len);
+    return 0;
+}
+
+int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t len,
+                   struct stale *stale)
 {
     struct inode *inode = file->inode;
     int base = mode & ~FALLOC_FL_KEEP_SIZE;
@@ -355,21 +372,15 @@ int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t l
         return -EINVAL;
     if (offset > MAX_FILE_SIZE || len > MAX_FILE_SIZE - offset)
         return -EFBIG;
+    if (base == 0)
+        stale = NULL;
+    if (stale != NULL)
+        down_write(&inode->copies_sem);
     down_write(&inode->i_rwsem);
-    if (base != 0) {
-        inode->hole = offset;
-        inode->hole_end = offset + len;
-    }
-    int err = fallocate_locked(inode, mode, offset, len);
-    if (err == 0) {
-        struct timespec now = fs_now();
-        pthread_mutex_lock(&inode->i_lock);
-        inode->ctime = inode->mtime = now;
-        pthread_mutex_unlock(&inode->i_lock);
-    } else {
-        inode->hole = inode->hole_end = 0; /* what is written back from now on counts */
-    }
+    int err = fallocate_and_note(inode, mode, offset, len, stale);
     up_write(&inode->i_rwsem);
+    if (stale != NULL)
+        up_write(&inode->copies_sem);
     if (err != 0)
         return err;
     /* Size and times follow. What cannot be written now stays dirty, which fsync will tell: it has
@@ -378,14 +389,6 @@ int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t l
     if (atomic_load(&inode->mapping.memfd) != NULL)
         drop_beyond_eof(inode);
     return 0;
-}
-
-void file_hole_end(struct open_file *file)
-{
-    struct inode *inode = file->inode;
-    down_write(&inode->i_rwsem);
-    inode->hole = inode->hole_end = 0;
-    up_write(&inode->i_rwsem);
 }
 
 /* ---- holes ----------------------------------------------------------------------------------- */

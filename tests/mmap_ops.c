@@ -95,6 +95,13 @@ static int store_number(volatile uint64_t *at, uint64_t n)
         *at = n;
     return sig;
 }
+static int load_number(const volatile uint64_t *at, uint64_t *n)
+{
+    int sig = sigsetjmp(fault, 1);
+    if (sig == 0)
+        *n = *at;
+    return sig;
+}
 /* The byte, or minus the signal. */
 static int load(const volatile char *at)
 {
@@ -866,7 +873,7 @@ static int check_all(void)
 struct race {
     const char *name;
     void (*change)(int fd, unsigned random); /* once */
-    bool removes;
+    enum { LEAVES, REMOVES, NUMBERS } kind;  /* NUMBERS: to be stored over by who has read them */
 };
 
 struct shared {                                 /* by all processes */
@@ -909,6 +916,14 @@ static void race_write_and_look(int fd, unsigned random)
     if (memcmp(buf, got, sizeof buf) != 0)
         snprintf(shared->why, sizeof shared->why, "page %u: written %d, found %d",
                  random % RACE_PAGES, buf[0], got[0]);
+}
+/* Ever greater even numbers; see store_over(). */
+static void race_write_numbers(int fd, unsigned random)
+{
+    static uint64_t n;
+    n += 2;
+    if (pwrite(fd, &n, sizeof n, (off_t)(random % RACE_PAGES) * PAGE + FREE_BYTES) != sizeof n)
+        die("pwrite of numbers beside stores");
 }
 /* Likewise parts of pages, from another page. */
 static void race_copy(int fd, unsigned random)
@@ -990,16 +1005,17 @@ static void race_direct(int fd, unsigned random)
 }
 
 static const struct race races[] = {
-    { "stores_beside_truncation", race_truncate, true },
-    { "stores_beside_holes", race_punch, true },
-    { "stores_beside_partial_writes", race_write, false },
-    { "writes_beside_stores", race_write_and_look, false },
-    { "stores_beside_copies", race_copy, false },
-    { "copied_writes_beside_stores", race_copy_pages, true },
-    { "stores_beside_eviction", race_evict, false },
-    { "stores_beside_fsync", race_fsync, false },
-    { "stores_beside_growth", race_append, false },
-    { "stores_beside_direct_reads", race_direct, false },
+    { "stores_beside_truncation", race_truncate, REMOVES },
+    { "stores_beside_holes", race_punch, REMOVES },
+    { "stores_beside_partial_writes", race_write, LEAVES },
+    { "writes_beside_stores", race_write_and_look, LEAVES },
+    { "writes_stored_over", race_write_numbers, NUMBERS },
+    { "stores_beside_copies", race_copy, LEAVES },
+    { "copied_writes_beside_stores", race_copy_pages, REMOVES },
+    { "stores_beside_eviction", race_evict, LEAVES },
+    { "stores_beside_fsync", race_fsync, LEAVES },
+    { "stores_beside_growth", race_append, LEAVES },
+    { "stores_beside_direct_reads", race_direct, LEAVES },
 };
 
 static void race_fail(const char *what, unsigned who, unsigned page, uint64_t stored, uint64_t got)
@@ -1018,7 +1034,7 @@ static void store_and_look(const struct race *r, int fd, char *p, unsigned who, 
     shared->last[who][page] = 0;
     if (store_number((volatile uint64_t *)(p + at), n) != 0) {
         shared->faults++;
-        if (!r->removes)
+        if (r->kind != REMOVES)
             race_fail("SIGBUS", who, page, n, 0);
         return;
     }
@@ -1030,8 +1046,32 @@ static void store_and_look(const struct race *r, int fd, char *p, unsigned who, 
         race_fail("pread failed", who, page, n, (uint64_t)errno);
     else if (len > 0 && got != n && got != 0)
         race_fail("a lost store", who, page, n, got);
-    else if (got != n && (quiet || !r->removes))
+    else if (got != n && (quiet || r->kind != REMOVES))
         race_fail("it is gone", who, page, n, got);
+}
+
+/* Whoever has read a number that was written, by pread or in his mapping, finds nothing older in the other way; and
+ * what he stores over it (an odd number) is there, until another is written. Each page is one storer's. */
+static void store_over(int fd, char *p, unsigned who, uint64_t n)
+{
+    unsigned page = (unsigned)(n % (RACE_PAGES / STORERS)) * STORERS + who;
+    off_t at = (off_t)page * PAGE + FREE_BYTES;
+    volatile uint64_t *there = (volatile uint64_t *)(p + at);
+    uint64_t number = 0, got = 0;
+    bool read_first = n / 8 % 2 != 0;
+    if (read_first && pread(fd, &number, sizeof number, at) != sizeof number)
+        die("pread of a number");
+    if (load_number(there, &got) != 0 || got < number)
+        race_fail("a mapping shows less than was read", who, page, number, got);
+    if (!read_first)
+        number = got;
+    bool stored = number % 2 == 0;
+    if (stored && store_number(there, number + 1) != 0)
+        race_fail("a number cannot be stored", who, page, number + 1, 0);
+    if (pread(fd, &got, sizeof got, at) != sizeof got || got < number)
+        race_fail("less is read than a mapping showed", who, page, number, got);
+    else if (stored && got == number)
+        race_fail("a store over what was there is lost", who, page, number + 1, got);
 }
 
 static void storer(const struct race *r, unsigned who)
@@ -1040,6 +1080,8 @@ static void storer(const struct race *r, unsigned who)
     char *p = map(fd, RACE_PAGES);
     for (uint64_t n = 1; !shared->stop; n++) {
         store_and_look(r, fd, p, who, n);
+        if (r->kind == NUMBERS)
+            store_over(fd, p, who, n);
         if (n % 512 == who) { /* now and then a mapping of its own, with nothing in it yet */
             munmap(p, RACE_PAGES * PAGE);
             p = map(fd, RACE_PAGES);
@@ -1071,7 +1113,7 @@ static void look_at_the_end(const struct race *r, int fd, const char *when)
         for (unsigned page = 0; page < RACE_PAGES; page++) {
             uint64_t got = 0, n = shared->last[who][page];
             ssize_t len = pread(fd, &got, sizeof got, (off_t)page * PAGE + SLOT(who));
-            if (n != 0 && got != n && !(r->removes && (len == 0 || got == 0)))
+            if (n != 0 && got != n && !(r->kind == REMOVES && (len == 0 || got == 0)))
                 race_fail(when, who, page, n, got);
         }
 }

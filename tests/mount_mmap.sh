@@ -12,11 +12,7 @@ seconds=${FOLIO_SECONDS:-1}
 # whose last page has been stored to behind its end, and sends those bytes as data of the longer file.
 fuse_cannot='tail_is_zeros_after_(ftruncate|a_write_in_the_page|a_write_behind_it|fallocate)'
 
-# What reaches us around the kernel's cache and what a mapping of the same page stores: Linux has the writer
-# drop its copy of the page, and lets it be read in again before the write is there.
-direct_cannot=writes_beside_stores
-
-properties() # DIRECTORY [PATTERN of what cannot hold] [RACE that cannot]
+properties() # DIRECTORY [PATTERN of what cannot hold]
 {
     mkdir "$1"
     timeout 300 "$T/mmap_ops" all "$1" >"$T/out" 2>&1
@@ -24,7 +20,7 @@ properties() # DIRECTORY [PATTERN of what cannot hold] [RACE that cannot]
     grep -v '^ok' "$T/out" | grep -Ev "^FAIL (${2-none}):" >"$T/bad"
     [ ! -s "$T/bad" ] || fail "$what: $(cat "$T/bad")"
     say "$what: $(grep -c '^ok' "$T/out") properties hold, $(grep -c '^FAIL' "$T/out") cannot"
-    timeout 300 "$T/mmap_ops" races "$1" "$seconds" "-${3-none}" >"$T/out" 2>&1 || fail "$what: $(cat "$T/out")"
+    timeout 300 "$T/mmap_ops" races "$1" "$seconds" >"$T/out" 2>&1 || fail "$what: $(cat "$T/out")"
     timeout 300 "$T/mmap_ops" big "$1" 16 >>"$T/out" 2>&1 || fail "$what: $(tail -n 1 "$T/out")"
     rmdir "$1" || fail "$what: files were left behind: $(ls "$1")"
 }
@@ -180,9 +176,7 @@ for cache in kernel direct; do
         unmount_volume
         continue
     fi
-    race=none
-    [ $cache = kernel ] || race=$direct_cannot
-    properties "$M/d" "$fuse_cannot" "$race"
+    properties "$M/d" "$fuse_cannot"
     "$T/mmap_ops" make "$M/zeros" || fail "$what: make"
     unmount_volume
     check_volume "$what"
@@ -193,7 +187,7 @@ for cache in kernel direct; do
     drop_again_and_again &
     dropper=$!
     note_process "$dropper"
-    properties "$M/d" "$fuse_cannot" "$race"
+    properties "$M/d" "$fuse_cannot"
     : >"$T/enough"
     wait "$dropper"
     rm -f "$T/pids/$dropper" "$T/enough"
@@ -210,7 +204,7 @@ done
 what=cache=kernel,attach
 make_volume
 mount_volume -o cache=kernel,attach
-timeout 300 "$T/mmap_ops" races "$M" "$seconds" -none >"$T/out" 2>&1 || fail "$what: $(cat "$T/out")"
+timeout 300 "$T/mmap_ops" races "$M" "$seconds" >"$T/out" 2>&1 || fail "$what: $(cat "$T/out")"
 unmount_volume
 stores_nobody_synced cache=kernel,attach
 check_volume "$what"

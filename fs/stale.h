@@ -1,0 +1,65 @@
+/* stale.h: copies that who is in front (the kernel) holds of a file from before a change it did not make in them.
+ *
+ * The kernel drops its copies of a range before it asks for a write around its cache, and drops or zeroes them again
+ * after the answer. In between a mapping may have it read a page once more, before the change is there, and store to
+ * it: then what is written back of that page carries old bytes in the changed range. On a local file system one folio
+ * lock keeps all that apart; here there are two caches. So the bytes of a change are stale until the kernel has given
+ * up its copies of them (fuse_notify.c), and only then is the change answered:
+ *
+ *     event                            does to a stale byte
+ *     WRITE of what the kernel kept    leaves it as the change made it: what came is from before
+ *     READ of which a copy is kept     makes it fresh: what is written back of that copy counts
+ *     READ around the kernel's cache   is answered when the copies are gone: who has seen the change must not store
+ *                                      to a copy without it
+ *     end of the change                makes it fresh
+ *
+ * A write need not do that if no copy was given since its file was opened, for the kernel's first look at its own
+ * copies came later than that.
+ *
+ * copies_sem is exclusive for a change that makes bytes stale, so that each READ comes before it as a whole or after it
+ * as a whole, reply included. It is taken outside i_rwsem. Where others have attached the file (a memfd), copies are
+ * lent and taken back instead, and READs do without (DOORS.md).
+ */
+#ifndef FOLIO_FS_STALE_H
+#define FOLIO_FS_STALE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct inode;
+struct open_file;
+struct stale;
+
+struct stale_range {
+    struct stale_range *next; /* the inode's                                          (i) */
+    const struct stale *of;
+    uint64_t start, end; /* bytes                                                     (i) */
+};
+
+/* One change. Zeroed; it stays where it is until stale_end(). */
+struct stale {
+    struct stale_range whole; /* what is left of it, or the first piece */
+};
+
+/* A copy of these bytes is about to be made for who keeps it (or was made by him, and is to be written).
+ * Returns 0: until stale_gave(), no change comes in between; -ENOMEM: it may not be given. */
+int stale_give(struct inode *inode, uint64_t offset, size_t len);
+void stale_gave(struct inode *inode);
+
+/* May somebody have been given a copy since this file was opened? Context: copies_sem, or it is a guess. */
+bool stale_is_possible(struct open_file *file);
+/* A file was opened. Context: i_lock. */
+void stale_opened(struct open_file *file);
+
+/* Bytes were changed, or will be. Context: copies_sem and i_rwsem exclusively. */
+void stale_begin(struct inode *inode, struct stale *stale, uint64_t offset, uint64_t len);
+/* The copies are gone, or the change has not happened. */
+void stale_end(struct inode *inode, struct stale *stale);
+
+/* Is one of these bytes stale? Context: copies_sem. */
+bool stale_covers(struct inode *inode, uint64_t offset, size_t len);
+/* How many bytes, len at most, are all stale or all fresh?   Context: i_rwsem. */
+size_t stale_piece(struct inode *inode, uint64_t offset, size_t len, bool *is_stale);
+
+#endif

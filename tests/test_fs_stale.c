@@ -1,0 +1,197 @@
+/* What is written around copies that somebody holds, and what comes back from those copies, beside a model that knows of
+ * each byte by which changes it is stale. FOLIO_SEED=n runs one seed again. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fs/data.h"
+#include "fs/dir.h"
+#include "fs/names.h"
+
+#define SIZE    (4 * PAGE_SIZE)
+#define CHANGES 4u
+#define SEEDS   40u
+#define STEPS   400u
+
+static char home[64], volume[80];
+static struct fs *fs;
+static struct open_file *file;
+
+static struct open_file *open_file(const char *name)
+{
+    const struct cred cred = { .uid = 1000, .gid = 100 };
+    struct inode *root, *inode;
+    struct open_file *opened;
+    cr_assert_eq(inode_get(fs, ROOT_INO, &root), 0);
+    if (dir_lookup(root, name, &inode) != 0)
+        cr_assert_eq(dir_mknod(root, name, S_IFREG | 0644, 0, &cred, &inode), 0);
+    cr_assert_eq(file_open(inode, O_RDWR, &opened), 0);
+    inode_put(inode, 1);
+    inode_put(root, 1);
+    return opened;
+}
+
+static void begin(void)
+{
+    struct store_format f = { .capacity = 0 };
+    struct store_error error = { .text = "" };
+    struct fs_options options = { .cache = { .cache_bytes = 4 << 20 } };
+    strcpy(home, "/tmp/folio-stale.XXXXXX");
+    cr_assert_not_null(mkdtemp(home));
+    snprintf(volume, sizeof volume, "%s/volume", home);
+    cr_assert_eq(store_format(volume, &f, &error), 0, "%s", error.text);
+    cr_assert_eq(fs_mount(volume, &options, &fs, &error), 0, "%s", error.text);
+    file = open_file("f");
+}
+
+static void end(void)
+{
+    file_release(file);
+    cr_assert_eq(fs_unmount(fs), 0);
+    unlink(volume);
+    rmdir(home);
+}
+
+TestSuite(fs_stale, .init = begin, .fini = end, .timeout = 60);
+
+static void give(uint64_t offset, size_t len)
+{
+    cr_assert_eq(stale_give(file->inode, offset, len), 0);
+    stale_gave(file->inode);
+}
+
+Test(fs_stale, only_copies_given_since_the_file_was_opened_matter)
+{
+    cr_assert_eq(file_write_around(file, 0, "abc", 3, WRITE_AROUND, NULL), 3);
+    give(0, PAGE_SIZE);
+    cr_expect(stale_is_possible(file));
+    cr_expect_eq(file_write_around(file, 0, "def", 3, WRITE_AROUND, NULL), -EAGAIN);
+    struct open_file *later = open_file("f");
+    cr_expect_eq(file_write_around(later, 0, "ghi", 3, WRITE_AROUND, NULL), 3);
+    give(0, PAGE_SIZE);
+    cr_expect_eq(file_write_around(later, 0, "jkl", 3, WRITE_AROUND, NULL), -EAGAIN);
+    cr_expect_eq(file_write_around(file, 0, "jkl", 3, WRITE_AROUND, NULL), -EAGAIN);
+    file_release(later);
+}
+
+Test(fs_stale, an_append_is_stale_where_it_ended_up)
+{
+    struct stale stale = { .whole = { 0 } };
+    char got[8] = "";
+    cr_assert_eq(file_write(file, 0, "abc", 3, 0), 3);
+    cr_assert_eq(file_write_around(file, 0, "def", 3, WRITE_AROUND | WRITE_APPEND, &stale), 3);
+    cr_expect_eq(stale.whole.start, 3);
+    cr_assert_eq(file_write(file, 0, "ABCDEFGH", 8, WRITE_CACHED), 8);
+    cr_assert_eq(file_read(file, 0, got, 8), 8);
+    cr_expect_arr_eq(got, "ABCdefGH", 8);
+    stale_end(file->inode, &stale);
+    cr_expect_not(stale_covers(file->inode, 0, SIZE));
+}
+
+Test(fs_stale, a_hole_that_failed_is_not)
+{
+    struct stale stale = { .whole = { 0 } };
+    int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    cr_expect_eq(file_fallocate(file, FALLOC_FL_PUNCH_HOLE, 0, PAGE_SIZE, &stale), -EOPNOTSUPP);
+    cr_expect_not(stale_covers(file->inode, 0, SIZE));
+    cr_assert_eq(file_fallocate(file, punch, 0, PAGE_SIZE, &stale), 0);
+    cr_expect(stale_covers(file->inode, 0, 1));
+    stale_end(file->inode, &stale);
+    cr_expect_not(stale_covers(file->inode, 0, SIZE));
+}
+
+/* ---- the model ------------------------------------------------------------------------------- */
+
+static struct {
+    uint8_t bytes[SIZE];
+    uint8_t by[SIZE]; /* a bit for each change */
+    struct stale changes[CHANGES];
+    unsigned under_way; /* likewise */
+} model;
+
+static void change(unsigned which, size_t at, size_t len, uint8_t c)
+{
+    static uint8_t buf[SIZE];
+    struct stale *stale = &model.changes[which];
+    memset(buf, c, len);
+    if (c % 4 == 0) {
+        memset(buf, 0, len);
+        cr_assert_eq(
+            file_fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, len, stale), 0);
+    } else {
+        cr_assert_eq(file_write_around(file, at, buf, len, WRITE_AROUND, stale), (ssize_t)len);
+    }
+    memcpy(model.bytes + at, buf, len);
+    for (size_t i = at; i < at + len; i++)
+        model.by[i] |= (uint8_t)(1u << which);
+    model.under_way |= 1u << which;
+}
+
+static void change_is_over(unsigned which)
+{
+    stale_end(file->inode, &model.changes[which]);
+    for (size_t i = 0; i < SIZE; i++)
+        model.by[i] &= (uint8_t) ~(1u << which);
+    model.under_way &= ~(1u << which);
+}
+
+static void comes_back(size_t at, size_t len, uint8_t c)
+{
+    static uint8_t buf[SIZE];
+    memset(buf, c, len);
+    cr_assert_eq(file_write(file, at, buf, len, WRITE_CACHED), (ssize_t)len);
+    for (size_t i = at; i < at + len; i++)
+        if (model.by[i] == 0)
+            model.bytes[i] = c;
+}
+
+static void check(size_t at, size_t len, unsigned seed)
+{
+    static uint8_t got[SIZE];
+    bool covers = false;
+    for (size_t i = at; i < at + len; i++)
+        covers = covers || model.by[i] != 0;
+    cr_assert_eq(stale_covers(file->inode, at, len), covers, "seed %u", seed);
+    cr_assert_eq(file_read(file, 0, got, SIZE), (ssize_t)SIZE);
+    for (size_t i = 0; i < SIZE; i++)
+        cr_assert_eq(got[i], model.bytes[i], "seed %u, byte %zu: %u, not %u", seed, i, got[i],
+                     model.bytes[i]);
+}
+
+static void step(unsigned *random, unsigned seed)
+{
+    unsigned r = *random = *random * 1103515245u + 12345u, which = (r >> 8) % CHANGES;
+    size_t at = (r >> 12) % SIZE, len = 1 + (r >> 5) % (SIZE - at);
+    bool under_way = model.under_way & (1u << which);
+    if (r >> 30 == 0 && !under_way)
+        change(which, at, len, (uint8_t)(r >> 16));
+    else if (r >> 30 == 0)
+        change_is_over(which);
+    else if (r >> 30 == 1) {
+        give(at, len);
+        memset(model.by + at, 0, len);
+    } else
+        comes_back(at, len, (uint8_t)(r >> 16));
+    check(at, len, seed);
+}
+
+Test(fs_stale, beside_a_model)
+{
+    const char *only = getenv("FOLIO_SEED");
+    for (unsigned seed = only != NULL ? (unsigned)atoi(only) : 1, i = 0;
+         i < (only != NULL ? 1 : SEEDS); i++, seed++) {
+        unsigned random = seed * 2654435761u;
+        comes_back(0, SIZE, (uint8_t)seed);
+        for (unsigned n = 0; n < STEPS; n++)
+            step(&random, seed);
+        for (unsigned which = 0; which < CHANGES; which++)
+            if (model.under_way & (1u << which))
+                change_is_over(which);
+        cr_expect_null(file->inode->stale);
+    }
+}
