@@ -235,20 +235,25 @@ struct write {
     struct stale *stale; /* around copies that somebody may have; or NULL */
 };
 
-/* Context: copies_sem if w->stale is there or the flag is, i_rwsem. */
+/* Context: i_rwsem; copies_sem with WRITE_AROUND, exclusively if w->stale is there. */
 static ssize_t write_page_cache(const struct write *w, uint64_t offset, const void *buf, size_t len)
 {
     struct inode *inode = w->file->inode;
+    uint64_t eof = atomic_load(&inode->mapping.i_size);
     bool is_stale = false;
     if (w->flags & WRITE_APPEND)
-        offset = atomic_load(&inode->mapping.i_size);
+        offset = eof;
+    if ((w->flags & WRITE_AROUND) && w->stale == NULL && stale_is_possible(w->file, offset))
+        return -EAGAIN;
     if (w->flags & WRITE_CACHED)
         len = stale_piece(inode, offset, len, &is_stale);
     ssize_t n = is_stale ? (ssize_t)len : filemap_write(&inode->mapping, offset, buf, len);
     if (n > 0 && !(w->flags & WRITE_KEEP_TIMES))
         set_times(inode);
-    if (n > 0 && w->stale != NULL)
+    if (n > 0 && w->stale != NULL) {
         stale_begin(inode, w->stale, offset, (uint64_t)n);
+        w->stale->eof = eof;
+    }
     return n;
 }
 
@@ -257,16 +262,13 @@ static ssize_t write_locked(const struct write *w, uint64_t offset, const void *
 {
     struct inode *inode = w->file->inode;
     bool around = w->flags & WRITE_AROUND;
-    ssize_t n = -EAGAIN;
     if (w->stale != NULL)
         down_write(&inode->copies_sem);
     else if (around)
         down_read(&inode->copies_sem);
-    if (!around || w->stale != NULL || !stale_is_possible(w->file)) {
-        down_write(&inode->i_rwsem);
-        n = write_page_cache(w, offset, buf, len);
-        up_write(&inode->i_rwsem);
-    }
+    down_write(&inode->i_rwsem);
+    ssize_t n = write_page_cache(w, offset, buf, len);
+    up_write(&inode->i_rwsem);
     if (w->stale != NULL)
         up_write(&inode->copies_sem);
     else if (around)

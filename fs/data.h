@@ -86,7 +86,7 @@ int inode_share_pages(struct inode *inode);
 void inode_delete_data(struct inode *inode, struct update *u);
 
 /* mode: FALLOC_FL_KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE as fallocate(2); others -EOPNOTSUPP.
- * stale: NULL, or where the last two note what is stale until stale_end(), which is due when this returned 0. */
+ * stale: NULL, or where is noted what is stale until stale_end(), which is due when this returned 0: holes. */
 int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t len,
                    struct stale *stale);
 /* whence: SEEK_DATA, SEEK_HOLE. -ENXIO. */

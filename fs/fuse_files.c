@@ -313,10 +313,11 @@ static void write_run(struct notify_job *job)
  * given up the copies it had read before. */
 static void reply_written_later(fuse_req_t req, struct write_job *w)
 {
+    uint64_t start = w->stale.whole.start, from = stale_from(&w->stale, start);
     w->job = (struct notify_job){ .req = req,
                                   .flush = w->inode->ino,
-                                  .offset = w->stale.whole.start,
-                                  .len = w->written,
+                                  .offset = from,
+                                  .len = start + w->written - from,
                                   .run = write_run };
     notifier_add(front_of(req), &w->job);
 }
@@ -327,7 +328,7 @@ static ssize_t write_around(struct front *front, struct open_file *file, const c
 {
     ssize_t n = -EAGAIN;
     struct write_job *w = NULL;
-    if (!stale_is_possible(file))
+    if (!stale_is_possible(file, (uint64_t)off))
         n = file_write_around(file, (uint64_t)off, buf, size, flags, NULL);
     if (n == -EAGAIN) {
         w = front_may_wait(front) ? calloc(1, sizeof *w) : NULL;
@@ -417,6 +418,20 @@ static int allocate(fuse_req_t req, struct open_file *file, int mode, off_t offs
     return err;
 }
 
+/* What the kernel gives up before it is told: where bytes were made zeros, and the page that was the last.
+ * Returns false: nothing. */
+static bool copies_go(const struct hole_job *h, int mode, uint64_t offset, uint64_t end,
+                      struct notify_job *job)
+{
+    bool zeros = (mode & ~FALLOC_FL_KEEP_SIZE) != 0;
+    bool grown = h->err == 0 && !(mode & FALLOC_FL_KEEP_SIZE) && end > h->stale.eof;
+    if (!zeros && !grown)
+        return false;
+    job->offset = !zeros ? h->stale.eof : grown ? stale_from(&h->stale, offset) : offset;
+    job->len = end - job->offset;
+    return true;
+}
+
 /* The kernel writes its copy of the range back before it asks us, and zeroes it after our answer. If a
  * mapping's store dirties a page of it in between, and that is written back before it is zeroed, the
  * bytes from before the hole are in the file again, and the zeroed copy counts as clean. (Linux 6.18
@@ -428,24 +443,20 @@ void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t 
 {
     struct front *front = front_of(req);
     struct open_file *file = open_file_of(fi);
-    if ((mode & ~FALLOC_FL_KEEP_SIZE) == 0) {
-        reply_status(req, allocate(req, file, mode, offset, length, NULL));
-        return;
-    }
     struct hole_job *h = front_may_wait(front) ? calloc(1, sizeof *h) : NULL;
     if (h == NULL) {
         reply_status(req, -ENOMEM);
         return;
     }
-    room_note_free(front);
+    if ((mode & ~FALLOC_FL_KEEP_SIZE) != 0)
+        room_note_free(front);
     h->file = file;
     h->err = allocate(req, file, mode, offset, length, &h->stale);
-    h->job = (struct notify_job){ .req = req,
-                                  .flush = ino,
-                                  .offset = (uint64_t)offset,
-                                  .len = (uint64_t)length,
-                                  .run = hole_run };
-    notifier_add(front, &h->job);
+    h->job = (struct notify_job){ .req = req, .flush = ino, .run = hole_run };
+    if (copies_go(h, mode, (uint64_t)offset, (uint64_t)offset + (uint64_t)length, &h->job))
+        notifier_add(front, &h->job);
+    else
+        hole_run(&h->job);
 }
 
 struct lseek_job {

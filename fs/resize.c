@@ -348,6 +348,7 @@ static void drop_beyond_eof(struct inode *inode)
 static int fallocate_and_note(struct inode *inode, int mode, uint64_t offset, uint64_t len,
                               struct stale *stale)
 {
+    uint64_t eof = atomic_load(&inode->mapping.i_size);
     int err = fallocate_locked(inode, mode, offset, len);
     if (err != 0)
         return err;
@@ -355,8 +356,11 @@ static int fallocate_and_note(struct inode *inode, int mode, uint64_t offset, ui
     pthread_mutex_lock(&inode->i_lock);
     inode->ctime = inode->mtime = now;
     pthread_mutex_unlock(&inode->i_lock);
-    if (stale != NULL)
-        stale_begin(inode, stale, offset, len);
+    if (stale != NULL) {
+        bool zeros = (mode & ~FALLOC_FL_KEEP_SIZE) != 0;
+        stale_begin(inode, stale, offset, zeros ? len : 0);
+        stale->eof = eof;
+    }
     return 0;
 }
 
@@ -372,8 +376,6 @@ int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t l
         return -EINVAL;
     if (offset > MAX_FILE_SIZE || len > MAX_FILE_SIZE - offset)
         return -EFBIG;
-    if (base == 0)
-        stale = NULL;
     if (stale != NULL)
         down_write(&inode->copies_sem);
     down_write(&inode->i_rwsem);

@@ -14,9 +14,11 @@ void stale_opened(struct open_file *file)
     atomic_store(&inode->copies_seen, file->copies_seen);
 }
 
-bool stale_is_possible(struct open_file *file)
+bool stale_is_possible(struct open_file *file, uint64_t offset)
 {
-    return atomic_load(&file->inode->copies) != file->copies_seen;
+    uint64_t copies = atomic_load(&file->inode->copies);
+    uint64_t eof = atomic_load(&file->inode->mapping.i_size);
+    return copies != file->copies_seen || (copies != 0 && eof < offset && eof % PAGE_SIZE != 0);
 }
 
 /* Only that there were any matters to those who have it open: one count for all until somebody opens it again. Whoever

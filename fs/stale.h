@@ -40,15 +40,25 @@ struct stale_range {
 /* One change. Zeroed; it stays where it is until stale_end(). */
 struct stale {
     struct stale_range whole; /* what is left of it, or the first piece */
+    uint64_t eof;             /* where the file ended before it, bytes: see stale_from() */
 };
+
+/* A copy of the page that the file ended in may bear stores behind the end. Where the file grows over it they show if it
+ * comes back as part of the longer file: so that copy is to go, too, while who holds it still knows the shorter one.
+ * Returns from where on, bytes. */
+static inline uint64_t stale_from(const struct stale *stale, uint64_t offset)
+{
+    return stale->eof < offset ? stale->eof : offset;
+}
 
 /* A copy of these bytes is about to be made for who keeps it (or was made by him, and is to be written).
  * Returns 0: until stale_gave(), no change comes in between; -ENOMEM: it may not be given. */
 int stale_give(struct inode *inode, uint64_t offset, size_t len);
 void stale_gave(struct inode *inode);
 
-/* May somebody have been given a copy since this file was opened? Context: copies_sem, or it is a guess. */
-bool stale_is_possible(struct open_file *file);
+/* May somebody have a copy that a write at offset makes stale: given since this file was opened; or at any time, of
+ * the end that it leaves behind? Context: copies_sem and i_rwsem, or it is a guess. */
+bool stale_is_possible(struct open_file *file, uint64_t offset);
 /* A file was opened. Context: i_lock. */
 void stale_opened(struct open_file *file);
 

@@ -8,9 +8,11 @@
 build_helper mmap_ops
 seconds=${FOLIO_SECONDS:-1}
 
-# What FUSE does not let a file system do: the kernel neither asks nor says anything when a file grows
-# whose last page has been stored to behind its end, and sends those bytes as data of the longer file.
-fuse_cannot='tail_is_zeros_after_(ftruncate|a_write_in_the_page|a_write_behind_it|fallocate)'
+# What FUSE does not let a file system do: the kernel neither asks nor says anything, before it is done, when ftruncate
+# (and, where it caches writes, write) lets a file grow whose last page has been stored to behind its end, and
+# sends those bytes as data of the longer file.
+direct_cannot=tail_is_zeros_after_ftruncate
+kernel_cannot='tail_is_zeros_after_(ftruncate|a_write_in_the_page|a_write_behind_it)'
 
 properties() # DIRECTORY [PATTERN of what cannot hold]
 {
@@ -176,7 +178,9 @@ for cache in kernel direct; do
         unmount_volume
         continue
     fi
-    properties "$M/d" "$fuse_cannot"
+    cannot=$kernel_cannot
+    [ $cache = kernel ] || cannot=$direct_cannot
+    properties "$M/d" "$cannot"
     "$T/mmap_ops" make "$M/zeros" || fail "$what: make"
     unmount_volume
     check_volume "$what"
@@ -187,7 +191,7 @@ for cache in kernel direct; do
     drop_again_and_again &
     dropper=$!
     note_process "$dropper"
-    properties "$M/d" "$fuse_cannot"
+    properties "$M/d" "$cannot"
     : >"$T/enough"
     wait "$dropper"
     rm -f "$T/pids/$dropper" "$T/enough"

@@ -69,7 +69,7 @@ Test(fs_stale, only_copies_given_since_the_file_was_opened_matter)
 {
     cr_assert_eq(file_write_around(file, 0, "abc", 3, WRITE_AROUND, NULL), 3);
     give(0, PAGE_SIZE);
-    cr_expect(stale_is_possible(file));
+    cr_expect(stale_is_possible(file, 0));
     cr_expect_eq(file_write_around(file, 0, "def", 3, WRITE_AROUND, NULL), -EAGAIN);
     struct open_file *later = open_file("f");
     cr_expect_eq(file_write_around(later, 0, "ghi", 3, WRITE_AROUND, NULL), 3);
@@ -77,6 +77,27 @@ Test(fs_stale, only_copies_given_since_the_file_was_opened_matter)
     cr_expect_eq(file_write_around(later, 0, "jkl", 3, WRITE_AROUND, NULL), -EAGAIN);
     cr_expect_eq(file_write_around(file, 0, "jkl", 3, WRITE_AROUND, NULL), -EAGAIN);
     file_release(later);
+}
+
+Test(fs_stale, the_end_that_is_left_behind_matters_whenever_it_was_given)
+{
+    char page[PAGE_SIZE] = { 0 };
+    struct open_file *early = open_file("f");
+    cr_assert_eq(file_write_around(early, 0, "abc", 3, WRITE_AROUND, NULL), 3);
+    cr_expect_eq(file_write_around(early, 9, "d", 1, WRITE_AROUND, NULL), 1, "nobody has one");
+    give(0, PAGE_SIZE);
+    struct open_file *later = open_file("f");
+    cr_expect_eq(file_write_around(later, 10, "e", 1, WRITE_AROUND, NULL), 1, "at the end");
+    cr_expect_eq(file_write_around(later, 100, "f", 1, WRITE_AROUND, NULL), -EAGAIN);
+    struct stale stale = { .whole = { 0 } };
+    cr_assert_eq(file_write_around(later, 100, "f", 1, WRITE_AROUND, &stale), 1);
+    cr_expect_eq(stale_from(&stale, 100), 11);
+    stale_end(file->inode, &stale);
+    cr_assert_eq(file_write_around(later, 0, page, PAGE_SIZE, WRITE_AROUND, NULL), PAGE_SIZE);
+    cr_expect_eq(file_write_around(later, 2 * PAGE_SIZE, "g", 1, WRITE_AROUND, NULL), 1,
+                 "no page is cut by the end");
+    file_release(later);
+    file_release(early);
 }
 
 Test(fs_stale, an_append_is_stale_where_it_ended_up)
