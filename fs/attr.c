@@ -131,8 +131,8 @@ int inode_getattr(struct inode *inode, struct stat *st)
     st->st_atim = inode->atime;
     st->st_mtim = inode->mtime;
     st->st_ctim = inode->ctime;
-    st->st_size = (off_t)atomic_load(&inode->mapping.i_size);
     pthread_mutex_unlock(&inode->i_lock);
+    st->st_size = (off_t)stale_size(inode, atomic_load(&inode->mapping.i_size));
     int err = data_id != 0 ? store_count_blocks(inode->fs->store, data_id, &blocks) : 0;
     if (S_ISREG(st->st_mode))
         blocks = count_blocks(inode, blocks);

@@ -247,13 +247,13 @@ static ssize_t write_page_cache(const struct write *w, uint64_t offset, const vo
         return -EAGAIN;
     if (w->flags & WRITE_CACHED)
         len = stale_piece(inode, offset, len, &is_stale);
+    if (w->stale != NULL)
+        stale_begin(inode, w->stale, offset, 0, offset + len > eof ? eof : UINT64_MAX);
     ssize_t n = is_stale ? (ssize_t)len : filemap_write(&inode->mapping, offset, buf, len);
     if (n > 0 && !(w->flags & WRITE_KEEP_TIMES))
         set_times(inode);
-    if (n > 0 && w->stale != NULL) {
-        stale_begin(inode, w->stale, offset, (uint64_t)n);
-        w->stale->eof = eof;
-    }
+    if (n > 0 && w->stale != NULL)
+        stale_begin(inode, w->stale, offset, (uint64_t)n, UINT64_MAX);
     return n;
 }
 

@@ -58,8 +58,8 @@ enum write_flags {
 };
 ssize_t file_write(struct open_file *file, uint64_t offset, const void *buf, size_t len,
                    unsigned flags);
-/* Around copies that somebody has: what was written is stale there until stale_end(), which is due when this returned
- * more than 0. stale NULL, with WRITE_AROUND: there are none, as far as one knew.
+/* Around copies that somebody has: what was written is stale there until stale_end(), which is due whatever this
+ * returned. stale NULL, with WRITE_AROUND: there are none, as far as one knew.
  * Errors: -EAGAIN: there may be; all else as above. */
 ssize_t file_write_around(struct open_file *file, uint64_t offset, const void *buf, size_t len,
                           unsigned flags, struct stale *stale);
@@ -86,7 +86,7 @@ int inode_share_pages(struct inode *inode);
 void inode_delete_data(struct inode *inode, struct update *u);
 
 /* mode: FALLOC_FL_KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE as fallocate(2); others -EOPNOTSUPP.
- * stale: NULL, or where is noted what is stale until stale_end(), which is due when this returned 0: holes. */
+ * stale: NULL, or where is noted what is stale until stale_end(), which is due whatever this returned: holes. */
 int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t len,
                    struct stale *stale);
 /* whence: SEEK_DATA, SEEK_HOLE. -ENXIO. */

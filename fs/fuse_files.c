@@ -30,14 +30,24 @@ static int open_flags(const struct front *front, int flags)
     return flags & ~O_APPEND;
 }
 
+/* Where no write may wait in the kernel it is sent around the kernel's cache. Through it (and then to us) will not do:
+ * the kernel knows the new size only when we have answered, and what it writes back of a mapping meanwhile it first
+ * makes zeros behind the old one, in its copy (Linux 6.16: iomap_writeback_handle_eof). */
+static bool goes_around(const struct front *front, const struct open_file *file, int flags)
+{
+    if (!front->options.kernel_cache || atomic_load(&file->inode->mapping.memfd) != NULL)
+        return true;
+    return !front->kernel_cache && (flags & O_ACCMODE) != O_RDONLY &&
+           wire_agreed(&front->wire, WIRE_DIRECT_IO_ALLOW_MMAP);
+}
+
 /* What the reply says: data never changes behind the kernel's back, so what it has cached stays good. */
 static void fill_open(const struct front *front, struct open_file *file, struct fuse_file_info *fi)
 {
     file->only_writes = (fi->flags & O_ACCMODE) == O_WRONLY;
     fi->fh = (uint64_t)(uintptr_t)file;
     fi->keep_cache = 1;
-    fi->direct_io =
-        !front->options.kernel_cache || atomic_load(&file->inode->mapping.memfd) != NULL;
+    fi->direct_io = goes_around(front, file, fi->flags);
     fi->noflush = (fi->flags & O_ACCMODE) == O_RDONLY;
 }
 
@@ -182,12 +192,12 @@ static void read_run(struct notify_job *job)
     free(r);
 }
 
-/* Not before the kernel's copies are gone.   Returns 0 or -ENOMEM. */
+/* Not before the kernel's copies are gone.   Returns 0 or -ENOMEM. Context: front_may_wait(). */
 static int reply_pages_later(fuse_req_t req, const struct inode *inode, struct page **pages,
                              uint64_t offset, size_t len)
 {
     struct front *front = front_of(req);
-    struct read_job *r = front_may_wait(front) ? malloc(sizeof *r + len) : NULL;
+    struct read_job *r = malloc(sizeof *r + len);
     if (r == NULL)
         return -ENOMEM;
     *r = (struct read_job){ .len = len };
@@ -203,27 +213,57 @@ static int reply_pages_later(fuse_req_t req, const struct inode *inode, struct p
     return 0;
 }
 
-enum reader { READS_AS_EVER, READS_AROUND, READS_LENT };
+enum reply { REPLY_NOW, REPLY_LATER, REPLY_LENT };
 
-static void read_and_reply(fuse_req_t req, size_t len, uint64_t off, struct open_file *file,
-                           enum reader reader)
+static void read_and_reply(fuse_req_t req, struct open_file *file, uint64_t off, size_t len,
+                           enum reply reply)
 {
     struct front *front = front_of(req);
     struct inode *inode = file->inode;
     struct page *pages[READ_MAX_PAGES];
     ssize_t nr = file_get_pages(file, off, &len, pages, READ_MAX_PAGES);
     int err = nr < 0 ? (int)nr : 0;
-    bool later = reader == READS_AROUND && err == 0 && stale_covers(inode, off, len);
-    if (reader == READS_LENT && err == 0)
+    if (reply == REPLY_LENT && err == 0)
         err = lend_pages(front, inode, pages, (size_t)nr);
-    if (later)
+    if (reply == REPLY_LATER && err == 0)
         err = reply_pages_later(req, inode, pages, off, len);
     if (err != 0)
         reply_status(req, err);
-    else if (!later)
+    else if (reply != REPLY_LATER)
         reply_pages(req, pages, (size_t)nr, off, len);
     for (ssize_t i = 0; i < nr; i++)
         put_page(front->fs->cache, pages[i]);
+}
+
+/* Returns false: what it reads is stale, and it may not wait. */
+static bool read_around(fuse_req_t req, struct open_file *file, uint64_t off, size_t len,
+                        bool may_wait)
+{
+    struct inode *inode = file->inode;
+    down_read(&inode->copies_sem);
+    uint64_t size = stale_size(inode, UINT64_MAX);
+    len = off >= size ? 0 : len < size - off ? len : (size_t)(size - off);
+    bool stale = stale_covers(inode, off, len);
+    if (!stale || may_wait)
+        read_and_reply(req, file, off, len, stale ? REPLY_LATER : REPLY_NOW);
+    up_read(&inode->copies_sem);
+    return !stale || may_wait;
+}
+
+/* Into the kernel's cache. */
+static void read_copy(fuse_req_t req, struct open_file *file, uint64_t off, size_t len)
+{
+    struct inode *inode = file->inode;
+    int err = stale_give(inode, off, len);
+    if (err != 0) {
+        reply_status(req, err);
+    } else if (atomic_load(&inode->mapping.memfd) != NULL) {
+        stale_gave(inode);
+        read_and_reply(req, file, off, len, REPLY_LENT);
+    } else {
+        read_and_reply(req, file, off, len, REPLY_NOW);
+        stale_gave(inode);
+    }
 }
 
 void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
@@ -231,24 +271,16 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
     (void)ino;
     struct front *front = front_of(req);
     struct open_file *file = open_file_of(fi);
-    struct inode *inode = file->inode;
     size_t len = size < FRONT_MAX_IO ? size : FRONT_MAX_IO;
-    if (is_around(front, fi)) {
-        down_read(&inode->copies_sem);
-        read_and_reply(req, len, (uint64_t)off, file, READS_AROUND);
-        up_read(&inode->copies_sem);
-    } else if (!kernel_keeps(fi)) {
-        read_and_reply(req, len, (uint64_t)off, file, READS_AS_EVER);
-    } else if (atomic_load(&inode->mapping.memfd) != NULL) {
-        read_and_reply(req, len, (uint64_t)off, file, READS_LENT);
-    } else {
-        int err = stale_give(inode, (uint64_t)off, len);
-        if (err != 0) {
-            reply_status(req, err);
-            return;
-        }
-        read_and_reply(req, len, (uint64_t)off, file, READS_AS_EVER);
-        stale_gave(inode);
+    if (kernel_keeps(fi))
+        read_copy(req, file, (uint64_t)off, len);
+    else if (!is_around(front, fi))
+        read_and_reply(req, file, (uint64_t)off, len, REPLY_NOW);
+    else if (!read_around(req, file, (uint64_t)off, len, false)) {
+        if (front_may_wait(front))
+            (void)read_around(req, file, (uint64_t)off, len, true);
+        else
+            reply_status(req, -ENOMEM);
     }
 }
 
@@ -295,77 +327,99 @@ static void note_lost_write(struct front *front, struct inode *inode, int err)
 }
 
 struct write_job {
-    struct notify_job job; /* first */
-    struct inode *inode;   /* stays open while its request is unanswered */
+    struct notify_job job;  /* first */
+    struct open_file *file; /* stays open while its request is unanswered */
+    struct inode *inode;    /* its */
+    unsigned flags;
+    uint64_t offset;
     struct stale stale;
-    size_t written;
+    size_t size;
+    char buf[];
 };
+
+/* Up to the end of a page.   Returns bytes written, or -errno. */
+static ssize_t write_page(struct front *front, struct write_job *w, size_t done)
+{
+    size_t left = w->size - done, n = PAGE_SIZE - w->offset % PAGE_SIZE;
+    ssize_t written = file_write_around(w->file, w->offset, w->buf + done, n < left ? n : left,
+                                        w->flags, &w->stale);
+    if (written <= 0)
+        return written;
+    uint64_t start = w->stale.whole.start, from = done == 0 ? stale_from(&w->stale, start) : start;
+    w->offset = start + (uint64_t)written;
+    w->flags &= ~(unsigned)WRITE_APPEND; /* that was where this began */
+    front_forget_range(front, w->inode->ino, from, w->offset - from);
+    return written;
+}
+
+/* By the answer the kernel learns of a longer file, but not by GETATTR's if that was asked for before it gave up its
+ * copies: who asked is told, and the kernel goes on believing what it did. So it is told at once. */
+static void write_done(struct front *front, struct write_job *w, size_t done)
+{
+    bool longer = w->stale.eof != UINT64_MAX;
+    stale_end(w->inode, &w->stale);
+    if (longer && done > 0)
+        front_tell_size(front, w->inode->ino, w->offset, w->buf[done - 1]);
+}
 
 static void write_run(struct notify_job *job)
 {
     struct write_job *w = (struct write_job *)job;
-    stale_end(w->inode, &w->stale);
-    reply_written(job->req, w->written);
+    struct front *front = front_of(job->req);
+    ssize_t n = 1;
+    size_t done = 0;
+    while (done < w->size && (n = write_page(front, w, done)) > 0)
+        done += (size_t)n;
+    write_done(front, w, done);
+    if (done == 0)
+        reply_status(job->req, (int)n);
+    else if (!atomic_load(&front->leaving))
+        reply_written(job->req, done);
+    else
+        fuse_reply_none(job->req); /* there may be copies, which would come back after the answer */
     free(w);
 }
 
-/* What was written lies before the end of file now, wherever an append put it. Answered when the kernel has
- * given up the copies it had read before. */
-static void reply_written_later(fuse_req_t req, struct write_job *w)
+static int write_later(fuse_req_t req, struct open_file *file, const char *buf, size_t size,
+                       off_t off, unsigned flags)
 {
-    uint64_t start = w->stale.whole.start, from = stale_from(&w->stale, start);
-    w->job = (struct notify_job){ .req = req,
-                                  .flush = w->inode->ino,
-                                  .offset = from,
-                                  .len = start + w->written - from,
-                                  .run = write_run };
-    notifier_add(front_of(req), &w->job);
+    struct front *front = front_of(req);
+    struct write_job *w = front_may_wait(front) ? malloc(sizeof *w + size) : NULL;
+    if (w == NULL)
+        return -ENOMEM;
+    *w = (struct write_job){ .job = { .req = req, .run = write_run },
+                             .file = file,
+                             .inode = file->inode,
+                             .flags = flags,
+                             .offset = (uint64_t)off,
+                             .size = size };
+    memcpy(w->buf, buf, size);
+    notifier_add(front, &w->job);
+    return 0;
 }
 
-/* *later: where there may be copies; what was written waits for them to go. */
-static ssize_t write_around(struct front *front, struct open_file *file, const char *buf,
-                            size_t size, off_t off, unsigned flags, struct write_job **later)
+/* Where there may be copies, it is for a thread that may wait for them.   Returns bytes written; -EAGAIN: it will
+ * be answered; -errno. */
+static ssize_t write_around(fuse_req_t req, struct open_file *file, const char *buf, size_t size,
+                            off_t off, unsigned flags)
 {
     ssize_t n = -EAGAIN;
-    struct write_job *w = NULL;
     if (!stale_is_possible(file, (uint64_t)off))
         n = file_write_around(file, (uint64_t)off, buf, size, flags, NULL);
-    if (n == -EAGAIN) {
-        w = front_may_wait(front) ? calloc(1, sizeof *w) : NULL;
-        if (w == NULL)
-            return -ENOMEM;
-        w->inode = file->inode;
-        n = file_write_around(file, (uint64_t)off, buf, size, flags, &w->stale);
-    }
-    if (n > 0 && w != NULL) {
-        w->written = (size_t)n;
-        *later = w;
-    } else {
-        free(w);
-    }
-    return n;
+    if (n != -EAGAIN)
+        return n;
+    int err = write_later(req, file, buf, size, off, flags);
+    return err == 0 ? -EAGAIN : err;
 }
 
-static ssize_t write_and_lend(struct front *front, struct open_file *file, const char *buf,
-                              size_t size, off_t off, const struct fuse_file_info *fi)
+static ssize_t write_back(struct front *front, struct open_file *file, const char *buf, size_t size,
+                          off_t off, unsigned flags)
 {
-    struct inode *inode = file->inode;
-    bool keeps = !fi->writepage && kernel_keeps(fi);
-    bool give = keeps && atomic_load(&inode->mapping.memfd) == NULL;
-    int err = give ? stale_give(inode, (uint64_t)off, size) : 0;
-    if (err != 0)
-        return err;
-    ssize_t n = file_write(file, (uint64_t)off, buf, size, decode_write(front, fi));
-    if (give)
-        stale_gave(inode);
-    if (fi->writepage && n < 0)
-        note_lost_write(front, inode, (int)n);
-    if (fi->writepage) {
-        note_kernel_write(front, inode, size);
-        room_note_write(front, size);
-    } else if (n > 0 && keeps && atomic_load(&inode->mapping.memfd) != NULL &&
-               lend_range(front, inode, (uint64_t)off, (size_t)n) != 0)
-        return -EIO;
+    ssize_t n = file_write(file, (uint64_t)off, buf, size, flags);
+    if (n < 0)
+        note_lost_write(front, file->inode, (int)n);
+    note_kernel_write(front, file->inode, size);
+    room_note_write(front, size);
     return n;
 }
 
@@ -375,18 +429,18 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
     (void)ino;
     struct front *front = front_of(req);
     struct open_file *file = open_file_of(fi);
-    struct write_job *later = NULL;
     unsigned flags = decode_write(front, fi);
     ssize_t n = drop_before_write(req, file->inode, fi);
-    if (n == 0)
-        n = flags & WRITE_AROUND ? write_around(front, file, buf, size, off, flags, &later)
-                                 : write_and_lend(front, file, buf, size, off, fi);
-    if (n < 0)
-        reply_status(req, (int)n);
-    else if (later != NULL)
-        reply_written_later(req, later);
-    else
+    if (n == 0 && (flags & WRITE_CACHED))
+        n = write_back(front, file, buf, size, off, flags);
+    else if (n == 0 && (flags & WRITE_AROUND))
+        n = write_around(req, file, buf, size, off, flags);
+    else if (n == 0)
+        n = file_write(file, (uint64_t)off, buf, size, flags);
+    if (n >= 0)
         reply_written(req, (size_t)n);
+    else if (n != -EAGAIN)
+        reply_status(req, (int)n);
 }
 
 /* ---- ranges ---------------------------------------------------------------------------------- */
@@ -401,8 +455,7 @@ struct hole_job {
 static void hole_run(struct notify_job *job)
 {
     struct hole_job *h = (struct hole_job *)job;
-    if (h->err == 0)
-        stale_end(h->file->inode, &h->stale);
+    stale_end(h->file->inode, &h->stale);
     reply_status(job->req, h->err);
     free(h);
 }
@@ -424,7 +477,7 @@ static bool copies_go(const struct hole_job *h, int mode, uint64_t offset, uint6
                       struct notify_job *job)
 {
     bool zeros = (mode & ~FALLOC_FL_KEEP_SIZE) != 0;
-    bool grown = h->err == 0 && !(mode & FALLOC_FL_KEEP_SIZE) && end > h->stale.eof;
+    bool grown = h->err == 0 && h->stale.eof != UINT64_MAX;
     if (!zeros && !grown)
         return false;
     job->offset = !zeros ? h->stale.eof : grown ? stale_from(&h->stale, offset) : offset;

@@ -35,13 +35,17 @@
 static void init_session(void *userdata, struct fuse_conn_info *conn)
 {
     struct front *front = userdata;
-    unsigned want = FUSE_CAP_ASYNC_READ | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_ASYNC_DIO |
-                    FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
-                    FUSE_CAP_CACHE_SYMLINKS;
+    unsigned want = FUSE_CAP_ASYNC_READ | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_PARALLEL_DIROPS |
+                    FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_CACHE_SYMLINKS;
     if (front->options.kernel_cache && !front->options.attach && !front->options.read_only)
         want |= FUSE_CAP_WRITEBACK_CACHE;
     conn->want = want & conn->capable;
     front->kernel_cache = (conn->want & FUSE_CAP_WRITEBACK_CACHE) != 0;
+    /* Asynchronous direct WRITEs are background requests, as is what the kernel writes back; and no more than
+     * max_background of these are under way. Where a WRITE is answered after the kernel has written back its copies
+     * (stale.h), they would all wait for one that does not come to us. */
+    if (front->kernel_cache || front->options.read_only)
+        conn->want |= FUSE_CAP_ASYNC_DIO & conn->capable;
     /* libfuse has made it less for a kernel without MAX_PAGES (before 4.20). */
     if (conn->max_write > FRONT_MAX_IO)
         conn->max_write = FRONT_MAX_IO;
@@ -343,8 +347,8 @@ void front_destroy(struct front *front)
     if (front->se != NULL) {
         fuse_session_unmount(front->se); /* nothing when it is not mounted any more */
         lender_stop(front);
+        notifier_stop(front); /* who writes is throttled */
         throttle_stop(front);
-        notifier_stop(front);
         fuse_session_destroy(front->se);
     }
     ring_free(front->wire.ring);

@@ -6,7 +6,6 @@
  * done by a thread of its own, and waited for a bounded time. Normally it is done by then. If not, the
  * kernel gets its copy now, and is told to forget it when the page is protected at last. */
 #include <errno.h>
-#include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -227,23 +226,4 @@ int lend_pages(struct front *front, struct inode *inode, struct page **pages, si
     l->certain = true;
     lend_queue(front->lender, l);
     return lend_wait(l);
-}
-
-int lend_range(struct front *front, struct inode *inode, uint64_t off, size_t len)
-{
-    struct address_space *m = &inode->mapping;
-    struct page *pages[PAGEVEC];
-    uint32_t last = (uint32_t)((off + len - 1) >> PAGE_SHIFT);
-    uint64_t until = clock_now(&clock_monotonic) + MEMORY_MOST_NS;
-    int err = 0;
-    for (uint64_t next = off >> PAGE_SHIFT; next <= last && err == 0;) {
-        /* What is not there comes back with the mark, once there are any. */
-        unsigned n = find_get_pages(m, &next, last, pages, PAGEVEC);
-        while ((err = lend_pages(front, inode, pages, n)) == -ENOMEM &&
-               clock_now(&clock_monotonic) < until)
-            (void)poll(NULL, 0, MEMORY_WAIT_MS); /* it has been written, and cannot be taken back */
-        for (unsigned i = 0; i < n; i++)
-            put_page(m->cache, pages[i]);
-    }
-    return err;
 }

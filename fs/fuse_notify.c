@@ -4,13 +4,15 @@
 #include "fs/fuse_ops.h"
 #include "fs/fuse_ring.h"
 
+#define NOTIFIERS        4u /* as jobs come together: one may wait for a page to be read, or for room */
 #define NOTIFIER_IDLE_MS 60000u /* it is woken for work; this only bounds a sleep */
 
 struct notifier { /* (l) lock  (c) constant */
     pthread_mutex_t lock;
     struct notify_job *first; /* oldest                                                (l) */
     struct notify_job **end;  /* where the next one goes                               (l) */
-    struct crew crew;         /* a job may be held by a client, as a lender may */
+    unsigned nr;              /* how many                                              (l) */
+    struct crew crew;         /* a job may be held by a client, as a lender may; (l) to grow it */
 };
 
 /* What it does waits for requests to be answered: so none is under way, nor begins, when the loop is left
@@ -49,6 +51,18 @@ void front_forget_range(void *arg, uint64_t ino, uint64_t offset, uint64_t len)
     (void)invalidate(front, ino, offset, len);
 }
 
+/* The kernel takes no size without a byte. */
+void front_tell_size(void *arg, uint64_t ino, uint64_t size, char last)
+{
+    struct front *front = arg;
+    struct fuse_bufvec byte = FUSE_BUFVEC_INIT(1);
+    byte.buf[0].mem = &last;
+    pthread_rwlock_rdlock(&front->asking);
+    if (!atomic_load(&front->leaving) && front->se != NULL)
+        (void)fuse_lowlevel_notify_store(front->se, ino, (off_t)size - 1, &byte, 0);
+    pthread_rwlock_unlock(&front->asking);
+}
+
 void front_forget_attributes(void *arg, uint64_t ino)
 {
     struct front *front = arg;
@@ -64,6 +78,7 @@ static struct notify_job *take_job(struct notifier *n)
         n->first = job->next;
         if (n->first == NULL)
             n->end = &n->first;
+        n->nr--;
     }
     pthread_mutex_unlock(&n->lock);
     return job;
@@ -76,7 +91,8 @@ static unsigned notifier_step(void *arg)
     struct notify_job *job = take_job(front->notifier);
     if (job == NULL)
         return NOTIFIER_IDLE_MS;
-    front_forget_range(front, job->flush, job->offset, job->len);
+    if (job->flush != 0)
+        front_forget_range(front, job->flush, job->offset, job->len);
     job->run(job);
     return 0;
 }
@@ -123,6 +139,8 @@ void notifier_add(struct front *front, struct notify_job *job)
     pthread_mutex_lock(&n->lock);
     *n->end = job;
     n->end = &job->next;
+    if (++n->nr > atomic_load(&n->crew.nr) && n->nr <= NOTIFIERS)
+        crew_grow(&n->crew, n->nr);
     pthread_mutex_unlock(&n->lock);
     crew_wake(&n->crew);
 }
@@ -133,11 +151,9 @@ void notifier_grow(struct front *front, unsigned nr)
     struct notifier *n = front->notifier;
     if (n == NULL)
         return;
-    unsigned wanted = atomic_load(&n->crew.nr);
     pthread_mutex_lock(&n->lock);
-    for (const struct notify_job *job = n->first; job != NULL; job = job->next)
-        wanted++;
-    pthread_mutex_unlock(&n->lock);
+    unsigned wanted = atomic_load(&n->crew.nr) + n->nr;
     crew_grow(&n->crew, wanted > nr ? wanted : nr);
+    pthread_mutex_unlock(&n->lock);
     crew_wake(&n->crew);
 }

@@ -114,7 +114,7 @@ void forget_attributes(fuse_req_t req, struct inode *inode);
 struct notify_job {
     struct notify_job *next;
     fuse_req_t req;
-    uint64_t flush;                   /* the inode whose data the kernel gives up before: */
+    uint64_t flush;                   /* the inode whose data the kernel gives up before, or 0: */
     uint64_t offset, len;             /* these bytes; 0, 0: all */
     void (*run)(struct notify_job *); /* does what was asked, replies, frees the job */
 };
@@ -139,11 +139,10 @@ void reply_written(fuse_req_t req, size_t written);
 
 int lender_start(struct front *front); /* 0 or -errno */
 void lender_stop(struct front *front);
-/* The kernel is about to get copies of pages that somebody may have attached (referenced by the caller), or
- * has just written [off, off + len) through its cache. Waits for clients, but a bounded time.
+/* The kernel is about to get copies of pages that somebody may have attached (referenced by the caller). Waits for
+ * clients, but a bounded time.
  * Returns 0, -EIO (then it must get none), -ENOMEM. */
 int lend_pages(struct front *front, struct inode *inode, struct page **pages, size_t nr);
-int lend_range(struct front *front, struct inode *inode, uint64_t off, size_t len);
 
 /* ---- operations ------------------------------------------------------------------------------ */
 

@@ -10,9 +10,11 @@
 #include "fs/attach_door.h"
 #include "fs/busy.h"
 #include "fs/control.h"
+#include "fs/control_path.h"
 #include "fs/daemon.h"
 #include "fs/fs.h"
 #include "fs/fuse_front.h"
+#include "fs/hangup.h"
 #include "fs/options.h"
 #include "fs/process.h"
 #include "store/error.h"
@@ -32,6 +34,8 @@ struct program {
     struct fs *fs;
     struct front *front;
     struct control *control;
+    struct hangup hangup;
+    bool hangs_up; /* it will, should we be killed */
 };
 
 /* ---- checks before anything is changed ------------------------------------------------------- */
@@ -187,6 +191,11 @@ static void on_ready(void *arg)
     struct program *p = arg;
     if (p->options.foreground)
         front_print_missing(p->front, stderr);
+    if (p->options.foreground && !p->hangs_up)
+        fprintf(
+            stderr,
+            "without fusectl (it is not mounted on /sys/fs/fuse/connections): if this process is "
+            "killed, programs that use the mount may hang\n");
     daemon_ready(&p->daemon);
 }
 
@@ -196,6 +205,14 @@ static void on_signal(void *arg, int sig)
     front_quit(arg);
 }
 
+static void prepare_to_hang_up(struct program *p)
+{
+    struct mount_entry *mount = malloc(sizeof *mount);
+    p->hangs_up = mount != NULL && mount_find_path(p->mountpoint, mount) == 0 &&
+                  hangup_for(&p->hangup, mount->dev);
+    free(mount);
+}
+
 /* ---- run and tear down in reverse ------------------------------------------------------------ */
 
 static int serve(struct program *p, struct store_error *error)
@@ -203,6 +220,7 @@ static int serve(struct program *p, struct store_error *error)
     int err = front_mount(p->front, p->fs, p->mountpoint, error);
     if (err != 0)
         return err;
+    prepare_to_hang_up(p);
     err = control_start(p->fs, p->mountpoint, &p->control, error);
     if (err == 0 && p->options.attach)
         err = attach_door_open(p->fs, p->mountpoint, &p->fs->door, error);
@@ -267,6 +285,7 @@ static int run(struct program *p, struct store_error *error)
         print_start(p);
     err = serve(p, error);
     front_destroy(p->front);
+    hangup_stop(&p->hangup);
     struct store_error closing;
     int close_err = close_volume(p, &closing);
     if (close_err != 0)
@@ -297,7 +316,10 @@ int main(int argc, char **argv)
         fprintf(stderr, "foliofs: %s\n", error.text);
     if (err == 0 && !p.options.help && !p.options.version) {
         err = daemon_start(&p.daemon, p.options.foreground);
+        if (err == 0)
+            err = hangup_start(&p.hangup);
         err = err != 0 ? store_fail(&error, err, "%s", strerror(-err)) : run(&p, &error);
+        hangup_stop(&p.hangup);
         if (err != 0)
             daemon_say("%s", error.text);
     }

@@ -349,6 +349,9 @@ static int fallocate_and_note(struct inode *inode, int mode, uint64_t offset, ui
                               struct stale *stale)
 {
     uint64_t eof = atomic_load(&inode->mapping.i_size);
+    bool grows = !(mode & FALLOC_FL_KEEP_SIZE) && offset + len > eof;
+    if (stale != NULL)
+        stale_begin(inode, stale, offset, 0, grows ? eof : UINT64_MAX);
     int err = fallocate_locked(inode, mode, offset, len);
     if (err != 0)
         return err;
@@ -356,11 +359,8 @@ static int fallocate_and_note(struct inode *inode, int mode, uint64_t offset, ui
     pthread_mutex_lock(&inode->i_lock);
     inode->ctime = inode->mtime = now;
     pthread_mutex_unlock(&inode->i_lock);
-    if (stale != NULL) {
-        bool zeros = (mode & ~FALLOC_FL_KEEP_SIZE) != 0;
-        stale_begin(inode, stale, offset, zeros ? len : 0);
-        stale->eof = eof;
-    }
+    if (stale != NULL && (mode & ~FALLOC_FL_KEEP_SIZE) != 0)
+        stale_begin(inode, stale, offset, len, UINT64_MAX);
     return 0;
 }
 

@@ -79,9 +79,29 @@ void stale_gave(struct inode *inode)
 
 /* ---- changes --------------------------------------------------------------------------------- */
 
-void stale_begin(struct inode *inode, struct stale *stale, uint64_t offset, uint64_t len)
+/* Context: i_lock. */
+static void unlink_ranges(struct inode *inode, const struct stale *stale)
+{
+    for (struct stale_range **p = &inode->stale, *r; (r = *p) != NULL;) {
+        if (r->of != stale) {
+            p = &r->next;
+            continue;
+        }
+        *p = r->next;
+        if (r != &stale->whole)
+            free(r);
+    }
+}
+
+void stale_begin(struct inode *inode, struct stale *stale, uint64_t offset, uint64_t len,
+                 uint64_t eof)
 {
     pthread_mutex_lock(&inode->i_lock);
+    if (stale->begun)
+        unlink_ranges(inode, stale);
+    if (!stale->begun || eof < stale->eof)
+        stale->eof = eof;
+    stale->begun = true;
     stale->whole = (struct stale_range){
         .next = inode->stale, .of = stale, .start = offset, .end = offset + len
     };
@@ -92,16 +112,18 @@ void stale_begin(struct inode *inode, struct stale *stale, uint64_t offset, uint
 void stale_end(struct inode *inode, struct stale *stale)
 {
     pthread_mutex_lock(&inode->i_lock);
-    for (struct stale_range **p = &inode->stale, *r; (r = *p) != NULL;) {
-        if (r->of != stale) {
-            p = &r->next;
-            continue;
-        }
-        *p = r->next;
-        if (r != &stale->whole)
-            free(r);
-    }
+    unlink_ranges(inode, stale);
+    stale->begun = false;
     pthread_mutex_unlock(&inode->i_lock);
+}
+
+uint64_t stale_size(struct inode *inode, uint64_t size)
+{
+    pthread_mutex_lock(&inode->i_lock);
+    for (const struct stale_range *r = inode->stale; r != NULL; r = r->next)
+        size = r->of->eof < size ? r->of->eof : size;
+    pthread_mutex_unlock(&inode->i_lock);
+    return size;
 }
 
 bool stale_covers(struct inode *inode, uint64_t offset, size_t len)

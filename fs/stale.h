@@ -13,8 +13,16 @@
  *                                      to a copy without it
  *     end of the change                makes it fresh
  *
- * A write need not do that if no copy was given since its file was opened, for the kernel's first look at its own
- * copies came later than that.
+ * A copy of one page shows the change to who may then store to the old copy of another. So a write is made page by page,
+ * each when the copies of the one before are gone: as on a local file system, whoever sees it in one page finds it in
+ * all before that one. (A hole is made at once. Who stores to a page of it because another has shown zeros to him, before
+ * fallocate(2) has returned, may lose that store.)
+ *
+ * The kernel learns of a longer file by the answer. Until just before that the file is shown as long as it was, or
+ * somebody would store where the kernel knows no file: it makes zeros of that.
+ *
+ * A write need not do all that if no copy was given since its file was opened: the kernel's first look at its own
+ * copies, before it sent this write, came later than that, and waited for pages that were being read.
  *
  * copies_sem is exclusive for a change that makes bytes stale, so that each READ comes before it as a whole or after it
  * as a whole, reply included. It is taken outside i_rwsem. Where others have attached the file (a memfd), copies are
@@ -39,8 +47,9 @@ struct stale_range {
 
 /* One change. Zeroed; it stays where it is until stale_end(). */
 struct stale {
-    struct stale_range whole; /* what is left of it, or the first piece */
-    uint64_t eof;             /* where the file ended before it, bytes: see stale_from() */
+    struct stale_range whole; /* what is left of it, or the first piece                (i) */
+    bool begun;               /* (i) */
+    uint64_t eof; /* it made the file longer: where that ended before, bytes; or UINT64_MAX (i) */
 };
 
 /* A copy of the page that the file ended in may bear stores behind the end. Where the file grows over it they show if it
@@ -51,7 +60,7 @@ static inline uint64_t stale_from(const struct stale *stale, uint64_t offset)
     return stale->eof < offset ? stale->eof : offset;
 }
 
-/* A copy of these bytes is about to be made for who keeps it (or was made by him, and is to be written).
+/* A copy of these bytes is about to be made, for who keeps it.
  * Returns 0: until stale_gave(), no change comes in between; -ENOMEM: it may not be given. */
 int stale_give(struct inode *inode, uint64_t offset, size_t len);
 void stale_gave(struct inode *inode);
@@ -62,10 +71,14 @@ bool stale_is_possible(struct open_file *file, uint64_t offset);
 /* A file was opened. Context: i_lock. */
 void stale_opened(struct open_file *file);
 
-/* Bytes were changed, or will be. Context: copies_sem and i_rwsem exclusively. */
-void stale_begin(struct inode *inode, struct stale *stale, uint64_t offset, uint64_t len);
-/* The copies are gone, or the change has not happened. */
+/* Bytes were changed. Once more: others, as the copies of the ones before are gone. eof: UINT64_MAX; or, before it happens
+ * (len 0): the file is going to be longer, and ends there now. Context: copies_sem and i_rwsem exclusively. */
+void stale_begin(struct inode *inode, struct stale *stale, uint64_t offset, uint64_t len,
+                 uint64_t eof);
+/* The copies are gone. Nothing happens if it has not begun. */
 void stale_end(struct inode *inode, struct stale *stale);
+/* How long may a file of size bytes be shown to be? */
+uint64_t stale_size(struct inode *inode, uint64_t size);
 
 /* Is one of these bytes stale? Context: copies_sem. */
 bool stale_covers(struct inode *inode, uint64_t offset, size_t len);

@@ -23,8 +23,9 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
+#include <linux/aio_abi.h>
 #include <linux/falloc.h>
+#include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -37,6 +38,7 @@
 #include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -1004,6 +1006,41 @@ static void race_direct(int fd, unsigned random)
     close(direct);
 }
 
+/* Many at once, of the bytes that are the changer's: they must not wait for each other for ever. */
+static void race_async(int fd, unsigned random)
+{
+    enum { DEPTH = 128 };
+    static aio_context_t context;
+    static struct iocb writes[DEPTH], *list[DEPTH];
+    static struct io_event events[DEPTH];
+    static char *buf;
+    static int direct;
+    (void)fd;
+    if (buf == NULL) {
+        buf = aligned_alloc(PAGE, PAGE);
+        direct = open("r", O_RDWR | O_DIRECT);
+        if (direct < 0 || syscall(SYS_io_setup, DEPTH, &context) != 0)
+            die("io_setup");
+    }
+    for (unsigned i = 0; i < DEPTH; i++) {
+        writes[i] = (struct iocb){ .aio_lio_opcode = IOCB_CMD_PWRITE,
+                                   .aio_fildes = (uint32_t)direct,
+                                   .aio_buf = (uintptr_t)buf,
+                                   .aio_nbytes = PAGE - FREE_BYTES,
+                                   .aio_offset = (random + i) % RACE_PAGES * PAGE + FREE_BYTES };
+        list[i] = &writes[i];
+    }
+    for (long n = 0, k; n < DEPTH; n += k)
+        if ((k = syscall(SYS_io_submit, context, DEPTH - n, list + n)) <= 0)
+            die("io_submit");
+    struct timespec patience = { .tv_sec = 60 };
+    if (syscall(SYS_io_getevents, context, DEPTH, DEPTH, events, &patience) != DEPTH)
+        snprintf(shared->why, sizeof shared->why, "not all have been written");
+    for (unsigned i = 0; i < DEPTH; i++)
+        if (events[i].res != PAGE - FREE_BYTES)
+            snprintf(shared->why, sizeof shared->why, "one write: %lld", (long long)events[i].res);
+}
+
 static const struct race races[] = {
     { "stores_beside_truncation", race_truncate, REMOVES },
     { "stores_beside_holes", race_punch, REMOVES },
@@ -1016,6 +1053,7 @@ static const struct race races[] = {
     { "stores_beside_fsync", race_fsync, LEAVES },
     { "stores_beside_growth", race_append, LEAVES },
     { "stores_beside_direct_reads", race_direct, LEAVES },
+    { "stores_beside_asynchronous_writes", race_async, LEAVES },
 };
 
 static void race_fail(const char *what, unsigned who, unsigned page, uint64_t stored, uint64_t got)
@@ -1148,17 +1186,148 @@ static int run_race(const struct race *r, double seconds)
     return say(name);
 }
 
+/* ---- two who see each other's work --------------------------------------------------------------
+ *
+ * One process writes, number by number; the other sees a number before the write has returned, if he can, and stores
+ * the next one over it. That is there when the write has returned. */
+
+struct pair {
+    _Atomic uint64_t written, stored; /* the last number */
+    _Atomic bool stop;
+    uint64_t rounds, early; /* of these so many were seen before the write had returned */
+    char why[300];
+};
+static struct pair *pair;
+
+struct duet {
+    const char *name;
+    void (*write)(int fd, uint64_t n);
+    off_t (*see)(int fd, volatile uint64_t *map, uint64_t n); /* Returns where to store. */
+};
+
+/* One number into two pages at once; seen in the second, in one way or another, stored to in the first. */
+static void write_two_pages(int fd, uint64_t n)
+{
+    static uint64_t buf[2 * PAGE / 8];
+    buf[0] = buf[PAGE / 8] = n;
+    if (pwrite(fd, buf, sizeof buf, 0) != sizeof buf)
+        die("pwrite of two pages");
+}
+static off_t see_by_mapping(int fd, volatile uint64_t *map, uint64_t n)
+{
+    (void)fd;
+    while ((void)map[0], map[PAGE / 8] < n)
+        madvise((void *)(map + PAGE / 8), PAGE, MADV_DONTNEED);
+    return 0;
+}
+static off_t see_by_read(int fd, volatile uint64_t *map, uint64_t n)
+{
+    uint64_t got = 0;
+    while ((void)map[0], got < n)
+        if (pread(fd, &got, sizeof got, PAGE) != sizeof got)
+            die("pread of the second page");
+    return 0;
+}
+
+/* Appended; seen by the size. */
+static void append_number(int fd, uint64_t n)
+{
+    if (lseek(fd, 0, SEEK_END) < 0 || write(fd, &n, sizeof n) != sizeof n)
+        die("append");
+}
+static off_t see_by_size(int fd, volatile uint64_t *map, uint64_t n)
+{
+    struct stat st;
+    do {
+        (void)map[n / 2 - 1];
+        if (fstat(fd, &st) != 0)
+            die("fstat");
+    } while ((uint64_t)st.st_size < (n / 2 + 1) * 8);
+    return (off_t)n / 2 * 8;
+}
+
+static const struct duet duets[] = {
+    { "two_pages_written_and_seen_by_a_mapping", write_two_pages, see_by_mapping },
+    { "two_pages_written_and_seen_by_pread", write_two_pages, see_by_read },
+    { "appends_seen_by_the_size", append_number, see_by_size },
+};
+
+static _Noreturn void write_numbers(const struct duet *d)
+{
+    int fd = open("duet", O_RDWR);
+    for (uint64_t n = 2; !pair->stop; n += 2) {
+        d->write(fd, n);
+        pair->written = n;
+        while (pair->stored < n && !pair->stop)
+            ;
+    }
+    _exit(0);
+}
+
+static void store_over_numbers(const struct duet *d, int fd, double seconds)
+{
+    struct timespec begin, now;
+    volatile uint64_t *map = mmap(NULL, 16 << 20, RW, MAP_SHARED, fd, 0);
+    if (map == MAP_FAILED)
+        die("mmap");
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    uint64_t n = 2;
+    do {
+        uint64_t got = 0;
+        off_t at = d->see(fd, map, n);
+        pair->early += pair->written < n;
+        if (store_number(map + at / 8, n + 1) != 0)
+            snprintf(pair->why, sizeof pair->why, "SIGBUS at %lld", (long long)at);
+        while (pair->written < n)
+            ;
+        if (pread(fd, &got, sizeof got, at) != sizeof got || got != n + 1)
+            snprintf(pair->why, sizeof pair->why, "%llu was stored after %llu was seen, found %llu",
+                     (unsigned long long)n + 1, (unsigned long long)n, (unsigned long long)got);
+        pair->rounds++;
+        pair->stored = n;
+        n += 2;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    } while (pair->why[0] == 0 && n < 1 << 21 &&
+             (double)(now.tv_sec - begin.tv_sec) + (double)(now.tv_nsec - begin.tv_nsec) / 1e9 <
+                 seconds);
+    munmap((void *)map, 16 << 20);
+}
+
+static int run_duet(const struct duet *d, double seconds)
+{
+    char name[100];
+    int fd = make("duet", 0, d->write == append_number ? 8 : 2 * PAGE), status;
+    memset(pair, 0, sizeof *pair);
+    pid_t child = fork();
+    if (child == 0)
+        write_numbers(d);
+    store_over_numbers(d, fd, seconds);
+    pair->stop = true;
+    if (waitpid(child, &status, 0) != child || status != 0)
+        snprintf(pair->why, sizeof pair->why, "who writes ended with status %#x", status);
+    memcpy(why, pair->why, sizeof why);
+    snprintf(name, sizeof name, "%s (%llu rounds, %llu early)", d->name,
+             (unsigned long long)pair->rounds, (unsigned long long)pair->early);
+    close(fd);
+    unlink("duet");
+    return say(name);
+}
+
 /* only: part of a name; -part: all but those. */
 static int run_races(double seconds, const char *only)
 {
     int bad = 0;
     bool but = only[0] == '-';
     shared = mmap(NULL, sizeof *shared, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (shared == MAP_FAILED)
+    pair = mmap(NULL, sizeof *pair, RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED || pair == MAP_FAILED)
         die("mmap");
     for (size_t i = 0; i < sizeof races / sizeof races[0]; i++)
         if ((strstr(races[i].name, only + but) != NULL) != but)
             bad |= run_race(&races[i], seconds);
+    for (size_t i = 0; i < sizeof duets / sizeof duets[0]; i++)
+        if ((strstr(duets[i].name, only + but) != NULL) != but)
+            bad |= run_duet(&duets[i], seconds);
     return bad;
 }
 

@@ -296,7 +296,7 @@ on) "$ctl" "$M" inject --lost --writes --per-million=50000 >/dev/null ;;
 off) "$ctl" "$M" inject --clear >/dev/null && "$ctl" "$M" sync && "$ctl" "$M" drop >/dev/null ;;
 esac
 END
-timeout 120 "$FOLIO_BIN/folio-stress" --seconds 20 --coherence=fuse-direct --without store,fork \
+timeout 120 "$FOLIO_BIN/folio-stress" --seconds 20 --without store,fork,tail \
     --inject "sh $T/liar" "$M" >"$T/out" 2>&1
 status=$?
 [ "$status" -eq 1 ] || fail "folio-stress on a disk that lies: status $status: $(cat "$T/out")"

@@ -6,16 +6,16 @@
 #   FOLIO_SECONDS  of each part (30)
 #   FOLIO_LANES    how many at a time (12)
 #   FOLIO_SEED     repeats a run (as far as an interleaving can be repeated)
-#   FOLIO_PARTS    which of them: tmpfs ext4 xfs kernel kernel_1M direct direct_1M attached
-#                  attached_kernel mixed mixed_kernel full errors_kernel errors_direct errors_attached
+#   FOLIO_PARTS    which of them: tmpfs ext4 xfs kernel kernel_1M direct direct_1M through
+#                  attached attached_kernel mixed mixed_kernel full errors_kernel errors_direct errors_attached
 #                  errors_mixed memory_kernel memory_direct memory_attached memory_mixed
 #                  crash_kernel crash_direct crash_attached crash_mixed
 . "$(dirname -- "$0")/lib.sh"
 stress=$FOLIO_BIN/folio-stress
 [ -x "$stress" ] || fail "FOLIO_BIN=$FOLIO_BIN has no folio-stress"
 seconds=${FOLIO_SECONDS:-30}
-parts=${FOLIO_PARTS:-'tmpfs ext4 xfs kernel kernel_1M direct direct_1M attached attached_kernel mixed
-mixed_kernel full errors_kernel errors_direct errors_attached errors_mixed memory_kernel memory_direct
+parts=${FOLIO_PARTS:-'tmpfs ext4 xfs kernel kernel_1M direct direct_1M through attached attached_kernel
+mixed mixed_kernel full errors_kernel errors_direct errors_attached errors_mixed memory_kernel memory_direct
 memory_attached memory_mixed crash_kernel crash_direct crash_attached crash_mixed'}
 
 # --- several parts: each is a run of this script ------------------------------------------------
@@ -158,7 +158,7 @@ on_full_disk()
     full_now_and_then &
     filler=$!
     note_process "$filler"
-    run_stress full "$M" --errors --without store,fork --coherence=fuse-direct
+    run_stress full "$M" --errors --without store,fork,tail
     kill "$filler"
     wait "$filler" 2>/dev/null
     rm -f "$T/pids/$filler" "$T/disk/ballast"
@@ -290,32 +290,33 @@ for part in $parts; do
         on_loop ext4 data=journal -q -F -b 4096
         ;;
     xfs) on_loop xfs rw -q ;;
-    kernel) on_foliofs kernel cache=kernel fuse ;;
-    kernel_1M) on_foliofs kernel_1M cache=kernel,cache_size=1M fuse ;;
-    direct) on_foliofs direct cache=direct fuse-direct ;;
-    direct_1M) on_foliofs direct_1M cache=direct,cache_size=1M fuse-direct ;;
+    kernel) on_foliofs kernel cache=kernel full --without tail ;;
+    kernel_1M) on_foliofs kernel_1M cache=kernel,cache_size=1M full --without tail ;;
+    direct) on_foliofs direct cache=direct full --without tail ;;
+    direct_1M) on_foliofs direct_1M cache=direct,cache_size=1M full --without tail ;;
+    through) on_foliofs through attach,cache=kernel full --without tail ;;
     attached) on_foliofs attached cache=direct,cache_size=1M full --attach ;;
     attached_kernel) on_foliofs attached_kernel attach,cache=kernel,store_around=64 full --attach ;;
-    mixed) on_foliofs mixed cache=direct,cache_size=1M,store_around=64 fuse-direct --attach=mixed ;;
+    mixed) on_foliofs mixed cache=direct,cache_size=1M,store_around=64 fuse --attach=mixed ;;
     mixed_kernel) on_foliofs mixed_kernel attach,cache=kernel fuse --attach=mixed ;;
     full) on_full_disk ;;
-    errors_kernel) with_errors errors_kernel cache=kernel fuse 'writes commits' ;;
+    errors_kernel) with_errors errors_kernel cache=kernel full 'writes commits' --without tail ;;
     errors_direct)
-        with_errors errors_direct cache=direct,cache_size=1M fuse-direct 'reads writes commits' \
-            --without store,fork
+        with_errors errors_direct cache=direct,cache_size=1M full 'reads writes commits' \
+            --without store,fork,tail
         ;;
     errors_attached)
         with_errors errors_attached cache=direct,cache_size=1M full 'reads writes commits' --attach
         ;;
     errors_mixed) with_errors errors_mixed attach,cache=kernel fuse 'writes commits' --attach=mixed ;;
-    memory_kernel) without_memory memory_kernel cache=kernel fuse ;;
+    memory_kernel) without_memory memory_kernel cache=kernel full --without tail ;;
     memory_direct)
-        without_memory memory_direct cache=direct,cache_size=1M fuse-direct --without store,fork
+        without_memory memory_direct cache=direct,cache_size=1M full --without store,fork,tail
         ;;
     memory_attached) without_memory memory_attached cache=direct,cache_size=1M full --attach ;;
     memory_mixed) without_memory memory_mixed attach,cache=kernel fuse --attach=mixed ;;
-    crash_kernel) with_crashes crash_kernel cache=kernel,cache_size=1M fuse ;;
-    crash_direct) with_crashes crash_direct cache=direct,cache_size=1M fuse-direct --stable ;;
+    crash_kernel) with_crashes crash_kernel cache=kernel,cache_size=1M full --without tail ;;
+    crash_direct) with_crashes crash_direct cache=direct,cache_size=1M full --without tail --stable ;;
     crash_attached) with_crashes crash_attached cache=direct,cache_size=1M,store_around=64 full --attach ;;
     crash_mixed) with_crashes crash_mixed attach,cache=kernel fuse --attach=mixed ;;
     *) fail "there is no part $part" ;;

@@ -61,7 +61,7 @@ sweep()
 in_direct() # STRESS-OPTIONS...
 {
     mount_volume -o cache=direct,cache_size=1M
-    stress --coherence=fuse-direct "$@"
+    stress --without tail "$@"
 }
 in_crash() # MOUNT-OPTIONS STRESS-OPTIONS...
 {
@@ -79,7 +79,7 @@ how() # NAME: run the load that is for this one; returns folio-stress's status
     case $1 in
     size_raised_late) in_direct --files 2 --only write,extend,truncate,fsync,read ;;
     cut_not_zeroed | hole_keeps_pages) in_direct --files 2 ;;
-    nothing_synced) in_crash commit=5 --coherence=fuse-direct ;;
+    nothing_synced) in_crash commit=5 --without tail ;;
     # The kernel lets nobody write while it waits for the fsync of the same file: it takes the
     # flusher to copy pages that are being written to.
     copy_slow | stable_wait_skipped)

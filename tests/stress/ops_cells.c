@@ -78,7 +78,7 @@ static bool load_cell(struct worker *w, uint32_t slot, uint32_t cell, const char
 
 static void burst(struct worker *w, const struct draw *d, bool store)
 {
-    file_lock_shared(w, d->slot, false, d->r[4]);
+    file_lock_shared(w, d->slot, d->r[4]);
     uint32_t cells = file_cells(w, d->slot);
     if (cells > 0) {
         uint32_t first = (uint32_t)(d->r[0] % cells), nr = 1 + (uint32_t)(d->r[1] % BURST);
@@ -114,7 +114,7 @@ void op_load(struct worker *w, const struct draw *d)
 
 void op_write(struct worker *w, const struct draw *d)
 {
-    file_lock_shared(w, d->slot, true, d->r[4]);
+    file_lock_shared(w, d->slot, d->r[4]);
     uint32_t cells = file_cells(w, d->slot);
     uint32_t first = cells > 0 ? (uint32_t)(d->r[0] % cells) : 0;
     uint32_t nr = draw_count(d->r[1], cells - first);
@@ -167,7 +167,7 @@ static void read_cells(struct worker *w, uint32_t slot, uint32_t first, uint32_t
 
 void op_read(struct worker *w, const struct draw *d)
 {
-    file_lock_shared(w, d->slot, false, d->r[4]);
+    file_lock_shared(w, d->slot, d->r[4]);
     uint32_t cells = file_cells(w, d->slot);
     uint32_t first = cells > 0 ? (uint32_t)(d->r[0] % cells) : 0;
     uint32_t nr = draw_count(d->r[1], cells - first);
@@ -203,7 +203,7 @@ static bool child_works(struct worker *w, const struct draw *d, uint32_t cells)
 void op_fork(struct worker *w, const struct draw *d)
 {
     int status = 0;
-    file_lock_shared(w, d->slot, false, d->r[4]);
+    file_lock_shared(w, d->slot, d->r[4]);
     uint32_t cells = file_cells(w, d->slot);
     uint32_t cell = cells > 0 ? (uint32_t)(d->r[0] % cells) : 0;
     if (cells > 0 && map_cell(w, d->slot, cell, d->r[2], true) != NULL) {

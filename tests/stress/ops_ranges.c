@@ -140,7 +140,7 @@ static void extend_by_call(struct worker *w, const struct draw *d, int fd, bool 
 void op_extend(struct worker *w, const struct draw *d)
 {
     struct file *f = &w->sh->files[d->slot];
-    file_lock_shared(w, d->slot, true, d->r[4]);
+    file_lock_shared(w, d->slot, d->r[4]);
     int fd = view_fd(w, d->slot);
     if (check_outcome(w, OP_EXTEND, "open", fd < 0 ? fd : 0) == DONE) {
         pthread_mutex_lock(&f->grow);
@@ -245,7 +245,7 @@ static const char *hole_name(enum op op)
 /* Over a few cells, those at its ends cut in two; others are at work in the pages at its ends. */
 static void punch_cells(struct worker *w, const struct draw *d)
 {
-    file_lock_shared(w, d->slot, true, d->r[4]);
+    file_lock_shared(w, d->slot, d->r[4]);
     uint32_t cells = file_cells(w, d->slot);
     uint32_t first = cells > 0 ? (uint32_t)(d->r[0] % cells) : 0;
     uint32_t nr = 2 + (uint32_t)(d->r[1] % 300);
@@ -442,7 +442,7 @@ static void copy_lock(struct worker *w, uint32_t slot, bool target, uint64_t r)
     if (target && w->o->coherence != COHERENCE_FULL)
         file_lock_exclusive(w, slot);
     else
-        file_lock_shared(w, slot, target, r);
+        file_lock_shared(w, slot, r);
 }
 
 void op_copy(struct worker *w, const struct draw *d)

@@ -60,7 +60,7 @@ enum outcome sync_file(struct worker *w, uint32_t slot, bool data_only)
 
 void op_fsync(struct worker *w, const struct draw *d)
 {
-    file_lock_shared(w, d->slot, false, d->r[4]);
+    file_lock_shared(w, d->slot, d->r[4]);
     int fd = view_fd(w, d->slot);
     struct promise p = promise_take(w, d->slot, 0, w->sh->nr_cells - 1);
     file_unlock(w, d->slot);
@@ -101,7 +101,7 @@ static struct pages draw_pages(struct worker *w, const struct draw *d)
 
 void op_msync(struct worker *w, const struct draw *d)
 {
-    file_lock_shared(w, d->slot, false, d->r[4]);
+    file_lock_shared(w, d->slot, d->r[4]);
     struct pages pages = draw_pages(w, d);
     bool wait = d->r[1] % 4 != 0;
     if (pages.nr == 0) {
@@ -144,7 +144,7 @@ static int advise(struct worker *w, const struct draw *d, const struct pages *p)
 
 void op_madvise(struct worker *w, const struct draw *d)
 {
-    file_lock_shared(w, d->slot, false, d->r[4]);
+    file_lock_shared(w, d->slot, d->r[4]);
     struct pages p = draw_pages(w, d);
     file_unlock(w, d->slot);
     if (p.nr == 0)

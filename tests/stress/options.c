@@ -58,23 +58,23 @@ static const char help[] =
     "  -a, --attach[=mixed]  map through libfolio, which must be installed, or beside this program "
     "in\n"
     "                        ../lib, or named by FOLIO_LIB. mixed: each mapping draws whether it\n"
-    "                        is libfolio's or the kernel's. With --coherence=fuse or fuse-direct\n"
-    "                        the kernel's are for loads alone: what it writes back are whole "
-    "pages,\n"
-    "                        over what was stored through libfolio's meanwhile\n"
+    "                        is libfolio's or the kernel's. With --coherence=fuse the kernel's "
+    "are\n"
+    "                        for loads alone: what it writes back are whole pages, over what was "
+    "stored\n"
+    "                        through libfolio's meanwhile\n"
     "      --both            the same as --attach=mixed\n"
     "      --coherence=full  write(2) and mappings of a page agree at all times (default)\n"
-    "                 =fuse  what the kernel holds for FUSE through its own mappings: "
-    "copy_file_range\n"
-    "                        drops stores to the same pages, so nobody else uses the target\n"
-    "                        meanwhile; and bytes stored beyond the end of file appear when the "
-    "file\n"
-    "                        grows, so tail is left out\n"
-    "                 =fuse-direct  where reads and writes also bypass the kernel's cache: it has "
-    "no\n"
-    "                        lock between a write(2) and faults in the same pages, so system "
-    "calls\n"
-    "                        that change a file and everybody else take turns\n";
+    "                 =fuse  what the kernel holds for any FUSE server through its own mappings:\n"
+    "                        copy_file_range, if the server has one, drops stores to the same "
+    "pages,\n"
+    "                        so nobody else uses the target meanwhile; and bytes stored beyond the "
+    "end\n"
+    "                        of file appear when the file grows, so tail is left out. (Where it "
+    "lets\n"
+    "                        files of direct I/O be mapped, a server must do more that write(2) "
+    "is\n"
+    "                        not lost beside stores to the same page; FolioFS does)\n";
 
 static const char help_errors[] = /* a string of its own: C promises 4,095 bytes */
     "      --errors          EIO, ENOSPC, ENOMEM (memory that cannot be written back is not free) "
@@ -142,11 +142,9 @@ static enum coherence coherence_of(const char *text)
 {
     if (strcmp(text, "full") == 0)
         return COHERENCE_FULL;
-    if (strcmp(text, "fuse") == 0)
-        return COHERENCE_FUSE;
-    if (strcmp(text, "fuse-direct") != 0)
-        usage("--coherence is full, fuse or fuse-direct, not", text);
-    return COHERENCE_FUSE_DIRECT;
+    if (strcmp(text, "fuse") != 0)
+        usage("--coherence is full or fuse, not", text);
+    return COHERENCE_FUSE;
 }
 
 static enum attach attach_of(const char *text)

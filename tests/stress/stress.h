@@ -62,7 +62,7 @@
 /* ---- options --------------------------------------------------------------------------------- */
 
 enum attach { ATTACH_NONE, ATTACH_ALL, ATTACH_MIXED };
-enum coherence { COHERENCE_FULL, COHERENCE_FUSE, COHERENCE_FUSE_DIRECT };
+enum coherence { COHERENCE_FULL, COHERENCE_FUSE };
 
 enum op {
     OP_STORE,

@@ -164,13 +164,9 @@ static void race_join(struct worker *w, uint32_t slot, uint64_t r)
 
 /* ---- files ----------------------------------------------------------------------------------- */
 
-void file_lock_shared(struct worker *w, uint32_t slot, bool calls, uint64_t r)
+void file_lock_shared(struct worker *w, uint32_t slot, uint64_t r)
 {
     struct file *f = &w->sh->files[slot];
-    if (calls && w->o->coherence == COHERENCE_FUSE_DIRECT) {
-        pthread_rwlock_wrlock(&f->lock);
-        return;
-    }
     if (pthread_rwlock_tryrdlock(&f->lock) == 0)
         return;
     if (atomic_load(&f->race) != 0)

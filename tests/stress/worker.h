@@ -15,8 +15,7 @@ uint64_t worker_draw(struct worker *w);
 
 /* ---- for operations -------------------------------------------------------------------------- */
 
-/* calls: it changes the file by system calls, which with --coherence=fuse-direct needs it alone. */
-void file_lock_shared(struct worker *w, uint32_t slot, bool calls, uint64_t r);
+void file_lock_shared(struct worker *w, uint32_t slot, uint64_t r);
 void file_lock_exclusive(struct worker *w, uint32_t slot);
 void file_unlock(struct worker *w, uint32_t slot);
 uint32_t file_cells(const struct worker *w, uint32_t slot); /* whole ones below its end */

@@ -1,0 +1,36 @@
+/* hangup.h: hanging up after a daemon that was killed.
+ *
+ * FUSE ends a connection when the last descriptor of it is closed. But a thread of ours may be inside the kernel that
+ * moment, waiting in a way that no signal ends: for a WRITE that its own notification has made the kernel send, or for
+ * a client's address space while that client waits for this mount. Nobody is left to answer, the thread
+ * keeps the descriptor open, and whoever uses the mount hangs for good.
+ *
+ * So a small process waits for the daemon's end, and then has the kernel abort that connection, which also
+ * lets the thread go:
+ *
+ *     hangup_start()    fork             READY --- dev ---> ARMED --- the main thread is gone ---> abort, exit
+ *     hangup_for(dev)   mounted                               |
+ *     hangup_stop()     unmounted                             +---- the socket is closed --------> exit
+ *
+ * The file it writes to stays open from the beginning: the number of the connection may be another mount's by then.
+ */
+#ifndef FOLIO_FS_HANGUP_H
+#define FOLIO_FS_HANGUP_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct hangup {
+    pid_t pid; /* 0: there is none */
+    int sock;
+};
+
+/* By the main thread, before any other exists.   Returns 0 or -errno. */
+int hangup_start(struct hangup *h);
+/* The device number of the mount is known.   Returns false: the kernel's fusectl filesystem is not mounted, and may
+ * not be by us; then what is said above may happen. */
+bool hangup_for(struct hangup *h, dev_t dev);
+/* The connection is at its end. Nothing happens the second time, or if it was not started. */
+void hangup_stop(struct hangup *h);
+
+#endif

@@ -1,0 +1,64 @@
+#!/bin/sh
+# A daemon that is killed while a thread of its own waits inside the kernel, for a page to be written that the kernel
+# has been told to give up: nobody hangs. And nothing stays behind it, nor behind one that ends.
+. "$(dirname -- "$0")/lib.sh"
+build_helper kill_load
+rounds=${FOLIO_ROUNDS:-6}
+
+in_the_kernel() # PID: is one of its threads waiting so that no signal ends it?
+{
+    cat "/proc/$1/task/"*/stat 2>/dev/null | grep -q ') D '
+}
+has_let_go() # PID
+{
+    has_ended "$1" && ! in_the_kernel "$1"
+}
+
+give_up() # WHY; not before they can be waited for
+{
+    umount -f "$M" 2>/dev/null
+    fail "$what: $1"
+}
+
+round() # OPTIONS WHAT
+{
+    mount_volume -o "$1"
+    "$T/kill_load" "$2" "$M/file" 2>"$T/out" &
+    load=$!
+    note_process "$load"
+    random_below 400
+    sleep "0.$((random + 100))"
+    [ -d "/proc/$load" ] || fail "$what: $(cat "$T/out")"
+    kill -s KILL "$daemon"
+    kill -s KILL "$load"
+    until_true 30 has_let_go "$load" || give_up "a program hangs after its daemon"
+    until_true 30 has_let_go "$daemon" || give_up 'the daemon hangs'
+    wait "$load" 2>/dev/null
+    rm -f "$T/pids/$load"
+    reap_daemon
+    detach "$M"
+    check_volume "$what"
+}
+
+start_random
+make_volume
+mount_volume -o cache=kernel
+if grep -q 'without fusectl' "$T/daemon.out"; then
+    skip 'the fusectl filesystem is not mounted, and cannot be'
+fi
+watcher=$(cat "/proc/$daemon/task/$daemon/children")
+[ -n "$watcher" ] || fail 'there is no process to hang up'
+unmount_volume
+# shellcheck disable=SC2086 # with a blank behind it
+until_true 10 has_ended $watcher || fail 'it outlives its daemon'
+
+for kind in hole rename write; do
+    for options in cache=direct cache=kernel; do
+        what="$kind, $options"
+        for _ in $(seq "$rounds"); do
+            round "$options" "$kind"
+        done
+        say "$what: killed $rounds times"
+    done
+done
+say passed
