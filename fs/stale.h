@@ -14,9 +14,9 @@
  *     end of the change                makes it fresh
  *
  * A copy of one page shows the change to who may then store to the old copy of another. So a write is made page by page,
- * each when the copies of the one before are gone: as on a local file system, whoever sees it in one page finds it in
- * all before that one. (A hole is made at once. Who stores to a page of it because another has shown zeros to him, before
- * fallocate(2) has returned, may lose that store.)
+ * each when the copies of the one before are gone: whoever sees it in one page finds it in all before that one. (A hole
+ * is made at once. Who stores to a page of it because another has shown zeros to him, before fallocate(2) has
+ * returned, may lose that store.)
  *
  * The kernel learns of a longer file by the answer. Until just before that the file is shown as long as it was, or
  * somebody would store where the kernel knows no file: it makes zeros of that.

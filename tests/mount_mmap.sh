@@ -14,7 +14,7 @@ seconds=${FOLIO_SECONDS:-1}
 direct_cannot=tail_is_zeros_after_ftruncate
 kernel_cannot='tail_is_zeros_after_(ftruncate|a_write_in_the_page|a_write_behind_it)'
 
-properties() # DIRECTORY [PATTERN of what cannot hold]
+properties() # DIRECTORY [PATTERN of what cannot hold [RACE that may be lost]]
 {
     mkdir "$1"
     timeout 300 "$T/mmap_ops" all "$1" >"$T/out" 2>&1
@@ -22,7 +22,7 @@ properties() # DIRECTORY [PATTERN of what cannot hold]
     grep -v '^ok' "$T/out" | grep -Ev "^FAIL (${2-none}):" >"$T/bad"
     [ ! -s "$T/bad" ] || fail "$what: $(cat "$T/bad")"
     say "$what: $(grep -c '^ok' "$T/out") properties hold, $(grep -c '^FAIL' "$T/out") cannot"
-    timeout 300 "$T/mmap_ops" races "$1" "$seconds" >"$T/out" 2>&1 || fail "$what: $(cat "$T/out")"
+    timeout 300 "$T/mmap_ops" races "$1" "$seconds" "-${3-none}" >"$T/out" 2>&1 || fail "$what: $(cat "$T/out")"
     timeout 300 "$T/mmap_ops" big "$1" 16 >>"$T/out" 2>&1 || fail "$what: $(tail -n 1 "$T/out")"
     rmdir "$1" || fail "$what: files were left behind: $(ls "$1")"
 }
@@ -36,7 +36,8 @@ oracle_mount()
         mkfs.ext4 -q -b 4096 "$T/ext4" && mkdir "$T/oracle" && mount -o loop "$T/ext4" "$T/oracle"
 }
 if oracle_mount 2>"$T/out"; then
-    properties "$T/oracle/d"
+    # It copies what is written to a large folio in one go, and a processor may show the end of that first.
+    properties "$T/oracle/d" none two_pages
     umount "$T/oracle" || fail 'cannot unmount the ext4'
 else
     say "not compared with ext4, which cannot be mounted here: $(tail -n 1 "$T/out")"
