@@ -79,6 +79,7 @@ how() # NAME: run the load that is for this one; returns folio-stress's status
     case $1 in
     size_raised_late) in_direct --files 2 --only write,extend,truncate,fsync,read ;;
     cut_not_zeroed | hole_keeps_pages) in_direct --files 2 ;;
+    old_copy_counts) in_direct --files 2 --pages 16 --only store,load,write,read,madvise ;;
     nothing_synced) in_crash commit=5 --without tail ;;
     # The kernel lets nobody write while it waits for the fsync of the same file: it takes the
     # flusher to copy pages that are being written to.
@@ -165,6 +166,9 @@ mutant() # NAME FILE EXPRESSION...
 }
 
 # --- the deliberate bugs -----------------------------------------------------------------------
+
+# let the kernel write back what it had read before a write around its cache
+mutant old_copy_counts fs/stale.c 's/^    \*is_stale = in_to > offset;/    *is_stale = false;/'
 
 # skip page_mkclean
 mutant protect_skipped cache/writeback.c 's/int err = page_mkclean(m, page);/int err = 0;/'
