@@ -247,17 +247,23 @@ static ssize_t write_page_cache(const struct write *w, uint64_t offset, const vo
         return -EAGAIN;
     if (w->flags & WRITE_CACHED)
         len = stale_piece(inode, offset, len, &is_stale);
-    if (w->stale != NULL)
-        stale_begin(inode, w->stale, offset, 0, offset + len > eof ? eof : UINT64_MAX);
-    ssize_t n = is_stale ? (ssize_t)len : filemap_write(&inode->mapping, offset, buf, len);
-    if (n > 0 && !(w->flags & WRITE_KEEP_TIMES))
+    if (w->stale == NULL) {
+        ssize_t n = is_stale ? (ssize_t)len : filemap_write(&inode->mapping, offset, buf, len);
+        if (n > 0 && !(w->flags & WRITE_KEEP_TIMES))
+            set_times(inode);
+        return n;
+    }
+    bool copied = stale_is_copied(inode, offset, &len);
+    stale_begin(inode, w->stale, offset, 0, offset + len > eof ? eof : UINT64_MAX);
+    ssize_t n = filemap_write(&inode->mapping, offset, buf, len);
+    if (n > 0)
         set_times(inode);
-    if (n > 0 && w->stale != NULL)
+    if (n > 0 && copied)
         stale_begin(inode, w->stale, offset, (uint64_t)n, UINT64_MAX);
     return n;
 }
 
-/* May be short with WRITE_CACHED. */
+/* May be short with WRITE_CACHED, and around copies. */
 static ssize_t write_locked(const struct write *w, uint64_t offset, const void *buf, size_t len)
 {
     struct inode *inode = w->file->inode;

@@ -58,8 +58,8 @@ enum write_flags {
 };
 ssize_t file_write(struct open_file *file, uint64_t offset, const void *buf, size_t len,
                    unsigned flags);
-/* Around copies that somebody has: what was written is stale there until stale_end(), which is due whatever this
- * returned. stale NULL, with WRITE_AROUND: there are none, as far as one knew.
+/* Around copies that somebody has: what was written, up to the end of a page perhaps, is stale there until
+ * stale_end(), which is due whatever this returned. stale NULL, with WRITE_AROUND: there are none, as far as one knew.
  * Errors: -EAGAIN: there may be; all else as above. */
 ssize_t file_write_around(struct open_file *file, uint64_t offset, const void *buf, size_t len,
                           unsigned flags, struct stale *stale);

@@ -337,18 +337,18 @@ struct write_job {
     char buf[];
 };
 
-/* Up to the end of a page.   Returns bytes written, or -errno. */
-static ssize_t write_page(struct front *front, struct write_job *w, size_t done)
+/* As much as can be at once.   Returns bytes written, or -errno. */
+static ssize_t write_piece(struct front *front, struct write_job *w, size_t done)
 {
-    size_t left = w->size - done, n = PAGE_SIZE - w->offset % PAGE_SIZE;
-    ssize_t written = file_write_around(w->file, w->offset, w->buf + done, n < left ? n : left,
-                                        w->flags, &w->stale);
+    ssize_t written =
+        file_write_around(w->file, w->offset, w->buf + done, w->size - done, w->flags, &w->stale);
     if (written <= 0)
         return written;
     uint64_t start = w->stale.whole.start, from = done == 0 ? stale_from(&w->stale, start) : start;
     w->offset = start + (uint64_t)written;
     w->flags &= ~(unsigned)WRITE_APPEND; /* that was where this began */
-    front_forget_range(front, w->inode->ino, from, w->offset - from);
+    if (from < w->stale.whole.end)
+        front_forget_range(front, w->inode->ino, from, w->stale.whole.end - from);
     return written;
 }
 
@@ -359,18 +359,19 @@ static void write_done(struct front *front, struct write_job *w, size_t done)
     bool longer = w->stale.eof != UINT64_MAX;
     stale_end(w->inode, &w->stale);
     if (longer && done > 0)
-        front_tell_size(front, w->inode->ino, w->offset, w->buf[done - 1]);
+        front_tell_size(front, w->inode->ino, w->offset);
 }
 
 static void write_run(struct notify_job *job)
 {
     struct write_job *w = (struct write_job *)job;
     struct front *front = front_of(job->req);
-    ssize_t n = 1;
+    ssize_t n = 0;
     size_t done = 0;
-    while (done < w->size && (n = write_page(front, w, done)) > 0)
+    while (done < w->size && (n = write_piece(front, w, done)) > 0)
         done += (size_t)n;
     write_done(front, w, done);
+    atomic_fetch_sub(&front->write_jobs, 1);
     if (done == 0)
         reply_status(job->req, (int)n);
     else if (!atomic_load(&front->leaving))
@@ -394,6 +395,7 @@ static int write_later(fuse_req_t req, struct open_file *file, const char *buf, 
                              .offset = (uint64_t)off,
                              .size = size };
     memcpy(w->buf, buf, size);
+    atomic_fetch_add(&front->write_jobs, 1);
     notifier_add(front, &w->job);
     return 0;
 }
@@ -403,8 +405,11 @@ static int write_later(fuse_req_t req, struct open_file *file, const char *buf, 
 static ssize_t write_around(fuse_req_t req, struct open_file *file, const char *buf, size_t size,
                             off_t off, unsigned flags)
 {
+    struct front *front = front_of(req);
     ssize_t n = -EAGAIN;
-    if (!stale_is_possible(file, (uint64_t)off))
+    if (atomic_load(&front->write_jobs) >= front->write_jobs_most)
+        flags &= ~(unsigned)WRITE_AROUND; /* nothing is made sure of then */
+    if (!(flags & WRITE_AROUND) || !stale_is_possible(file, (uint64_t)off))
         n = file_write_around(file, (uint64_t)off, buf, size, flags, NULL);
     if (n != -EAGAIN)
         return n;

@@ -46,9 +46,9 @@ int front_flush(void *front, uint64_t ino);
 /* Have the kernel forget what it caches of a part of an inode's data: waits for READ requests of it. Same
  * context. */
 void front_forget_range(void *front, uint64_t ino, uint64_t offset, uint64_t len);
-/* Have the kernel know that an inode's data is at least size bytes long, of which last is the last byte. Waits for READ
- * requests of that. Same context. */
-void front_tell_size(void *front, uint64_t ino, uint64_t size, char last);
+/* Have the kernel know that an inode's data is at least size bytes long. Waits for READ requests of the last. Same
+ * context. */
+void front_tell_size(void *front, uint64_t ino, uint64_t size);
 /* Have at least nr of the threads that a client may keep waiting (fuse_lend.c). One thread at a time. */
 void front_more_threads(void *front, unsigned nr);
 /* Likewise its attributes; any context. */

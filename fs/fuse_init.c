@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
@@ -19,8 +20,8 @@
 
 /* Requests the kernel may have under way in the background (readahead, writeback), and how many of
  * them make it stop queueing more. */
-#define MAX_BACKGROUND 64u
-#define CONGESTION     (MAX_BACKGROUND * 3 / 4)
+#define MAX_BACKGROUND  64u
+#define MOST_BACKGROUND 65535u /* as many as the kernel can count */
 
 #define KERNEL_READ_AHEAD_KB 512u
 
@@ -29,29 +30,44 @@
 
 /* ---- agreeing with the kernel ---------------------------------------------------------------- */
 
+/* Where a WRITE may be answered only after the kernel has written back its copies (stale.h). Asynchronous ones are
+ * background requests, as is what is written back; were as many of them waiting as may be under way, it would never come to
+ * us. So that is many, and half of them wait (write_around). And a file that is cut by open(2) is cut
+ * in a request of its own, which the kernel keeps apart from writes: those take several steps. */
+static void go_around(struct front *front, struct fuse_conn_info *conn)
+{
+    unsigned most = MOST_BACKGROUND, allowed;
+    FILE *f = geteuid() != 0 ? fopen("/sys/module/fuse/parameters/max_user_bgreq", "re") : NULL;
+    if (f != NULL && fscanf(f, "%u", &allowed) == 1 && allowed < most)
+        most = allowed;
+    if (f != NULL)
+        (void)fclose(f);
+    conn->want &= ~(unsigned)FUSE_CAP_ATOMIC_O_TRUNC;
+    conn->max_background = most;
+    front->write_jobs_most = most / 2;
+}
+
 /* Not wanted: splice (requests are copied once, into our cache), locks (one machine, one mount: the
  * kernel does them), AUTO_INVAL_DATA (nobody else changes files), HANDLE_KILLPRIV, which clears
  * suid even for those who may keep it (the wire asks for V2). */
 static void init_session(void *userdata, struct fuse_conn_info *conn)
 {
     struct front *front = userdata;
-    unsigned want = FUSE_CAP_ASYNC_READ | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_PARALLEL_DIROPS |
-                    FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_CACHE_SYMLINKS;
+    unsigned want = FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_ATOMIC_O_TRUNC |
+                    FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
+                    FUSE_CAP_CACHE_SYMLINKS;
     if (front->options.kernel_cache && !front->options.attach && !front->options.read_only)
         want |= FUSE_CAP_WRITEBACK_CACHE;
     conn->want = want & conn->capable;
     front->kernel_cache = (conn->want & FUSE_CAP_WRITEBACK_CACHE) != 0;
-    /* Asynchronous direct WRITEs are background requests, as is what the kernel writes back; and no more than
-     * max_background of these are under way. Where a WRITE is answered after the kernel has written back its copies
-     * (stale.h), they would all wait for one that does not come to us. */
-    if (front->kernel_cache || front->options.read_only)
-        conn->want |= FUSE_CAP_ASYNC_DIO & conn->capable;
+    conn->max_background = MAX_BACKGROUND;
+    if (!front->kernel_cache)
+        go_around(front, conn);
+    conn->congestion_threshold = conn->max_background / 4 * 3;
     /* libfuse has made it less for a kernel without MAX_PAGES (before 4.20). */
     if (conn->max_write > FRONT_MAX_IO)
         conn->max_write = FRONT_MAX_IO;
     conn->max_read = front->options.max_read; /* the mount option says so too */
-    conn->max_background = MAX_BACKGROUND;
-    conn->congestion_threshold = CONGESTION;
     conn->time_gran = 1;
     if (front->ready != NULL)
         front->ready(front->ready_arg);
@@ -136,6 +152,11 @@ int front_create(struct front **out, const struct front_options *o)
     if (front == NULL)
         return -ENOMEM;
     front->options = *o;
+    front->no_page = mmap(NULL, PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (front->no_page == MAP_FAILED) {
+        free(front);
+        return -ENOMEM;
+    }
     pthread_rwlock_init(&front->asking, NULL);
     pthread_mutex_init(&front->room_lock, NULL);
     *out = front;
@@ -354,6 +375,7 @@ void front_destroy(struct front *front)
     ring_free(front->wire.ring);
     pthread_rwlock_destroy(&front->asking);
     pthread_mutex_destroy(&front->room_lock);
+    munmap(front->no_page, PAGE_SIZE);
     free(front->mountpoint);
     free(front);
 }

@@ -11,7 +11,7 @@ struct notifier { /* (l) lock  (c) constant */
     pthread_mutex_t lock;
     struct notify_job *first; /* oldest                                                (l) */
     struct notify_job **end;  /* where the next one goes                               (l) */
-    unsigned nr;              /* how many                                              (l) */
+    unsigned nr;              /* queued, or being done                                 (l) */
     struct crew crew;         /* a job may be held by a client, as a lender may; (l) to grow it */
 };
 
@@ -51,12 +51,13 @@ void front_forget_range(void *arg, uint64_t ino, uint64_t offset, uint64_t len)
     (void)invalidate(front, ino, offset, len);
 }
 
-/* The kernel takes no size without a byte. */
-void front_tell_size(void *arg, uint64_t ino, uint64_t size, char last)
+/* It takes no size without a byte, and that may have been stored over meanwhile. But first it takes the size; then it
+ * finds that the byte cannot be read, and leaves its copy as it is (EFAULT). */
+void front_tell_size(void *arg, uint64_t ino, uint64_t size)
 {
     struct front *front = arg;
     struct fuse_bufvec byte = FUSE_BUFVEC_INIT(1);
-    byte.buf[0].mem = &last;
+    byte.buf[0].mem = front->no_page;
     pthread_rwlock_rdlock(&front->asking);
     if (!atomic_load(&front->leaving) && front->se != NULL)
         (void)fuse_lowlevel_notify_store(front->se, ino, (off_t)size - 1, &byte, 0);
@@ -78,7 +79,6 @@ static struct notify_job *take_job(struct notifier *n)
         n->first = job->next;
         if (n->first == NULL)
             n->end = &n->first;
-        n->nr--;
     }
     pthread_mutex_unlock(&n->lock);
     return job;
@@ -94,6 +94,9 @@ static unsigned notifier_step(void *arg)
     if (job->flush != 0)
         front_forget_range(front, job->flush, job->offset, job->len);
     job->run(job);
+    pthread_mutex_lock(&front->notifier->lock);
+    front->notifier->nr--;
+    pthread_mutex_unlock(&front->notifier->lock);
     return 0;
 }
 

@@ -41,32 +41,41 @@ static int open_abort(dev_t dev)
     return fd;
 }
 
-/* Returns false: the socket is closed. */
-static bool take_device(int sock, int *abort_fd)
+enum word { ENDS, CRASHES, MOUNTED };
+
+static enum word hear(int sock, dev_t *dev)
 {
-    dev_t dev;
-    if (recv(sock, &dev, sizeof dev, 0) != (ssize_t)sizeof dev)
-        return false;
-    *abort_fd = open_abort(dev);
-    char there = *abort_fd >= 0;
-    return send(sock, &there, 1, MSG_NOSIGNAL) == 1;
+    ssize_t n = recv(sock, dev, sizeof *dev, 0);
+    return n == (ssize_t)sizeof *dev ? MOUNTED : n == 1 ? CRASHES : ENDS;
 }
 
-/* signals: SIGUSR1, when the thread that made us is gone. */
-static void wait_for_end(int sock, int signals)
+/* signals: SIGUSR1, from the kernel when the thread that made us is gone; and from whoever else sends it. */
+static bool is_gone(int signals, pid_t daemon)
+{
+    struct signalfd_siginfo info;
+    return read(signals, &info, sizeof info) == (ssize_t)sizeof info &&
+           (pid_t)info.ssi_pid == daemon;
+}
+
+static void wait_for_end(int sock, int signals, pid_t daemon)
 {
     struct pollfd fds[2] = { { .fd = signals, .events = POLLIN },
                              { .fd = sock, .events = POLLIN } };
+    enum word word = MOUNTED;
     int abort_fd = -1;
-    for (;;) {
+    dev_t dev;
+    while (word == MOUNTED) {
         if (poll(fds, 2, -1) < 0)
             continue;
-        if (fds[0].revents != 0)
-            break;
-        if (fds[1].revents != 0 && !take_device(sock, &abort_fd))
-            return;
+        if (fds[0].revents != 0 && is_gone(signals, daemon))
+            word = CRASHES;
+        else if (fds[1].revents != 0 && (word = hear(sock, &dev)) == MOUNTED) {
+            abort_fd = open_abort(dev);
+            char there = abort_fd >= 0;
+            (void)send(sock, &there, 1, MSG_NOSIGNAL);
+        }
     }
-    if (abort_fd >= 0)
+    if (word == CRASHES && abort_fd >= 0)
         (void)!write(abort_fd, "1", 1);
 }
 
@@ -85,31 +94,53 @@ static _Noreturn void be_the_other(int sock, pid_t daemon)
     close_range(1, ~0U, 0);
     int signals = signalfd(-1, &death, SFD_CLOEXEC);
     if (signals >= 0 && getppid() == daemon)
-        wait_for_end(0, signals);
+        wait_for_end(0, signals, daemon);
     _exit(0);
 }
 
 /* ---- the daemon ---------------------------------------------------------------------------------- */
 
-int hangup_start(struct hangup *h)
+static int crash_sock = -1;
+
+/* The kernel waits for all threads before it ends a process that crashes, and so for the one that nobody answers any
+ * more: it is said before. */
+static void on_crash(int sig)
+{
+    (void)send(crash_sock, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    (void)raise(sig); /* as if we had not been here */
+}
+
+/* A sanitizer has its own. */
+static void catch_crashes(void)
+{
+    static const int crashes[] = { SIGSEGV, SIGBUS,  SIGABRT, SIGFPE,
+                                   SIGILL,  SIGQUIT, SIGTRAP, SIGSYS };
+    struct sigaction catch = { .sa_handler = on_crash }, now;
+    catch.sa_flags = SA_ONSTACK | (int)SA_RESETHAND;
+    for (size_t i = 0; i < sizeof crashes / sizeof crashes[0]; i++)
+        if (sigaction(crashes[i], NULL, &now) == 0 && now.sa_handler == SIG_DFL)
+            (void)sigaction(crashes[i], &catch, NULL);
+}
+
+void hangup_start(struct hangup *h)
 {
     int fds[2];
     pid_t daemon = getpid();
     *h = (struct hangup){ 0 };
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) != 0)
-        return -errno;
+        return;
     fflush(NULL);
     pid_t pid = fork();
     if (pid == 0)
         be_the_other(fds[1], daemon);
-    int err = -errno;
     close(fds[1]);
     if (pid < 0) {
         close(fds[0]);
-        return err;
+        return;
     }
     *h = (struct hangup){ .pid = pid, .sock = fds[0] };
-    return 0;
+    crash_sock = h->sock;
+    catch_crashes();
 }
 
 bool hangup_for(struct hangup *h, dev_t dev)
@@ -123,7 +154,9 @@ void hangup_stop(struct hangup *h)
 {
     if (h->pid == 0)
         return;
+    crash_sock = -1;
     close(h->sock);
+    kill(h->pid, SIGKILL); /* also one that somebody has stopped */
     while (waitpid(h->pid, NULL, 0) < 0 && errno == EINTR)
         ;
     h->pid = 0;

@@ -9,7 +9,7 @@
  * lets the thread go:
  *
  *     hangup_start()    fork             READY --- dev ---> ARMED --- the main thread is gone ---> abort, exit
- *     hangup_for(dev)   mounted                               |
+ *     hangup_for(dev)   mounted                               |  (or is about to: a crash)
  *     hangup_stop()     unmounted                             +---- the socket is closed --------> exit
  *
  * The file it writes to stays open from the beginning: the number of the connection may be another mount's by then.
@@ -25,10 +25,11 @@ struct hangup {
     int sock;
 };
 
-/* By the main thread, before any other exists.   Returns 0 or -errno. */
-int hangup_start(struct hangup *h);
+/* By the main thread, before any other exists, and before others catch signals of crashes. Does nothing where no process
+ * can be had. */
+void hangup_start(struct hangup *h);
 /* The device number of the mount is known.   Returns false: the kernel's fusectl filesystem is not mounted, and may
- * not be by us; then what is said above may happen. */
+ * not be by us (or there is no process); then what is said above may happen. */
 bool hangup_for(struct hangup *h, dev_t dev);
 /* The connection is at its end. Nothing happens the second time, or if it was not started. */
 void hangup_stop(struct hangup *h);

@@ -50,6 +50,7 @@ struct inode {            /* (c) constant  (i) i_lock  (n) fs->rename_lock  (w) 
     _Atomic uint64_t tid;       /* the last transaction that touched its record or blocks (a) */
     struct rwsem copies_sem;    /* see stale.h, also for these: */
     _Atomic uint64_t copies, copies_seen; /* given, and when the file was opened last   (a) */
+    uint64_t copied, copied_end;          /* (i) there is none outside, bytes; 0, 0: none at all */
     struct stale_range *stale;            /* (i) */
     uint32_t open_writers;       /* (i) open files that can write: see inode_has_writers() */
     struct list_head open_files; /* (i) struct open_file */

@@ -192,10 +192,9 @@ static void on_ready(void *arg)
     if (p->options.foreground)
         front_print_missing(p->front, stderr);
     if (p->options.foreground && !p->hangs_up)
-        fprintf(
-            stderr,
-            "without fusectl (it is not mounted on /sys/fs/fuse/connections): if this process is "
-            "killed, programs that use the mount may hang\n");
+        fprintf(stderr, "without fusectl (it is not mounted on /sys/fs/fuse/connections, or no "
+                        "process could be started): if this process is "
+                        "killed, programs that use the mount may hang\n");
     daemon_ready(&p->daemon);
 }
 
@@ -317,7 +316,7 @@ int main(int argc, char **argv)
     if (err == 0 && !p.options.help && !p.options.version) {
         err = daemon_start(&p.daemon, p.options.foreground);
         if (err == 0)
-            err = hangup_start(&p.hangup);
+            hangup_start(&p.hangup);
         err = err != 0 ? store_fail(&error, err, "%s", strerror(-err)) : run(&p, &error);
         hangup_stop(&p.hangup);
         if (err != 0)

@@ -48,9 +48,8 @@ static const struct option_desc table[] = {
       "kernel: the kernel caches file data too (default); direct: only FolioFS does" },
     { "attach", OPT_ATTACH, 0, 0, 0, NULL,
       "offer mappings of the cache's own pages (libfolio); implied by cache=direct; with "
-      "cache=kernel, writes do not wait in the kernel then, nor is anything cached there but for "
-      "who has "
-      "opened a file read-only" },
+      "cache=kernel, writes do not wait in the kernel then, and only files that are opened "
+      "read-only are cached there" },
     { "fault_around", OPT_NUMBER, AT(fault_around), 1, FAULT_AROUND_MOST, "PAGES",
       "pages that an attached mapping's fault maps together (default 16)" },
     { "store_around", OPT_NUMBER, AT(store_around), 1, STORE_AROUND_MOST, "PAGES",

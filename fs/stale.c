@@ -64,6 +64,10 @@ int stale_give(struct inode *inode, uint64_t offset, size_t len)
     count_copy(inode);
     down_read(&inode->copies_sem);
     pthread_mutex_lock(&inode->i_lock);
+    if (inode->copied_end == 0 || offset < inode->copied)
+        inode->copied = offset;
+    if (offset + len > inode->copied_end)
+        inode->copied_end = offset + len;
     if (inode->stale != NULL)
         err = make_fresh(inode, offset, offset + len);
     pthread_mutex_unlock(&inode->i_lock);
@@ -124,6 +128,20 @@ uint64_t stale_size(struct inode *inode, uint64_t size)
         size = r->of->eof < size ? r->of->eof : size;
     pthread_mutex_unlock(&inode->i_lock);
     return size;
+}
+
+bool stale_is_copied(struct inode *inode, uint64_t offset, size_t *len)
+{
+    pthread_mutex_lock(&inode->i_lock);
+    uint64_t first = inode->copied & PAGE_MASK, end = inode->copied_end;
+    pthread_mutex_unlock(&inode->i_lock);
+    size_t page = PAGE_SIZE - offset % PAGE_SIZE;
+    bool copied = (offset & PAGE_MASK) >= first && (offset & PAGE_MASK) < end;
+    if (copied)
+        *len = *len < page ? *len : page;
+    else if (offset<first && * len> first - offset)
+        *len = (size_t)(first - offset);
+    return copied;
 }
 
 bool stale_covers(struct inode *inode, uint64_t offset, size_t len)

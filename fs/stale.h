@@ -14,7 +14,8 @@
  *     end of the change                makes it fresh
  *
  * A copy of one page shows the change to who may then store to the old copy of another. So a write is made page by page,
- * each when the copies of the one before are gone: whoever sees it in one page finds it in all before that one. (A hole
+ * each when the copies of the one before are gone: whoever sees it in one page finds it in all before that one. (Where no copy was
+ * ever given, all at once. A hole
  * is made at once. Who stores to a page of it because another has shown zeros to him, before fallocate(2) has
  * returned, may lose that store.)
  *
@@ -80,6 +81,9 @@ void stale_end(struct inode *inode, struct stale *stale);
 /* How long may a file of size bytes be shown to be? */
 uint64_t stale_size(struct inode *inode, uint64_t size);
 
+/* May there be copies of some of these bytes? If so *len ends with a page, at the latest; if not, with the first page
+ * of which there may be. Context: copies_sem exclusively. */
+bool stale_is_copied(struct inode *inode, uint64_t offset, size_t *len);
 /* Is one of these bytes stale? Context: copies_sem. */
 bool stale_covers(struct inode *inode, uint64_t offset, size_t len);
 /* How many bytes, len at most, are all stale or all fresh?   Context: i_rwsem. */

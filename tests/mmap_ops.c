@@ -1313,6 +1313,47 @@ static int run_duet(const struct duet *d, double seconds)
     return say(name);
 }
 
+/* A write of many pages beside who opens the file with O_TRUNC: it is there as a whole, or gone. */
+static int writes_beside_cutting_opens(double seconds)
+{
+    enum { LENGTH = 64 * PAGE };
+    static char buf[LENGTH], got[LENGTH];
+    struct timespec begin, now;
+    unsigned rounds = 0;
+    int fd = make("cut", 0, PAGE), status;
+    memset(pair, 0, sizeof *pair);
+    memset(buf, 'w', sizeof buf);
+    pid_t child = fork();
+    while (child == 0 && !pair->stop)
+        close(open("cut", O_RDWR | O_TRUNC));
+    if (child == 0)
+        _exit(0);
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    do {
+        char *p = map(fd, 64);
+        for (int i = 0; i < 64; i++)
+            (void)load(p + (size_t)i * PAGE);
+        if (pwrite(fd, buf, sizeof buf, 0) != sizeof buf)
+            die("pwrite beside O_TRUNC");
+        ssize_t n = pread(fd, got, sizeof got, 0);
+        for (ssize_t i = 0; i < n && why[0] == 0; i++)
+            if (got[i] != 'w')
+                snprintf(why, sizeof why, "byte %zd of %zd is %d", i, n, got[i]);
+        munmap(p, 64 * PAGE);
+        rounds++;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    } while (why[0] == 0 &&
+             (double)(now.tv_sec - begin.tv_sec) + (double)(now.tv_nsec - begin.tv_nsec) / 1e9 <
+                 seconds);
+    pair->stop = true;
+    waitpid(child, &status, 0);
+    close(fd);
+    unlink("cut");
+    char name[100];
+    snprintf(name, sizeof name, "writes_beside_cutting_opens (%u rounds)", rounds);
+    return say(name);
+}
+
 /* only: part of a name; -part: all but those. */
 static int run_races(double seconds, const char *only)
 {
@@ -1328,6 +1369,8 @@ static int run_races(double seconds, const char *only)
     for (size_t i = 0; i < sizeof duets / sizeof duets[0]; i++)
         if ((strstr(duets[i].name, only + but) != NULL) != but)
             bad |= run_duet(&duets[i], seconds);
+    if ((strstr("writes_beside_cutting_opens", only + but) != NULL) != but)
+        bad |= writes_beside_cutting_opens(seconds);
     return bad;
 }
 

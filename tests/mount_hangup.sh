@@ -1,9 +1,9 @@
 #!/bin/sh
-# A daemon that is killed while a thread of its own waits inside the kernel, for a page to be written that the kernel
+# A daemon that is killed, or crashes, while a thread of its own waits inside the kernel, for a page to be written that the kernel
 # has been told to give up: nobody hangs. And nothing stays behind it, nor behind one that ends.
 . "$(dirname -- "$0")/lib.sh"
 build_helper kill_load
-rounds=${FOLIO_ROUNDS:-6}
+rounds=${FOLIO_ROUNDS:-4}
 
 in_the_kernel() # PID: is one of its threads waiting so that no signal ends it?
 {
@@ -20,7 +20,7 @@ give_up() # WHY; not before they can be waited for
     fail "$what: $1"
 }
 
-round() # OPTIONS WHAT
+round() # OPTIONS KIND SIGNAL
 {
     mount_volume -o "$1"
     "$T/kill_load" "$2" "$M/file" 2>"$T/out" &
@@ -29,8 +29,8 @@ round() # OPTIONS WHAT
     random_below 400
     sleep "0.$((random + 100))"
     [ -d "/proc/$load" ] || fail "$what: $(cat "$T/out")"
-    kill -s KILL "$daemon"
-    kill -s KILL "$load"
+    kill -s "$3" "$daemon"
+    kill -s KILL "$load" 2>/dev/null
     until_true 30 has_let_go "$load" || give_up "a program hangs after its daemon"
     until_true 30 has_let_go "$daemon" || give_up 'the daemon hangs'
     wait "$load" 2>/dev/null
@@ -48,6 +48,13 @@ if grep -q 'without fusectl' "$T/daemon.out"; then
 fi
 watcher=$(cat "/proc/$daemon/task/$daemon/children")
 [ -n "$watcher" ] || fail 'there is no process to hang up'
+# Signals that mean something else, and one that stops it.
+# shellcheck disable=SC2086 # with a blank behind it
+kill -s USR1 $watcher && kill -s TERM $watcher
+echo there >"$M/file"
+grep -q there "$M/file" || fail 'a stray signal ended the mount'
+# shellcheck disable=SC2086
+kill -s STOP $watcher
 unmount_volume
 # shellcheck disable=SC2086 # with a blank behind it
 until_true 10 has_ended $watcher || fail 'it outlives its daemon'
@@ -56,9 +63,10 @@ for kind in hole rename write; do
     for options in cache=direct cache=kernel; do
         what="$kind, $options"
         for _ in $(seq "$rounds"); do
-            round "$options" "$kind"
+            round "$options" "$kind" KILL
+            round "$options" "$kind" ABRT
         done
-        say "$what: killed $rounds times"
+        say "$what: killed $rounds times, and aborted"
     done
 done
 say passed
