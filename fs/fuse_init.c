@@ -31,9 +31,9 @@
 /* ---- agreeing with the kernel ---------------------------------------------------------------- */
 
 /* Where a WRITE may be answered only after the kernel has written back its copies (stale.h). Asynchronous ones are
- * background requests, as is what is written back; were as many of them waiting as may be under way, it would never come to
- * us. So that is many, and half of them wait (write_around). And a file that is cut by open(2) is cut
- * in a request of its own, which the kernel keeps apart from writes: those take several steps. */
+ * background requests, as is what is written back; were as many of them waiting as may be under way, it would never
+ * come to us. So that is many, and half of them wait (write_around). And a file that is cut by open(2) is cut in a
+ * request of its own, which the kernel keeps apart from writes: those take several steps. */
 static void go_around(struct front *front, struct fuse_conn_info *conn)
 {
     unsigned most = MOST_BACKGROUND, allowed;

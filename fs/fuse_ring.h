@@ -18,8 +18,8 @@
  *    fuse_throttle.c): it keeps the entry until then, and its thread waits. One more thread is made for
  *    each that waits, up to RING_MOST, so that a queue has as many for other requests as it began with.
  *  - The notifier itself waits for WRITEs and READs, by the same queue perhaps. So an operation that may need
- *    it counts as waiting before it begins (ring_may_wait), and a thread must be left that is sure to take what the kernel
- *    queues: one of the first, or one that has handed over a reply. For the kernel gives a queued
+ *    it counts as waiting before it begins (ring_may_wait), and a thread must be left that is sure to take what
+ *    the kernel queues: one of the first, or one that has handed over a reply. For the kernel gives a queued
  *    request to an entry that comes free, but not to a new one; a new thread is made sure by a request that
  *    means nothing. If even that fails, the operation is refused (ENOMEM).
  *  - A reply goes where its request came from: by the thread's entry if unique is the one it works on,

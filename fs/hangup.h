@@ -25,8 +25,8 @@ struct hangup {
     int sock;
 };
 
-/* By the main thread, before any other exists, and before others catch signals of crashes. Does nothing where no process
- * can be had. */
+/* By the main thread, before any other exists, and before others catch signals of crashes. Does nothing where no
+ * process can be had. */
 void hangup_start(struct hangup *h);
 /* The device number of the mount is known.   Returns false: the kernel's fusectl filesystem is not mounted, and may
  * not be by us (or there is no process); then what is said above may happen. */

@@ -13,11 +13,10 @@
  *                                      to a copy without it
  *     end of the change                makes it fresh
  *
- * A copy of one page shows the change to who may then store to the old copy of another. So a write is made page by page,
- * each when the copies of the one before are gone: whoever sees it in one page finds it in all before that one. (Where no copy was
- * ever given, all at once. A hole
- * is made at once. Who stores to a page of it because another has shown zeros to him, before fallocate(2) has
- * returned, may lose that store.)
+ * A copy of one page shows the change to who may then store to the old copy of another. So where there may be copies a
+ * write is made page by page, each when the copies of the one before are gone: whoever sees it in one page finds it in
+ * all before that one. (A hole is made at once. Who stores to a page of it because another has shown zeros to him,
+ * before fallocate(2) has returned, may lose that store.)
  *
  * The kernel learns of a longer file by the answer. Until just before that the file is shown as long as it was, or
  * somebody would store where the kernel knows no file: it makes zeros of that.
@@ -53,8 +52,8 @@ struct stale {
     uint64_t eof; /* it made the file longer: where that ended before, bytes; or UINT64_MAX (i) */
 };
 
-/* A copy of the page that the file ended in may bear stores behind the end. Where the file grows over it they show if it
- * comes back as part of the longer file: so that copy is to go, too, while who holds it still knows the shorter one.
+/* A copy of the page that the file ended in may bear stores behind the end. Where the file grows over it they show if
+ * it comes back as part of the longer file: so that copy is to go, too, while who holds it still knows the shorter one.
  * Returns from where on, bytes. */
 static inline uint64_t stale_from(const struct stale *stale, uint64_t offset)
 {
@@ -72,8 +71,8 @@ bool stale_is_possible(struct open_file *file, uint64_t offset);
 /* A file was opened. Context: i_lock. */
 void stale_opened(struct open_file *file);
 
-/* Bytes were changed. Once more: others, as the copies of the ones before are gone. eof: UINT64_MAX; or, before it happens
- * (len 0): the file is going to be longer, and ends there now. Context: copies_sem and i_rwsem exclusively. */
+/* Bytes were changed. Once more: others, as the copies of the ones before are gone. eof: UINT64_MAX; or, before it
+ * happens (len 0): the file is going to be longer, and ends there now. Context: copies_sem and i_rwsem exclusively. */
 void stale_begin(struct inode *inode, struct stale *stale, uint64_t offset, uint64_t len,
                  uint64_t eof);
 /* The copies are gone. Nothing happens if it has not begun. */

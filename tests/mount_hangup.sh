@@ -1,6 +1,6 @@
 #!/bin/sh
-# A daemon that is killed, or crashes, while a thread of its own waits inside the kernel, for a page to be written that the kernel
-# has been told to give up: nobody hangs. And nothing stays behind it, nor behind one that ends.
+# A daemon that is killed, or crashes, while a thread of its own waits inside the kernel, for a page to be written
+# that the kernel has been told to give up: nobody hangs. And nothing stays behind it, nor behind one that ends.
 #
 #   FOLIO_ROUNDS  how often, of each kind (2)
 . "$(dirname -- "$0")/lib.sh"

@@ -1,5 +1,5 @@
-/* What is written around copies that somebody holds, and what comes back from those copies, beside a model that knows of
- * each byte by which changes it is stale. FOLIO_SEED=n runs one seed again. */
+/* What is written around copies that somebody holds, and what comes back from those copies, beside a model that
+ * knows of each byte by which changes it is stale. FOLIO_SEED=n runs one seed again. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
