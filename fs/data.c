@@ -240,23 +240,19 @@ static ssize_t write_page_cache(const struct write *w, uint64_t offset, const vo
 {
     struct inode *inode = w->file->inode;
     uint64_t eof = atomic_load(&inode->mapping.i_size);
-    bool is_stale = false;
+    bool is_stale = false, copied = false;
     if (w->flags & WRITE_APPEND)
         offset = eof;
     if ((w->flags & WRITE_AROUND) && w->stale == NULL && stale_is_possible(w->file, offset))
         return -EAGAIN;
     if (w->flags & WRITE_CACHED)
         len = stale_piece(inode, offset, len, &is_stale);
-    if (w->stale == NULL) {
-        ssize_t n = is_stale ? (ssize_t)len : filemap_write(&inode->mapping, offset, buf, len);
-        if (n > 0 && !(w->flags & WRITE_KEEP_TIMES))
-            set_times(inode);
-        return n;
+    if (w->stale != NULL) {
+        copied = stale_is_copied(inode, offset, &len);
+        stale_begin(inode, w->stale, offset, 0, offset + len > eof ? eof : UINT64_MAX);
     }
-    bool copied = stale_is_copied(inode, offset, &len);
-    stale_begin(inode, w->stale, offset, 0, offset + len > eof ? eof : UINT64_MAX);
-    ssize_t n = filemap_write(&inode->mapping, offset, buf, len);
-    if (n > 0)
+    ssize_t n = is_stale ? (ssize_t)len : filemap_write(&inode->mapping, offset, buf, len);
+    if (n > 0 && !(w->flags & WRITE_KEEP_TIMES))
         set_times(inode);
     if (n > 0 && copied)
         stale_begin(inode, w->stale, offset, (uint64_t)n, UINT64_MAX);

@@ -329,7 +329,6 @@ static void note_lost_write(struct front *front, struct inode *inode, int err)
 struct write_job {
     struct notify_job job;  /* first */
     struct open_file *file; /* stays open while its request is unanswered */
-    struct inode *inode;    /* its */
     unsigned flags;
     uint64_t offset;
     struct stale stale;
@@ -348,7 +347,7 @@ static ssize_t write_piece(struct front *front, struct write_job *w, size_t done
     w->offset = start + (uint64_t)written;
     w->flags &= ~(unsigned)WRITE_APPEND; /* that was where this began */
     if (from < w->stale.whole.end)
-        front_forget_range(front, w->inode->ino, from, w->stale.whole.end - from);
+        front_forget_range(front, w->file->inode->ino, from, w->stale.whole.end - from);
     return written;
 }
 
@@ -357,9 +356,9 @@ static ssize_t write_piece(struct front *front, struct write_job *w, size_t done
 static void write_done(struct front *front, struct write_job *w, size_t done)
 {
     bool longer = w->stale.eof != UINT64_MAX;
-    stale_end(w->inode, &w->stale);
+    stale_end(w->file->inode, &w->stale);
     if (longer && done > 0)
-        front_tell_size(front, w->inode->ino, w->offset);
+        front_tell_size(front, w->file->inode->ino, w->offset);
 }
 
 static void write_run(struct notify_job *job)
@@ -390,7 +389,6 @@ static int write_later(fuse_req_t req, struct open_file *file, const char *buf, 
         return -ENOMEM;
     *w = (struct write_job){ .job = { .req = req, .run = write_run },
                              .file = file,
-                             .inode = file->inode,
                              .flags = flags,
                              .offset = (uint64_t)off,
                              .size = size };

@@ -5,7 +5,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
@@ -152,11 +151,6 @@ int front_create(struct front **out, const struct front_options *o)
     if (front == NULL)
         return -ENOMEM;
     front->options = *o;
-    front->no_page = mmap(NULL, PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (front->no_page == MAP_FAILED) {
-        free(front);
-        return -ENOMEM;
-    }
     pthread_rwlock_init(&front->asking, NULL);
     pthread_mutex_init(&front->room_lock, NULL);
     *out = front;
@@ -375,7 +369,6 @@ void front_destroy(struct front *front)
     ring_free(front->wire.ring);
     pthread_rwlock_destroy(&front->asking);
     pthread_mutex_destroy(&front->room_lock);
-    munmap(front->no_page, PAGE_SIZE);
     free(front->mountpoint);
     free(front);
 }

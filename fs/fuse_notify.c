@@ -56,8 +56,7 @@ void front_forget_range(void *arg, uint64_t ino, uint64_t offset, uint64_t len)
 void front_tell_size(void *arg, uint64_t ino, uint64_t size)
 {
     struct front *front = arg;
-    struct fuse_bufvec byte = FUSE_BUFVEC_INIT(1);
-    byte.buf[0].mem = front->no_page;
+    struct fuse_bufvec byte = FUSE_BUFVEC_INIT(1); /* at NULL */
     pthread_rwlock_rdlock(&front->asking);
     if (!atomic_load(&front->leaving) && front->se != NULL)
         (void)fuse_lowlevel_notify_store(front->se, ino, (off_t)size - 1, &byte, 0);
@@ -155,8 +154,7 @@ void notifier_grow(struct front *front, unsigned nr)
     if (n == NULL)
         return;
     pthread_mutex_lock(&n->lock);
-    unsigned wanted = atomic_load(&n->crew.nr) + n->nr;
-    crew_grow(&n->crew, wanted > nr ? wanted : nr);
+    crew_grow(&n->crew, n->nr > nr ? n->nr : nr);
     pthread_mutex_unlock(&n->lock);
     crew_wake(&n->crew);
 }

@@ -38,7 +38,6 @@ struct front {                    /* (c) constant while the loop runs  (a) atomi
     _Atomic bool kernel_cache;    /* write(2) may wait in the kernel: options', if it agreed (a) */
     unsigned write_jobs_most;     /* see go_around()                                         (c) */
     _Atomic unsigned write_jobs;  /* writes that wait for copies to go                       (a) */
-    void *no_page;                /* a page that nobody can read                             (c) */
     bool hooked;                  /* the wire's hooks are in place                           (c) */
     pthread_t loop;               /* the thread in front_loop()                              (c) */
     void (*ready)(void *arg);     /* (c) */

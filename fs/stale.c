@@ -135,12 +135,14 @@ bool stale_is_copied(struct inode *inode, uint64_t offset, size_t *len)
     pthread_mutex_lock(&inode->i_lock);
     uint64_t first = inode->copied & PAGE_MASK, end = inode->copied_end;
     pthread_mutex_unlock(&inode->i_lock);
-    size_t page = PAGE_SIZE - offset % PAGE_SIZE;
-    bool copied = (offset & PAGE_MASK) >= first && (offset & PAGE_MASK) < end;
+    uint64_t page = offset & PAGE_MASK, most = *len;
+    bool copied = page >= first && page < end;
     if (copied)
-        *len = *len < page ? *len : page;
-    else if (offset<first && * len> first - offset)
-        *len = (size_t)(first - offset);
+        most = page + PAGE_SIZE - offset;
+    else if (page < first)
+        most = first - offset;
+    if (most < *len)
+        *len = (size_t)most;
     return copied;
 }
 

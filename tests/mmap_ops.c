@@ -111,6 +111,13 @@ static int load(const volatile char *at)
     return sig == 0 ? (unsigned char)*at : -sig;
 }
 
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
 /* ---- files ------------------------------------------------------------------------------------- */
 
 /* A new file of n bytes, all c. */
@@ -1130,18 +1137,14 @@ static void storer(const struct race *r, unsigned who)
 
 static void changer(const struct race *r, int fd, double seconds)
 {
-    struct timespec begin, now;
     unsigned random = 12345;
-    clock_gettime(CLOCK_MONOTONIC, &begin);
+    double end = now() + seconds;
     do {
         shared->changes++;
         random = random * 1103515245u + 12345u;
         r->change(fd, random >> 4);
         shared->changes++;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-    } while (!shared->stop &&
-             (double)(now.tv_sec - begin.tv_sec) + (double)(now.tv_nsec - begin.tv_nsec) / 1e9 <
-                 seconds);
+    } while (!shared->stop && now() < end);
 }
 
 /* When all is quiet: the last store of each, unless something was taken away after it. */
@@ -1266,11 +1269,10 @@ static _Noreturn void write_numbers(const struct duet *d)
 
 static void store_over_numbers(const struct duet *d, int fd, double seconds)
 {
-    struct timespec begin, now;
+    double end = now() + seconds;
     volatile uint64_t *map = mmap(NULL, 16 << 20, RW, MAP_SHARED, fd, 0);
     if (map == MAP_FAILED)
         die("mmap");
-    clock_gettime(CLOCK_MONOTONIC, &begin);
     uint64_t n = 2;
     do {
         uint64_t got = 0;
@@ -1286,10 +1288,7 @@ static void store_over_numbers(const struct duet *d, int fd, double seconds)
         pair->rounds++;
         pair->stored = n;
         n += 2;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-    } while (pair->why[0] == 0 && n < 1 << 21 &&
-             (double)(now.tv_sec - begin.tv_sec) + (double)(now.tv_nsec - begin.tv_nsec) / 1e9 <
-                 seconds);
+    } while (pair->why[0] == 0 && n < 1 << 21 && now() < end);
     munmap((void *)map, 16 << 20);
 }
 
@@ -1318,7 +1317,7 @@ static int writes_beside_cutting_opens(double seconds)
 {
     enum { LENGTH = 64 * PAGE };
     static char buf[LENGTH], got[LENGTH];
-    struct timespec begin, now;
+    double end = now() + seconds;
     unsigned rounds = 0;
     int fd = make("cut", 0, PAGE), status;
     memset(pair, 0, sizeof *pair);
@@ -1328,7 +1327,6 @@ static int writes_beside_cutting_opens(double seconds)
         close(open("cut", O_RDWR | O_TRUNC));
     if (child == 0)
         _exit(0);
-    clock_gettime(CLOCK_MONOTONIC, &begin);
     do {
         char *p = map(fd, 64);
         for (int i = 0; i < 64; i++)
@@ -1341,10 +1339,7 @@ static int writes_beside_cutting_opens(double seconds)
                 snprintf(why, sizeof why, "byte %zd of %zd is %d", i, n, got[i]);
         munmap(p, 64 * PAGE);
         rounds++;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-    } while (why[0] == 0 &&
-             (double)(now.tv_sec - begin.tv_sec) + (double)(now.tv_nsec - begin.tv_nsec) / 1e9 <
-                 seconds);
+    } while (why[0] == 0 && now() < end);
     pair->stop = true;
     waitpid(child, &status, 0);
     close(fd);
