@@ -240,6 +240,7 @@ static bool read_around(fuse_req_t req, struct open_file *file, uint64_t off, si
                         bool may_wait)
 {
     struct inode *inode = file->inode;
+    inode_ref(inode, 1); /* whoever has the reply may close the file */
     down_read(&inode->copies_sem);
     uint64_t size = stale_size(inode, UINT64_MAX);
     len = off >= size ? 0 : len < size - off ? len : (size_t)(size - off);
@@ -247,6 +248,7 @@ static bool read_around(fuse_req_t req, struct open_file *file, uint64_t off, si
     if (!stale || may_wait)
         read_and_reply(req, file, off, len, stale ? REPLY_LATER : REPLY_NOW);
     up_read(&inode->copies_sem);
+    inode_put(inode, 1);
     return !stale || may_wait;
 }
 
@@ -254,6 +256,7 @@ static bool read_around(fuse_req_t req, struct open_file *file, uint64_t off, si
 static void read_copy(fuse_req_t req, struct open_file *file, uint64_t off, size_t len)
 {
     struct inode *inode = file->inode;
+    inode_ref(inode, 1); /* whoever has the reply may close the file */
     int err = stale_give(inode, off, len);
     if (err != 0) {
         reply_status(req, err);
@@ -264,6 +267,7 @@ static void read_copy(fuse_req_t req, struct open_file *file, uint64_t off, size
         read_and_reply(req, file, off, len, REPLY_NOW);
         stale_gave(inode);
     }
+    inode_put(inode, 1);
 }
 
 void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
