@@ -3,7 +3,7 @@
 # they are as old as vm.dirty_expire_centisecs says, and we write them in time. Nothing else is called, and the
 # mapping stays; then the daemon is killed.
 . "$(dirname -- "$0")/lib.sh"
-build_helper mmap_ops
+build_helper mmap_durable
 expire=$(($(cat /proc/sys/vm/dirty_expire_centisecs) / 100))
 number=0
 
@@ -18,11 +18,11 @@ for cache in kernel direct; do
         continue
     fi
     wait_for_control
-    "$T/mmap_ops" make "$M/file" || fail "$what: make"
+    "$T/mmap_durable" make "$M/file" || fail "$what: make"
     "$FOLIO_BIN/foliofsctl" "$M" sync || fail "$what: foliofsctl sync"
     handed_over=$(stat_of faults.kernel_mkwrite)
     mkfifo "$T/go"
-    "$T/mmap_ops" async "$M/file" $number <"$T/go" >"$T/out" 2>&1 &
+    "$T/mmap_durable" async "$M/file" $number <"$T/go" >"$T/out" 2>&1 &
     holder=$!
     note_process "$holder"
     exec 9>"$T/go"
@@ -41,7 +41,7 @@ for cache in kernel direct; do
     wait "$holder"
     rm -f "$T/pids/$holder" "$T/go"
     mount_volume -o "cache=$cache"
-    "$T/mmap_ops" verify "$M/file" $number >"$T/out" || fail "$what: $(cat "$T/out")"
+    "$T/mmap_durable" verify "$M/file" $number >"$T/out" || fail "$what: $(cat "$T/out")"
     unmount_volume
     check_volume "$what"
 done

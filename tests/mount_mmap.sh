@@ -1,11 +1,13 @@
 #!/bin/sh
-# Any program maps files of a mount, as on ext4: what tests/mmap_ops.c expects holds on ext4 first, then
+# Any program maps files of a mount, as on ext4: what tests/mmap_ops.c expects, and the stores of tests/mmap_races.c, on ext4 first, then
 # on ours, with both caches, with a cache of 1 MiB whose pages are dropped meanwhile, and for what must
 # survive the daemon's death.
 #
 #   FOLIO_SECONDS  how long each race lasts (1)
 . "$(dirname -- "$0")/lib.sh"
 build_helper mmap_ops
+build_helper mmap_races
+build_helper mmap_durable
 seconds=${FOLIO_SECONDS:-1}
 
 # What FUSE does not let a file system do: the kernel neither asks nor says anything, before it is done, when ftruncate
@@ -22,7 +24,7 @@ properties() # DIRECTORY [PATTERN of what cannot hold [RACE that may be lost]]
     grep -v '^ok' "$T/out" | grep -Ev "^FAIL (${2-none}):" >"$T/bad"
     [ ! -s "$T/bad" ] || fail "$what: $(cat "$T/bad")"
     say "$what: $(grep -c '^ok' "$T/out") properties hold, $(grep -c '^FAIL' "$T/out") cannot"
-    timeout 300 "$T/mmap_ops" races "$1" "$seconds" "-${3-none}" >"$T/out" 2>&1 || fail "$what: $(cat "$T/out")"
+    timeout 300 "$T/mmap_races" "$1" "$seconds" "-${3-none}" >"$T/out" 2>&1 || fail "$what: $(cat "$T/out")"
     timeout 300 "$T/mmap_ops" big "$1" 16 >>"$T/out" 2>&1 || fail "$what: $(tail -n 1 "$T/out")"
     rmdir "$1" || fail "$what: files were left behind: $(ls "$1")"
 }
@@ -55,17 +57,17 @@ number=0
 store() # HOW
 {
     number=$((number + 1))
-    "$T/mmap_ops" store "$M/file" "$1" "$number" || fail "$what: store and $1"
+    "$T/mmap_durable" store "$M/file" "$1" "$number" || fail "$what: store and $1"
 }
 verify() # WHAT WAS DONE
 {
-    "$T/mmap_ops" verify "$M/file" "$number" >"$T/out" || fail "$what: after $1: $(cat "$T/out")"
+    "$T/mmap_durable" verify "$M/file" "$number" >"$T/out" || fail "$what: after $1: $(cat "$T/out")"
 }
 
 durability() # CACHE
 {
     mount_volume -o "cache=$1"
-    "$T/mmap_ops" make "$M/file" || fail "$what: make"
+    "$T/mmap_durable" make "$M/file" || fail "$what: make"
     for how in msync fsync fdatasync other; do
         store "$how"
         crash
@@ -88,12 +90,12 @@ durability() # CACHE
     verify unmounting
 }
 
-# Start "mmap_ops WHAT ... NUMBER", which ends when descriptor 9 is closed.
+# Start "mmap_durable WHAT ... NUMBER", which ends when descriptor 9 is closed.
 start_holder() # WHAT ARGUMENT...
 {
     number=$((number + 1))
     mkfifo "$T/go"
-    "$T/mmap_ops" "$@" "$number" <"$T/go" >"$T/out" 2>&1 &
+    "$T/mmap_durable" "$@" "$number" <"$T/go" >"$T/out" 2>&1 &
     holder=$!
     note_process "$holder"
     exec 9>"$T/go"
@@ -112,7 +114,7 @@ end_holder()
 stores_nobody_synced() # OPTIONS
 {
     mount_volume -o "$1"
-    "$T/mmap_ops" make "$M/file" || fail "$what: make"
+    "$T/mmap_durable" make "$M/file" || fail "$what: make"
     wait_for_control
     start_holder keep "$M/file"
     "$FOLIO_BIN/foliofsctl" "$M" sync || fail "$what: foliofsctl sync"
@@ -153,7 +155,7 @@ unmounting() # CACHE
     unmount_volume
     mount_volume -o "cache=$1,ro"
     verify 'another unmount'
-    "$T/mmap_ops" make "$M/other" 2>/dev/null && fail "$what: a file made on a read-only mount"
+    "$T/mmap_durable" make "$M/other" 2>/dev/null && fail "$what: a file made on a read-only mount"
     "$T/mmap_ops" readonly "$M/zeros" >"$T/out" || fail "$what: $(cat "$T/out")"
     unmount_volume
 }
@@ -182,7 +184,7 @@ for cache in kernel direct; do
     cannot=$kernel_cannot
     [ $cache = kernel ] || cannot=$direct_cannot
     properties "$M/d" "$cannot"
-    "$T/mmap_ops" make "$M/zeros" || fail "$what: make"
+    "$T/mmap_durable" make "$M/zeros" || fail "$what: make"
     unmount_volume
     check_volume "$what"
 
@@ -209,7 +211,7 @@ done
 what=cache=kernel,attach
 make_volume
 mount_volume -o cache=kernel,attach
-timeout 300 "$T/mmap_ops" races "$M" "$seconds" >"$T/out" 2>&1 || fail "$what: $(cat "$T/out")"
+timeout 300 "$T/mmap_races" "$M" "$seconds" >"$T/out" 2>&1 || fail "$what: $(cat "$T/out")"
 unmount_volume
 stores_nobody_synced cache=kernel,attach
 check_volume "$what"
@@ -226,7 +228,7 @@ for round in 1 2 3; do
     mount_volume -o cache=direct
     wait_for_control
     mkdir -p "$M/d"
-    (cd "$M/d" && exec timeout 60 "$T/mmap_ops" races . 20 fsync) >"$T/out" 2>&1 &
+    (cd "$M/d" && exec timeout 60 "$T/mmap_races" . 20 fsync) >"$T/out" 2>&1 &
     storer=$!
     note_process "$storer"
     sync_again_and_again &
