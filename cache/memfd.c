@@ -340,7 +340,7 @@ int memfd_frame(struct memfd *f, uint32_t index, void **out)
     if (at == NULL)
         err = -ENOMEM;
     else if (index >= f->pages)
-        err = resize_locked(f, (uint64_t)index + 1);
+        err = resize_locked(f, (uint64_t)index + 1) == 0 ? 0 : -ENOMEM;
     if (err == 0)
         *out = at + ((index - segment_first(segment)) << PAGE_SHIFT);
     return err;

@@ -179,6 +179,24 @@ static bool is_around(const struct front *front, const struct fuse_file_info *fi
            atomic_load(&open_file_of(fi)->inode->mapping.memfd) == NULL;
 }
 
+static void let_go(struct front *front, size_t size)
+{
+    atomic_fetch_sub(&front->held_bytes, size);
+    atomic_fetch_sub(&front->held, 1);
+}
+
+/* May a read or write of so many bytes wait, until it is let go? Where not, nothing is made sure of: it is answered as
+ * if there were no copies. */
+static bool may_hold(struct front *front, size_t size)
+{
+    unsigned nr = atomic_fetch_add(&front->held, 1);
+    uint64_t bytes = atomic_fetch_add(&front->held_bytes, size);
+    if (nr < front->held_most && bytes + size <= front->options.held_bytes)
+        return true;
+    let_go(front, size);
+    return false;
+}
+
 struct read_job {
     struct notify_job job; /* first */
     size_t len;
@@ -188,18 +206,26 @@ struct read_job {
 static void read_run(struct notify_job *job)
 {
     struct read_job *r = (struct read_job *)job;
-    fuse_reply_buf(job->req, r->buf, r->len);
+    let_go(front_of(job->req), r->len);
+    if (job->kept)
+        fuse_reply_none(job->req);
+    else
+        fuse_reply_buf(job->req, r->buf, r->len);
     free(r);
 }
 
-/* Not before the kernel's copies are gone.   Returns 0 or -ENOMEM. Context: front_may_wait(). */
+/* Not before the kernel's copies are gone.   Returns 0; -EBUSY: it may not wait; -ENOMEM. Context: front_may_wait(). */
 static int reply_pages_later(fuse_req_t req, const struct inode *inode, struct page **pages,
                              uint64_t offset, size_t len)
 {
     struct front *front = front_of(req);
+    if (!may_hold(front, len))
+        return -EBUSY;
     struct read_job *r = malloc(sizeof *r + len);
-    if (r == NULL)
+    if (r == NULL) {
+        let_go(front, len);
         return -ENOMEM;
+    }
     *r = (struct read_job){ .len = len };
     r->job = (struct notify_job){
         .req = req, .flush = inode->ino, .offset = offset, .len = len, .run = read_run
@@ -225,8 +251,13 @@ static void read_and_reply(fuse_req_t req, struct open_file *file, uint64_t off,
     int err = nr < 0 ? (int)nr : 0;
     if (reply == REPLY_LENT && err == 0)
         err = lend_pages(front, inode, pages, (size_t)nr);
-    if (reply == REPLY_LATER && err == 0)
+    if (reply == REPLY_LATER && err == 0) {
         err = reply_pages_later(req, inode, pages, off, len);
+        if (err == -EBUSY) {
+            reply = REPLY_NOW;
+            err = 0;
+        }
+    }
     if (err != 0)
         reply_status(req, err);
     else if (reply != REPLY_LATER)
@@ -276,7 +307,9 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
     struct front *front = front_of(req);
     struct open_file *file = open_file_of(fi);
     size_t len = size < FRONT_MAX_IO ? size : FRONT_MAX_IO;
-    if (kernel_keeps(fi))
+    if (kernel_keeps(fi) && atomic_load(&front->closing))
+        reply_status(req, -EIO);
+    else if (kernel_keeps(fi))
         read_copy(req, file, (uint64_t)off, len);
     else if (!is_around(front, fi))
         read_and_reply(req, file, (uint64_t)off, len, REPLY_NOW);
@@ -374,7 +407,7 @@ static void write_run(struct notify_job *job)
     while (done < w->size && (n = write_piece(front, w, done)) > 0)
         done += (size_t)n;
     write_done(front, w, done);
-    atomic_fetch_sub(&front->write_jobs, 1);
+    let_go(front, w->size);
     if (done == 0)
         reply_status(job->req, (int)n);
     else if (!atomic_load(&front->leaving))
@@ -384,6 +417,7 @@ static void write_run(struct notify_job *job)
     free(w);
 }
 
+/* Returns 0: it will be answered; -ENOMEM. */
 static int write_later(fuse_req_t req, struct open_file *file, const char *buf, size_t size,
                        off_t off, unsigned flags)
 {
@@ -397,26 +431,29 @@ static int write_later(fuse_req_t req, struct open_file *file, const char *buf, 
                              .offset = (uint64_t)off,
                              .size = size };
     memcpy(w->buf, buf, size);
-    atomic_fetch_add(&front->write_jobs, 1);
     notifier_add(front, &w->job);
     return 0;
 }
 
-/* Where there may be copies, it is for a thread that may wait for them.   Returns bytes written; -EAGAIN: it will
- * be answered; -errno. */
-static ssize_t write_around(fuse_req_t req, struct open_file *file, const char *buf, size_t size,
-                            off_t off, unsigned flags)
+/* Where there may be copies, it is for a thread that may wait for them.
+ * Returns false: it will be answered; true: *n is bytes written, or -errno. */
+static bool write_around(fuse_req_t req, struct open_file *file, const char *buf, size_t size,
+                         off_t off, unsigned flags, ssize_t *n)
 {
     struct front *front = front_of(req);
-    ssize_t n = -EAGAIN;
-    if (atomic_load(&front->write_jobs) >= front->write_jobs_most)
-        flags &= ~(unsigned)WRITE_AROUND; /* nothing is made sure of then */
-    if (!(flags & WRITE_AROUND) || !stale_is_possible(file, (uint64_t)off))
-        n = file_write_around(file, (uint64_t)off, buf, size, flags, NULL);
-    if (n != -EAGAIN)
-        return n;
-    int err = write_later(req, file, buf, size, off, flags);
-    return err == 0 ? -EAGAIN : err;
+    if (!stale_is_possible(file, (uint64_t)off)) {
+        *n = file_write_around(file, (uint64_t)off, buf, size, flags, NULL);
+        if (*n != -EAGAIN)
+            return true;
+    }
+    if (!may_hold(front, size)) {
+        *n = file_write(file, (uint64_t)off, buf, size, flags & ~(unsigned)WRITE_AROUND);
+        return true;
+    }
+    *n = write_later(req, file, buf, size, off, flags);
+    if (*n != 0)
+        let_go(front, size);
+    return *n != 0;
 }
 
 static ssize_t write_back(struct front *front, struct open_file *file, const char *buf, size_t size,
@@ -440,13 +477,14 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
     ssize_t n = drop_before_write(req, file->inode, fi);
     if (n == 0 && (flags & WRITE_CACHED))
         n = write_back(front, file, buf, size, off, flags);
-    else if (n == 0 && (flags & WRITE_AROUND))
-        n = write_around(req, file, buf, size, off, flags);
-    else if (n == 0)
+    else if (n == 0 && (flags & WRITE_AROUND)) {
+        if (!write_around(req, file, buf, size, off, flags, &n))
+            return;
+    } else if (n == 0)
         n = file_write(file, (uint64_t)off, buf, size, flags);
     if (n >= 0)
         reply_written(req, (size_t)n);
-    else if (n != -EAGAIN)
+    else
         reply_status(req, (int)n);
 }
 
@@ -463,7 +501,10 @@ static void hole_run(struct notify_job *job)
 {
     struct hole_job *h = (struct hole_job *)job;
     stale_end(h->file->inode, &h->stale);
-    reply_status(job->req, h->err);
+    if (job->kept)
+        fuse_reply_none(job->req);
+    else
+        reply_status(job->req, h->err);
     free(h);
 }
 

@@ -27,7 +27,8 @@ struct front_options {
     bool io_uring;    /* get requests by io_uring too, if the kernel offers that; see fuse_ring.h */
     uint32_t spin_us; /* look for requests so long before sleeping; see fuse_wire.h */
     unsigned threads; /* at most so many requests are worked on at once */
-    uint32_t max_read; /* largest READ, bytes; up to FRONT_MAX_IO, which is the largest WRITE */
+    uint32_t max_read;   /* largest READ, bytes; up to FRONT_MAX_IO, which is the largest WRITE */
+    uint64_t held_bytes; /* so much of reads and writes may wait for the kernel to give up pages */
     const char *fuse_options; /* mount options for libfuse, comma-separated, escaped */
 };
 

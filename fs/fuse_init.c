@@ -29,21 +29,22 @@
 
 /* ---- agreeing with the kernel ---------------------------------------------------------------- */
 
-/* Where a WRITE may be answered only after the kernel has written back its copies (stale.h). Asynchronous ones are
- * background requests, as is what is written back; were as many of them waiting as may be under way, it would never
- * come to us. So that is many, and half of them wait (write_around). And a file that is cut by open(2) is cut in a
- * request of its own, which the kernel keeps apart from writes: those take several steps. */
+/* Where a READ or WRITE may be answered only after the kernel has written back its copies (stale.h). Asynchronous ones
+ * are background requests, as is what is written back; were as many of them waiting as may be under way, it would never
+ * come to us. So that is many, and half of them wait (may_hold). (The kernel allows less to whoever has no CAP_SYS_ADMIN
+ * outside of all user namespaces, which cannot be seen from within.) And a file that is cut by open(2) is cut in a request
+ * of its own, which the kernel keeps apart from writes: those take several steps. */
 static void go_around(struct front *front, struct fuse_conn_info *conn)
 {
     unsigned most = MOST_BACKGROUND, allowed;
-    FILE *f = geteuid() != 0 ? fopen("/sys/module/fuse/parameters/max_user_bgreq", "re") : NULL;
+    FILE *f = fopen("/sys/module/fuse/parameters/max_user_bgreq", "re");
     if (f != NULL && fscanf(f, "%u", &allowed) == 1 && allowed < most)
         most = allowed;
     if (f != NULL)
         (void)fclose(f);
     conn->want &= ~(unsigned)FUSE_CAP_ATOMIC_O_TRUNC;
     conn->max_background = most;
-    front->write_jobs_most = most / 2;
+    front->held_most = most / 2;
 }
 
 /* Not wanted: splice (requests are copied once, into our cache), locks (one machine, one mount: the
@@ -281,6 +282,8 @@ int front_loop(struct front *front, void (*ready)(void *arg), void *arg)
     front->ready = ready;
     front->ready_arg = arg;
     int err = run_loop(front);
+    if (err == 0)
+        err = -atomic_load(&front->wire.error);
     ring_stop(front->wire.ring);
     atomic_store(&front->left, true);
     return err < 0 ? err : 0;
@@ -319,7 +322,7 @@ static void collect_writes(struct front *front, bool mounted)
     int err;
     while ((err = fs_collect_writes(front->fs)) == -ENOMEM && clock_now(&clock_monotonic) < until)
         (void)poll(NULL, 0, MEMORY_WAIT_MS);
-    front->lost = err == -ENOMEM || atomic_load(&front->fs->ops[FS_LOST_WRITES]) != lost;
+    front->lost |= err == -ENOMEM || atomic_load(&front->fs->ops[FS_LOST_WRITES]) != lost;
 }
 
 bool front_has_lost(const struct front *front)
@@ -352,6 +355,9 @@ void front_quit(struct front *front)
                    "namespace: it is written back and ended there, too",
                    front->mountpoint);
     collect_writes(front, mounted);
+    /* What is stored meanwhile: once more, and who comes to a page that has gone gets SIGBUS. */
+    atomic_store(&front->closing, true);
+    collect_writes(front, false);
     front_stop_asking(front);
     leave_loop(front);
 }

@@ -91,7 +91,7 @@ static unsigned notifier_step(void *arg)
     if (job == NULL)
         return NOTIFIER_IDLE_MS;
     if (job->flush != 0)
-        front_forget_range(front, job->flush, job->offset, job->len);
+        job->kept = invalidate(front, job->flush, job->offset, job->len) == -ESHUTDOWN;
     job->run(job);
     pthread_mutex_lock(&front->notifier->lock);
     front->notifier->nr--;

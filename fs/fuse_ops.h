@@ -36,14 +36,16 @@ struct front {                    /* (c) constant while the loop runs  (a) atomi
     struct lender *lender;        /* (c) */
     char *mountpoint;             /* (c) */
     _Atomic bool kernel_cache;    /* write(2) may wait in the kernel: options', if it agreed (a) */
-    unsigned write_jobs_most;     /* see go_around()                                         (c) */
-    _Atomic unsigned write_jobs;  /* writes that wait for copies to go                       (a) */
+    unsigned held_most;           /* see go_around()                                         (c) */
+    _Atomic unsigned held;        /* reads and writes that wait for copies to go             (a) */
+    _Atomic uint64_t held_bytes;  /* of theirs                                               (a) */
     bool hooked;                  /* the wire's hooks are in place                           (c) */
     pthread_t loop;               /* the thread in front_loop()                              (c) */
     void (*ready)(void *arg);     /* (c) */
     void *ready_arg;
     _Atomic bool left;       /* front_loop() has returned                               (a) */
     _Atomic bool leaving;    /* it is about to: nobody may begin to wait for requests   (a) */
+    _Atomic bool closing;    /* the kernel gets no more pages to keep                   (a) */
     bool lost;               /* see front_has_lost(); the thread's that called front_quit() */
     pthread_rwlock_t asking; /* held by who has the kernel hand over, or give up, what it caches */
     pthread_mutex_t room_lock;     /* of who finds out whether there is room */
@@ -118,6 +120,7 @@ struct notify_job {
     fuse_req_t req;
     uint64_t flush;                   /* the inode whose data the kernel gives up before, or 0: */
     uint64_t offset, len;             /* these bytes; 0, 0: all */
+    bool kept;                        /* it did not: we are about to leave; nothing is answered */
     void (*run)(struct notify_job *); /* does what was asked, replies, frees the job */
 };
 

@@ -163,6 +163,18 @@ static void end_reading(struct wire *wire)
     set_readers_most(wire, more);
 }
 
+/* To libfuse the end of the connection is ENODEV only; of other errors it tells stderr, where a thread that is cancelled
+ * keeps the lock. The connection may also end between a thread's choosing a request and its copying it out
+ * (fuse_dev_do_read). */
+static void note_error(struct wire *wire)
+{
+    if (errno == EINTR || errno == EAGAIN || errno == ENOENT || errno == ENODEV)
+        return;
+    if (errno != ECONNABORTED)
+        atomic_store(&wire->error, errno);
+    errno = ENODEV;
+}
+
 /* A cancellation point, as libfuse needs it to end its threads. Nothing here, inlined or not, has a
  * local variable in memory: a cancelled frame is not left in order, and AddressSanitizer would take
  * its variables for live ones later. */
@@ -173,10 +185,8 @@ static ssize_t wire_read(int fd, void *buf, size_t size, void *userdata)
     spin_if_worthwhile(userdata, fd);
     ssize_t n = read(fd, buf, size);
     end_reading(userdata);
-    /* The connection ended between a thread's choosing a request and its copying it out (fuse_dev_do_read):
-     * an end like any other, for which libfuse knows ENODEV only. */
-    if (n < 0 && errno == ECONNABORTED)
-        errno = ENODEV;
+    if (n < 0)
+        note_error(userdata);
     if (n >= (ssize_t)sizeof(struct fuse_in_header))
         wire_amend_request(userdata, buf, (size_t)n);
     return n;
@@ -229,7 +239,12 @@ static ssize_t wire_writev(int fd, struct iovec *iov, int count, void *userdata)
     if (atomic_load_explicit(&wire->init_unique, memory_order_relaxed) != 0)
         return init_writev(wire, fd, iov, count);
     ssize_t n = wire->ring != NULL ? ring_reply(wire->ring, iov, count) : -1;
-    return n >= 0 ? n : writev(fd, iov, count);
+    if (n < 0)
+        n = writev(fd, iov, count);
+    if (n < 0 && errno == EFAULT &&
+        iov[count - 1].iov_base == NULL) /* as front_tell_size() expects: no word of that */
+        n = (ssize_t)sizeof(struct fuse_out_header);
+    return n;
 }
 
 int wire_attach(struct fuse_session *se, struct wire *wire)

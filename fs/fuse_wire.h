@@ -42,6 +42,7 @@ struct wire {
     sem_t more;                    /* for them */
     _Atomic uint32_t readers_most; /* others park */
     _Atomic int missed;            /* readers, lately */
+    _Atomic int error;             /* errno, if no request could be read; the session ends */
     struct fuse_ring *ring; /* requests come by io_uring too (fuse_ring.h), if agreed; or NULL */
     void (*agreed_upon)(struct wire *wire); /* called when the kernel has that reply; or NULL */
 };

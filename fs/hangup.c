@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #define CONNECTIONS "/sys/fs/fuse/connections"
+#define HANGUP_MS   2000 /* somebody may have stopped it */
 
 /* ---- the other process ------------------------------------------------------------------------- */
 
@@ -41,12 +42,12 @@ static int open_abort(dev_t dev)
     return fd;
 }
 
-enum word { ENDS, CRASHES, MOUNTED };
+enum word { ENDS, HANG_UP, MOUNTED };
 
 static enum word hear(int sock, dev_t *dev)
 {
     ssize_t n = recv(sock, dev, sizeof *dev, 0);
-    return n == (ssize_t)sizeof *dev ? MOUNTED : n == 1 ? CRASHES : ENDS;
+    return n == (ssize_t)sizeof *dev ? MOUNTED : n == 1 ? HANG_UP : ENDS;
 }
 
 /* signals: SIGUSR1, from the kernel when the thread that made us is gone; and from whoever else sends it. */
@@ -68,14 +69,14 @@ static void wait_for_end(int sock, int signals, pid_t daemon)
         if (poll(fds, 2, -1) < 0)
             continue;
         if (fds[0].revents != 0 && is_gone(signals, daemon))
-            word = CRASHES;
+            word = HANG_UP;
         else if (fds[1].revents != 0 && (word = hear(sock, &dev)) == MOUNTED) {
             abort_fd = open_abort(dev);
             char there = abort_fd >= 0;
             (void)send(sock, &there, 1, MSG_NOSIGNAL);
         }
     }
-    if (word == CRASHES && abort_fd >= 0)
+    if (word == HANG_UP && abort_fd >= 0)
         (void)!write(abort_fd, "1", 1);
 }
 
@@ -148,6 +149,14 @@ bool hangup_for(struct hangup *h, dev_t dev)
     char there = 0;
     return h->pid != 0 && send(h->sock, &dev, sizeof dev, MSG_NOSIGNAL) == (ssize_t)sizeof dev &&
            recv(h->sock, &there, 1, 0) == 1 && there;
+}
+
+void hangup_now(struct hangup *h)
+{
+    struct pollfd ended = { .fd = h->sock, .events = POLLIN };
+    if (h->pid != 0 && send(h->sock, "", 1, MSG_NOSIGNAL) == 1)
+        (void)poll(&ended, 1, HANGUP_MS);
+    hangup_stop(h);
 }
 
 void hangup_stop(struct hangup *h)

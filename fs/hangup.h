@@ -10,7 +10,8 @@
  *
  *     hangup_start()    fork             READY --- dev ---> ARMED --- the main thread is gone ---> abort, exit
  *     hangup_for(dev)   mounted                               |  (or is about to: a crash)
- *     hangup_stop()     unmounted                             +---- the socket is closed --------> exit
+ *     hangup_now()      nobody answers any more               +---- a word --------------------> abort, exit
+ *     hangup_stop()     nothing was mounted                   +---- the socket is closed --------> exit
  *
  * The file it writes to stays open from the beginning: the number of the connection may be another mount's by then.
  */
@@ -31,7 +32,10 @@ void hangup_start(struct hangup *h);
 /* The device number of the mount is known.   Returns false: the kernel's fusectl filesystem is not mounted, and may
  * not be by us (or there is no process); then what is said above may happen. */
 bool hangup_for(struct hangup *h, dev_t dev);
-/* The connection is at its end. Nothing happens the second time, or if it was not started. */
+/* The connection is at its end: where a thread of ours is still inside the kernel as said above, it is let go. Nothing
+ * happens the second time, or if it was not started. Waits. */
+void hangup_now(struct hangup *h);
+/* The same where there is no connection. */
 void hangup_stop(struct hangup *h);
 
 #endif

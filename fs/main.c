@@ -220,11 +220,13 @@ static int serve(struct program *p, struct store_error *error)
     if (err != 0)
         return err;
     prepare_to_hang_up(p);
-    err = control_start(p->fs, p->mountpoint, &p->control, error);
-    if (err == 0 && p->options.attach)
+    if (p->options.attach)
         err = attach_door_open(p->fs, p->mountpoint, &p->fs->door, error);
+    if (err == 0)
+        err = control_start(p->fs, p->mountpoint, &p->control, error);
     if (err != 0) {
-        control_stop(p->control);
+        attach_door_close(p->fs->door);
+        p->fs->door = NULL;
         return err;
     }
     err = daemon_watch(&p->daemon, on_signal, p->front);
@@ -242,9 +244,9 @@ static int serve(struct program *p, struct store_error *error)
                          "%s: some of what the kernel had could not be written: stores and writes "
                          "since the last fsync are lost (is the volume full?)",
                          p->volume);
+    control_stop(p->control); /* it looks at the door */
     attach_door_close(p->fs->door);
     p->fs->door = NULL;
-    control_stop(p->control);
     return err;
 }
 
@@ -270,6 +272,7 @@ static int run(struct program *p, struct store_error *error)
         .io_uring = o->io_uring,
         .spin_us = o->spin_us,
         .max_read = p->budget.max_read,
+        .held_bytes = p->budget.held,
         .fuse_options = o->fuse_options,
     };
     int err = front_create(&p->front, &fo);
@@ -283,8 +286,8 @@ static int run(struct program *p, struct store_error *error)
     if (o->foreground)
         print_start(p);
     err = serve(p, error);
+    hangup_now(&p->hangup);
     front_destroy(p->front);
-    hangup_stop(&p->hangup);
     struct store_error closing;
     int close_err = close_volume(p, &closing);
     if (close_err != 0)

@@ -9,10 +9,13 @@
  *                                            store NUMBER + 1
  *     mmap_durable keep FILE NUMBER          as hold, without the second store
  *     mmap_durable async FILE NUMBER         as keep, with msync(MS_ASYNC)
+ *     mmap_durable race FILE NOTES           several threads store to it until they get SIGBUS; NOTES will say what
+ *     mmap_durable raced FILE NOTES          all that is there
  *     mmap_durable replace DIRECTORY FILE NUMBER   keep with a new file that is renamed to FILE, in DIRECTORY; then
  *                                            fsync another file
  */
 #define _GNU_SOURCE
+#include <pthread.h>
 #include <sys/wait.h>
 
 #include "tests/mmap_util.h"
@@ -133,6 +136,66 @@ static int hold(const char *name, uint64_t n)
             return 1;
     return 0;
 }
+/* ---- until the end ------------------------------------------------------------------------------- */
+
+#define RACERS      4
+#define RACER_PAGES 16
+
+struct racer {
+    pthread_t thread;
+    char *p;
+    uint64_t *stored; /* in each page */
+};
+
+static void *store_until_sigbus(void *arg)
+{
+    struct racer *r = arg;
+    if (sigsetjmp(fault, 1) != 0)
+        return NULL;
+    for (uint64_t n = 1;; n++) {
+        unsigned page = n % RACER_PAGES;
+        *(volatile uint64_t *)(r->p + (size_t)page * PAGE) = n;
+        *(volatile uint64_t *)&r->stored[page] = n;
+    }
+}
+
+static int race(const char *name, const char *notes)
+{
+    static uint64_t stored[RACERS * RACER_PAGES];
+    struct racer racers[RACERS];
+    int fd = open(name, O_RDWR | O_CREAT | O_TRUNC, 0644),
+        out = open(notes, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    if (fd < 0 || out < 0 || ftruncate(fd, RACERS * RACER_PAGES * PAGE) != 0)
+        die(name);
+    char *p = map(fd, RACERS * RACER_PAGES);
+    close(fd);
+    for (int i = 0; i < RACERS; i++) {
+        racers[i].p = p + (size_t)i * RACER_PAGES * PAGE;
+        racers[i].stored = stored + i * RACER_PAGES;
+        if (pthread_create(&racers[i].thread, NULL, store_until_sigbus, &racers[i]) != 0)
+            die("pthread_create");
+    }
+    puts("stored");
+    fflush(stdout);
+    for (int i = 0; i < RACERS; i++)
+        pthread_join(racers[i].thread, NULL);
+    return write(out, stored, sizeof stored) == sizeof stored ? 0 : 1;
+}
+
+static int raced(const char *name, const char *notes)
+{
+    uint64_t stored[RACERS * RACER_PAGES], got = 0;
+    int fd = open(name, O_RDONLY), in = open(notes, O_RDONLY), bad = 0;
+    if (fd < 0 || in < 0 || read(in, stored, sizeof stored) != sizeof stored)
+        die(name);
+    for (int i = 0; i < RACERS * RACER_PAGES; i++)
+        if (pread(fd, &got, sizeof got, (off_t)i * PAGE) != sizeof got || got != stored[i]) {
+            printf("FAIL page %d holds %llu, not %llu, the last store\n", i,
+                   (unsigned long long)got, (unsigned long long)stored[i]);
+            bad = 1;
+        }
+    return bad;
+}
 
 int main(int argc, char **argv)
 {
@@ -148,6 +211,10 @@ int main(int argc, char **argv)
         return hold(argv[2], strtoull(argv[3], NULL, 10));
     if ((strcmp(what, "keep") == 0 || strcmp(what, "async") == 0) && argc == 4)
         return keep(argv[2], strtoull(argv[3], NULL, 10), what[0] == 'a');
+    if (strcmp(what, "race") == 0 && argc == 4)
+        return race(argv[2], argv[3]);
+    if (strcmp(what, "raced") == 0 && argc == 4)
+        return raced(argv[2], argv[3]);
     if (strcmp(what, "replace") == 0 && argc == 5 && chdir(argv[2]) == 0)
         return replace(argv[3], strtoull(argv[4], NULL, 10));
     fprintf(stderr, "usage: see the head of tests/mmap_durable.c\n");

@@ -54,7 +54,7 @@ static _Noreturn inline void die(const char *what)
 
 /* ---- accesses that may raise a signal ---------------------------------------------------------- */
 
-static sigjmp_buf fault;
+static _Thread_local sigjmp_buf fault;
 
 static inline void on_fault(int sig)
 {

@@ -161,6 +161,31 @@ unmounting() # CACHE
     unmount_volume
 }
 
+# Stores that go on until the daemon ends: each is in the file, or was SIGBUS.
+storing_until_the_end() # OPTIONS
+{
+    for round in 1 2 3; do
+        mount_volume -o "$1"
+        "$T/mmap_durable" race "$M/raced" "$T/notes" >"$T/out" 2>&1 &
+        racers=$!
+        note_process "$racers"
+        until_true 10 grep -q stored "$T/out" || fail "$what: race: $(cat "$T/out")"
+        sleep "0.$round"
+        [ $round -gt 1 ] || detach "$M"
+        kill -s TERM "$daemon"
+        until_true 60 has_ended "$daemon" || fail "$what: SIGTERM beside stores does not end the daemon"
+        reap_daemon
+        until_true 30 has_ended "$racers" || fail "$what: stores go on after the daemon's end"
+        wait "$racers" || fail "$what: race: $(cat "$T/out")"
+        rm -f "$T/pids/$racers"
+        detach "$M" 2>/dev/null
+        mount_volume -o "$1"
+        "$T/mmap_durable" raced "$M/raced" "$T/notes" >"$T/out" ||
+            fail "$what: stores until the daemon ended (round $round): $(cat "$T/out")"
+        unmount_volume
+    done
+}
+
 # --- ours --------------------------------------------------------------------------------------
 
 drop_again_and_again()
@@ -206,6 +231,8 @@ for cache in kernel direct; do
     durability "$cache"
     unmounting "$cache"
     stores_nobody_synced "cache=$cache"
+    storing_until_the_end "cache=$cache"
+    storing_until_the_end "cache=$cache,cache_size=1M"
     check_volume "$what"
 done
 
@@ -215,6 +242,7 @@ mount_volume -o cache=kernel,attach
 properties "$M/d" "$direct_cannot"
 unmount_volume
 stores_nobody_synced cache=kernel,attach
+storing_until_the_end cache=kernel,attach
 check_volume "$what"
 
 # The daemon is to end while a sync has the kernel hand over what somebody goes on storing.
