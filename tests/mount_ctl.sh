@@ -267,6 +267,26 @@ kill_daemon
 refuses 1 'gone; unmount' "$ctl" "$M" stats
 detach "$M"
 
+# --- asked while it ends -----------------------------------------------------------------------
+
+ask_again_and_again()
+{
+    while "$ctl" --json "$M" stats >/dev/null 2>&1; do
+        :
+    done
+}
+for _ in 1 2 3 4 5 6; do
+    mount_volume -o cache=direct
+    wait_for_control
+    ask_again_and_again &
+    asker=$!
+    note_process "$asker"
+    ask version
+    unmount_volume
+    wait "$asker"
+    rm -f "$T/pids/$asker"
+done
+
 # --- sockets -----------------------------------------------------------------------------------
 
 # A mount's device number is another's as soon as it is unmounted: what that one put at the place of our

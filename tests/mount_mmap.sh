@@ -55,10 +55,13 @@ crash()
     detach "$M"
 }
 number=0
-store() # HOW
+store() # HOW; which of them hand over all 16 pages, each once
 {
     number=$((number + 1))
+    handed_over=$(stat_of faults.kernel_mkwrite)
     "$T/mmap_durable" store "$M/file" "$1" "$number" || fail "$what: store and $1"
+    handed_over=$(($(stat_of faults.kernel_mkwrite) - handed_over))
+    [ $handed_over -eq 16 ] || [ "$1" = none ] || fail "$what: $1 handed over $handed_over pages of 16"
 }
 verify() # WHAT WAS DONE
 {
@@ -68,18 +71,21 @@ verify() # WHAT WAS DONE
 durability() # CACHE
 {
     mount_volume -o "cache=$1"
+    wait_for_control
     "$T/mmap_durable" make "$M/file" || fail "$what: make"
     for how in msync fsync fdatasync other; do
         store "$how"
         crash
         check_volume "$what, $how"
         mount_volume -o "cache=$1"
+        wait_for_control
         verify "$how and a kill"
     done
     # sync_file_range hands the pages to the file system and no more: then they become durable as all
     # data that was written does, in time. (The kernel itself would keep them for 30 seconds.)
     unmount_volume
     mount_volume -o "cache=$1,commit=1,dirty_expire=1,dirty_writeback=1"
+    wait_for_control
     store range
     sleep 4
     crash
