@@ -67,10 +67,11 @@ with_stress_ng()
 {
     mkdir "$M/stress"
     for stressor in '--mmap 2 --mmap-file --mmap-bytes 4M' '--mmap 1 --mmap-file --mmap-async --mmap-bytes 1M' \
-        '--msync 2 --msync-bytes 1M'; do
+        '--mmap 1 --mmap-file --mmap-mprotect --mmap-bytes 2M' '--mmap 1 --mmap-file --mmap-osync --mmap-bytes 1M' \
+        '--msync 2 --msync-bytes 1M' '--msyncmany 1' '--rmap 2' '--fault 1'; do
         before=$(attached)
         # shellcheck disable=SC2086 # words
-        (cd "$M/stress" && preloaded stress-ng $stressor --verify -t 3) >"$T/stress.out" 2>&1 ||
+        (cd "$M/stress" && preloaded stress-ng $stressor --verify -t 2) >"$T/stress.out" 2>&1 ||
             fail "$what: stress-ng $stressor: $(tail -n 12 "$T/stress.out")"
         was_attached "stress-ng $stressor" "$before"
     done
@@ -107,7 +108,7 @@ for options in cache=direct cache=kernel,attach; do
     if command -v stress-ng >/dev/null; then
         with_stress_ng
     else
-        say 'stress-ng is not installed: left out'
+        say '[SKIP] stress-ng: it is not installed'
     fi
     unmount_volume
     check_volume "$what"
