@@ -4,7 +4,7 @@
 # that fails now and then, with a daemon that finds no memory now and then, and with one that is killed.
 #
 #   FOLIO_SECONDS  of each part (30)
-#   FOLIO_LANES    how many at a time (12)
+#   FOLIO_LANES    how many at a time (13: half of them)
 #   FOLIO_SEED     repeats a run (as far as an interleaving can be repeated)
 #   FOLIO_PARTS    which of them: tmpfs ext4 xfs kernel kernel_1M direct direct_1M through
 #                  attached attached_kernel mixed mixed_kernel full errors_kernel errors_direct errors_attached
@@ -35,7 +35,7 @@ lane()
 }
 in_lanes()
 {
-    for _ in $(seq "${FOLIO_LANES:-12}"); do
+    for _ in $(seq "${FOLIO_LANES:-13}"); do
         lane &
         note_process $!
     done
