@@ -55,8 +55,7 @@ struct budget {
     uint64_t inodes;       /* the rest */
     uint64_t max_inodes;   /* how many fit there */
     uint32_t max_read;     /* the largest READ request, bytes */
-    uint64_t
-        held; /* of requests that wait for the kernel to give up pages: beside memory, at most */
+    uint64_t held;         /* requests that wait for the kernel: beside memory, at most */
 };
 
 /* Errors: -EINVAL, with the smallest memory= that would do in error. */
