@@ -126,20 +126,42 @@ void op_msync(struct worker *w, const struct draw *d)
 
 /* ---- advice ---------------------------------------------------------------------------------- */
 
+/* To madvise; then there are the two of fadvise, and mincore. */
+static const int advice[] = { MADV_DONTNEED, MADV_DONTNEED, MADV_WILLNEED, MADV_SEQUENTIAL,
+                              MADV_RANDOM,   MADV_NORMAL,   MADV_COLD,     MADV_PAGEOUT };
+#define NR_ADVICE (sizeof advice / sizeof advice[0])
+#define NR_DRAWN  (NR_ADVICE + 3)
+
+/* A kernel before 5.4 does not know what is cold. */
+static bool may_be_unknown(int which)
+{
+    return which == MADV_COLD || which == MADV_PAGEOUT;
+}
+
+/* Where that would cut the kernel's mapping in pieces, of which mremap takes one only: all of it. (It
+ * puts pieces together again that have the same advice, but not those of FUSE: they have a close.) */
+static int advise_uncut(const struct view *v, const struct pages *p, int which)
+{
+    bool cuts = which == MADV_SEQUENTIAL || which == MADV_RANDOM || which == MADV_NORMAL;
+    if (cuts && v->door->map == mmap)
+        return v->door->advise(v->addr, (size_t)v->count * PAGE_BYTES, which);
+    return v->door->advise(p->addr, (size_t)p->nr * PAGE_BYTES, which);
+}
+
 static int advise(struct worker *w, const struct draw *d, const struct pages *p)
 {
-    static const int advice[] = { MADV_DONTNEED,   MADV_DONTNEED, MADV_WILLNEED,
-                                  MADV_SEQUENTIAL, MADV_RANDOM,   MADV_NORMAL };
     unsigned char resident[32];
     const struct door *door = w->views[d->slot].door;
     size_t len = (size_t)p->nr * PAGE_BYTES;
-    uint64_t which = d->r[1] % 9;
-    if (which == 8)
+    uint64_t which = d->r[1] % NR_DRAWN;
+    if (which == NR_ADVICE + 2)
         return door->resident(p->addr, len, resident) != 0 ? -errno : 0;
-    if (which >= 6) /* drop what is clean from the cache itself */
+    if (which >= NR_ADVICE) /* drop what is clean from the cache itself */
         return -posix_fadvise(w->views[d->slot].fd, (off_t)p->first * PAGE_BYTES, (off_t)len,
-                              which == 6 ? POSIX_FADV_DONTNEED : POSIX_FADV_WILLNEED);
-    return door->advise(p->addr, len, advice[which]) != 0 ? -errno : 0;
+                              which == NR_ADVICE ? POSIX_FADV_DONTNEED : POSIX_FADV_WILLNEED);
+    if (advise_uncut(&w->views[d->slot], p, advice[which]) == 0)
+        return 0;
+    return errno == EINVAL && may_be_unknown(advice[which]) ? 0 : -errno;
 }
 
 void op_madvise(struct worker *w, const struct draw *d)
@@ -153,15 +175,49 @@ void op_madvise(struct worker *w, const struct draw *d)
     timeline_begin(w, OP_MADVISE, d->slot, first, first + p.nr * (PAGE_BYTES / CELL_BYTES));
     int err = advise(w, d, &p);
     check_outcome(w, OP_MADVISE, "madvise, fadvise or mincore", err);
-    timeline_end(w, err, d->r[1] % 9, NULL);
+    timeline_end(w, err, d->r[1] % NR_DRAWN, NULL);
 }
 
-void op_remap(struct worker *w, const struct draw *d)
+/* ---- other mappings -------------------------------------------------------------------------- */
+
+/* The mapping is the worker's own, so nobody has its old address; the pages in it are everybody's. */
+static void move_mapping(struct worker *w, const struct draw *d, bool resize)
+{
+    file_lock_shared(w, d->slot, d->r[4]);
+    struct pages p = draw_pages(w, d);
+    file_unlock(w, d->slot);
+    if (p.nr == 0)
+        return;
+    const struct view *v = &w->views[d->slot];
+    uint32_t most = w->sh->nr_pages - v->first;
+    uint32_t count = resize ? 1 + (uint32_t)(d->r[1] >> 8) % most : v->count;
+    uint32_t first = v->first * PAGE_BYTES / CELL_BYTES;
+    uint32_t end = (v->first + v->count) * PAGE_BYTES / CELL_BYTES;
+    bool fixed = !resize || (d->r[1] >> 4) % 2 == 0;
+    timeline_begin(w, OP_REMAP, d->slot, first, end - 1);
+    int err = view_remap(w, d->slot, count, fixed);
+    /* Neither a SIGBUS nor what a filesystem may lack: our mapping is one, and mremap is not its. */
+    if (err == -EFAULT || err == -EOPNOTSUPP || err == -ENOSYS)
+        check_fail(w, d->slot, first, "FAILED: mremap: %s", strerror(-err));
+    check_outcome(w, OP_REMAP, "mremap", err);
+    timeline_end(w, err, count, fixed ? "mremap to a new place" : "mremap to another length");
+}
+
+static void drop_mapping(struct worker *w, const struct draw *d, bool descriptor)
 {
     timeline_begin(w, OP_REMAP, d->slot, 0, 0);
-    if (d->r[0] % 2 == 0)
+    if (descriptor)
         view_close(w, d->slot);
     else
         view_unmap(w, d->slot);
     timeline_end(w, 0, 0, NULL);
+}
+
+void op_remap(struct worker *w, const struct draw *d)
+{
+    uint64_t which = d->r[1] % 4;
+    if (which < 2)
+        drop_mapping(w, d, which == 0);
+    else
+        move_mapping(w, d, which == 3);
 }

@@ -31,7 +31,8 @@
  *       file.grow      who makes a file longer, beside those who work below its end
  *         cell.lock    ascending: a store and its record are one thing to everybody else
  *
- * fsync, msync, madvise take none of these while they run: they race with everything. So do readers
+ * fsync, msync, madvise, mremap take none of these while they run: they race with everything. (Mappings
+ * are a worker's own; what mremap could harm are stores to the same pages through others.) So do readers
  * that peek: they note lo before and ver after, and every word must come from a version between.
  * Truncations and holes race, every third time, with stores and loads that take no lock at all; such
  * a store may raise SIGBUS, may be in the file for a moment, and must be gone when both have ended.
@@ -182,6 +183,7 @@ struct door { /* whose mappings: the kernel's or libfolio's */
     int (*sync)(void *, size_t, int);
     int (*advise)(void *, size_t, int);
     int (*resident)(void *, size_t, unsigned char *);
+    void *(*remap)(void *, size_t, size_t, int, void *);
 };
 struct doors {
     struct door door[2];

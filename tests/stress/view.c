@@ -17,8 +17,14 @@
 
 /* ---- doors ----------------------------------------------------------------------------------- */
 
+/* (The C library's takes the place as one of any number of arguments.) */
+static void *kernel_remap(void *addr, size_t old_len, size_t new_len, int flags, void *place)
+{
+    return mremap(addr, old_len, new_len, flags, place);
+}
+
 static const struct door kernel_door = {
-    "the kernel's mapping", mmap, munmap, msync, madvise, mincore
+    "the kernel's mapping", mmap, munmap, msync, madvise, mincore, kernel_remap
 };
 
 static void *open_library(void)
@@ -61,6 +67,7 @@ void doors_open(struct doors *d, const struct options *o)
     symbol(library, "folio_msync", &folio.sync);
     symbol(library, "folio_madvise", &folio.advise);
     symbol(library, "folio_mincore", &folio.resident);
+    symbol(library, "folio_mremap", &folio.remap);
     if (o->attach == ATTACH_MIXED)
         d->nr = 2;
     d->door[d->nr - 1] = folio;
@@ -212,6 +219,29 @@ char *view_cell(struct worker *w, uint32_t slot, uint32_t cell, uint64_t r, bool
         v->addr = addr;
     }
     return v->addr + (at - (uint64_t)v->first * PAGE_BYTES);
+}
+
+int view_remap(struct worker *w, uint32_t slot, uint32_t count, bool fixed)
+{
+    struct view *v = &w->views[slot];
+    size_t old_len = (size_t)v->count * PAGE_BYTES, new_len = (size_t)count * PAGE_BYTES;
+    void *place = NULL;
+    if (fixed) {
+        /* Ours, or what another thread maps meanwhile would be replaced. */
+        place = mmap(NULL, new_len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (place == MAP_FAILED)
+            return -errno;
+    }
+    void *moved = v->door->remap(v->addr, old_len, new_len,
+                                 MREMAP_MAYMOVE | (fixed ? MREMAP_FIXED : 0), place);
+    /* A place that was not taken stays reserved: it may be free already, and another thread's. */
+    if (moved == MAP_FAILED)
+        return -errno;
+    if (fixed && moved != place)
+        return -ENOTRECOVERABLE;
+    v->addr = moved;
+    v->count = count;
+    return 0;
 }
 
 /* ---- system calls that go on ----------------------------------------------------------------- */

@@ -20,6 +20,9 @@ int view_fd(struct worker *w, uint32_t slot);
  * to, which with both doors may leave only libfolio's.   NULL: errno. */
 char *view_cell(struct worker *w, uint32_t slot, uint32_t cell, uint64_t r, bool store);
 void view_unmap(struct worker *w, uint32_t slot);
+/* mremap(2) of the slot's mapping, which there is, through its door: count pages from its first on, at
+ * a new place, or, unless fixed, where it is if they fit.   0, or -errno and it stays as it was. */
+int view_remap(struct worker *w, uint32_t slot, uint32_t count, bool fixed);
 void view_close(struct worker *w, uint32_t slot);
 void view_close_all(struct worker *w);
 
