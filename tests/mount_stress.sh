@@ -9,14 +9,14 @@
 #   FOLIO_PARTS    which of them: tmpfs ext4 xfs kernel kernel_1M direct direct_1M through
 #                  attached attached_kernel mixed mixed_kernel full errors_kernel errors_direct errors_attached
 #                  errors_mixed memory_kernel memory_direct memory_attached memory_mixed
-#                  crash_kernel crash_direct crash_attached crash_mixed
+#                  crash_kernel crash_direct crash_attached crash_mixed replay
 . "$(dirname -- "$0")/lib.sh"
 stress=$FOLIO_BIN/folio-stress
 [ -x "$stress" ] || fail "FOLIO_BIN=$FOLIO_BIN has no folio-stress"
 seconds=${FOLIO_SECONDS:-30}
 parts=${FOLIO_PARTS:-'tmpfs ext4 xfs kernel kernel_1M direct direct_1M through attached attached_kernel
 mixed mixed_kernel full errors_kernel errors_direct errors_attached errors_mixed memory_kernel memory_direct
-memory_attached memory_mixed crash_kernel crash_direct crash_attached crash_mixed'}
+memory_attached memory_mixed crash_kernel crash_direct crash_attached crash_mixed replay'}
 
 # --- several parts: each is a run of this script ------------------------------------------------
 
@@ -87,6 +87,43 @@ run_stress() # PART DIRECTORY OPTIONS...: 1 if it cannot be done here
     fi
     [ "$status" -eq 0 ] || fail "$part: folio-stress $*: status $status: $(cat "$T/stress.out")"
     say "$part: $(tail -n 1 "$T/stress.out" | cut -d : -f 2-)"
+}
+
+# --- a seed repeats a run --------------------------------------------------------------------
+
+# What one worker did, in an empty directory, into $did: how often each operation, check, ... (no times)
+do_alone() # DIRECTORY SEED OPTIONS...
+{
+    where=$1 draws=$2
+    shift 2
+    mkdir "$where"
+    timeout 120 "$stress" --procs 1 --threads 1 --ops 2000 --seconds 100 --seed "$draws" "$@" "$where" \
+        >"$T/stress.out" 2>&1 || fail "replay: folio-stress $*: status $?: $(cat "$T/stress.out")"
+    did=$(sed -n 's/.* passed: seed [0-9]*: //p' "$T/stress.out")
+    [ -n "$did" ] || fail "replay: it does not say what it did: $(cat "$T/stress.out")"
+    rmdir "$where" # it leaves nothing behind
+}
+replays() # DIRECTORY OPTIONS...
+{
+    below=$1
+    shift
+    random_below 1000000000
+    do_alone "$below/once" "$random" "$@"
+    once=$did
+    do_alone "$below/again" "$random" "$@"
+    [ "$did" = "$once" ] || fail "replay: --seed $random $* once: $once; again: $did"
+    do_alone "$below/other" $((random + 1)) "$@"
+    [ "$did" != "$once" ] || fail "replay: another seed than $random $* does the same: $did"
+}
+replay()
+{
+    replays "$T"
+    make_volume
+    mount_volume -o cache=direct,cache_size=1M
+    replays "$M" --without tail
+    unmount_volume
+    check_volume replay
+    say "replay: $once"
 }
 
 # --- other filesystems -------------------------------------------------------------------------
@@ -319,6 +356,7 @@ for part in $parts; do
     crash_direct) with_crashes crash_direct cache=direct,cache_size=1M full --without tail --stable ;;
     crash_attached) with_crashes crash_attached cache=direct,cache_size=1M,store_around=64 full --attach ;;
     crash_mixed) with_crashes crash_mixed attach,cache=kernel fuse --attach=mixed ;;
+    replay) replay ;;
     *) fail "there is no part $part" ;;
     esac
 done
