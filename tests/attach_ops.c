@@ -23,32 +23,46 @@ static const char *self; /* this program's path */
 
 /* ---- bytes ----------------------------------------------------------------------------------------- */
 
+enum { HANDLES = 5 };
+
+static void all_read(const int *fds, off_t at, char byte)
+{
+    for (int i = 0; i < HANDLES; i++)
+        CHECK_EQ(byte_at(fds[i], at), (unsigned char)byte);
+}
+
 static void test_coherent(void)
 {
-    int before = make_file("coherent", 8);
-    CHECK_EQ(byte_at(before, 0), 1); /* the kernel may cache that */
+    int before = make_file("coherent", 8), cached = open("coherent", O_RDONLY);
+    for (int i = 0; i < 8; i++) /* the kernel may cache that, for who cannot write */
+        CHECK_EQ(byte_at(cached, i * (off_t)PAGE), i + 1);
     int fd = open("coherent", O_RDWR);
     char *p = attach(fd, 8);
-    int after = open("coherent", O_RDWR);
-    int fds[] = { before, fd, after };
+    int after = open("coherent", O_RDWR), reader = open("coherent", O_RDONLY);
+    int fds[HANDLES] = { before, fd, after, cached, reader };
+    /* No write before these stores: it would have the kernel drop what it has. */
+    for (int i = 0; i < 8; i++) {
+        CHECK_EQ(store(p + i * PAGE, (char)~i), 0);
+        all_read(fds, i * (off_t)PAGE, (char)~i);
+    }
     for (int round = 0; round < 50; round++) {
         for (int i = 0; i < 3; i++) {
             char byte = (char)(round * 3 + i);
             off_t at = (off_t)(round * 617 % (8 * (int)PAGE));
             CHECK_EQ(pwrite(fds[i], &byte, 1, at), 1);
             CHECK_EQ(load(p + at), (unsigned char)byte);
+            all_read(fds, at, byte);
             CHECK_EQ(store(p + at, (char)~byte), 0);
-            for (int j = 0; j < 3; j++)
-                CHECK_EQ(byte_at(fds[j], at), (unsigned char)~byte);
+            all_read(fds, at, (char)~byte);
         }
         if (round % 10 == 9)
             CHECK_EQ(fsync(before), 0);
     }
     folio_munmap(p, 8 * PAGE);
     CHECK_EQ(byte_at(before, 0), byte_at(after, 0));
-    close(before);
-    close(fd);
-    close(after);
+    CHECK_EQ(byte_at(before, 0), byte_at(cached, 0));
+    for (int i = 0; i < HANDLES; i++)
+        close(fds[i]);
 }
 
 /* Two processes take turns, each adding one to each page's word. */
@@ -179,6 +193,35 @@ static void test_counts(void)
     count_end("around, cached", STORED + THEN_STORED, 0, STORED + THEN_STORED);
     folio_munmap(p, N * PAGE);
     control("set readahead=linux");
+    close(fd);
+}
+
+/* Minor faults, all pages being cached and none mapped. */
+static long long minor_faults(char *p, size_t pages)
+{
+    CHECK_EQ(folio_madvise(p, pages * PAGE, MADV_DONTNEED), 0);
+    count_start();
+    for (size_t i = 0; i < pages; i++)
+        CHECK_EQ(load(p + i * PAGE), i + 1);
+    CHECK_EQ(stat_of("faults", "attached_major") - counted.major, 0);
+    return stat_of("faults", "attached_minor") - counted.minor;
+}
+
+/* The pages around one that is touched are mapped with it. */
+static void test_around(void)
+{
+    enum { PAGES = 64 };
+    int fd = make_file("around", PAGES);
+    control("set readahead=none"); /* pages with its marks fault by themselves */
+    char *p = attach(fd, PAGES);
+    for (size_t i = 0; i < PAGES; i++)
+        CHECK_EQ(load(p + i * PAGE), i + 1);
+    CHECK(minor_faults(p, PAGES) <= PAGES / 8);
+    control("set fault_around=1");
+    CHECK_EQ(minor_faults(p, PAGES), PAGES);
+    control("set fault_around=16");
+    control("set readahead=linux");
+    folio_munmap(p, PAGES * PAGE);
     close(fd);
 }
 
@@ -639,6 +682,36 @@ static void test_locked(void)
     end_child(&c);
 }
 
+/* More than the address space may grow by. What is refused takes none of it. */
+static void map_too_much(int in, int out)
+{
+    const size_t mib = 1u << 20;
+    size_t mapped = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    (void)in;
+    (void)out;
+    if (f == NULL || fscanf(f, "%zu", &mapped) != 1)
+        give_up("/proc/self/statm");
+    (void)fclose(f);
+    struct rlimit most = { .rlim_cur = mapped * PAGE + 64 * mib, .rlim_max = RLIM_INFINITY };
+    int fd = open("limited", O_RDWR);
+    CHECK_EQ(setrlimit(RLIMIT_AS, &most), 0);
+    for (int i = 0; i < 8; i++)
+        REFUSES(ENOMEM, 96 * mib, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    char *p = attach(fd, 32 * mib / PAGE);
+    CHECK_EQ(load(p + PAGE), 2);
+    CHECK_EQ(store(p, 's'), 0);
+    CHECK_EQ(byte_at(fd, 0), 's');
+    CHECK_EQ(folio_munmap(p, 32 * mib), 0);
+}
+
+static void test_limited(void)
+{
+    close(make_file("limited", 2));
+    struct child c = start_child(map_too_much);
+    end_child(&c);
+}
+
 /* Pages from a descriptor that is not for writing: whatever is done to the mapping, the file stays. */
 static void test_read_only(void)
 {
@@ -861,6 +934,87 @@ static void test_random(void)
     control("set fault_around=16");
     CHECK_EQ(folio_munmap(p + PAGE, (PAGES - 1) * PAGE), 0);
     close(fd);
+}
+
+static unsigned cached_pages(char *p, size_t from, size_t pages)
+{
+    unsigned char vec[128]; /* nobody asks for more at once */
+    unsigned in = 0;
+    CHECK_EQ(folio_mincore(p + from * PAGE, pages * PAGE, vec), 0);
+    for (size_t i = 0; i < pages; i++)
+        in += vec[i] & 1;
+    return in;
+}
+
+/* Who touches pages in order waits for the first only. The rest is read behind his back: so he lets it come, and
+ * when he has done that no page is missed, however slow that was. */
+static void test_read_ahead(void)
+{
+    enum { PAGES = 250 };
+    int fd = make_file("read_ahead", PAGES);
+    char *p = attach(fd, PAGES);
+    bool comes = true;
+    control("drop");
+    count_start();
+    for (size_t i = 0; i < PAGES && comes; i++) {
+        comes = i == 0 || WITHIN(10, cached_pages(p, i, 1) == 1);
+        if (comes)
+            CHECK_EQ(load(p + i * PAGE), i + 1);
+        else
+            complain("page %zu is not read ahead", i);
+    }
+    CHECK_EQ(stat_of("faults", "attached_major") - counted.major, 1);
+    CHECK_EQ(stat_of("cache", "read_pages") - counted.read, PAGES);
+    folio_munmap(p, PAGES * PAGE);
+    close(fd);
+}
+
+/* Pages around one that is touched are read, or those behind it alone. */
+static void test_sequential(void)
+{
+    enum { AT = 100, SOME = 8 };
+    int fd = make_file("sequential", 2 * AT);
+    char *p = attach(fd, 2 * AT);
+    const int advice[] = { MADV_NORMAL, MADV_SEQUENTIAL, MADV_NORMAL };
+    for (unsigned i = 0; i < sizeof advice / sizeof *advice; i++) {
+        control("drop");
+        CHECK_EQ(folio_madvise(p, 2 * AT * PAGE, advice[i]), 0);
+        CHECK_EQ(load(p + AT * PAGE), AT + 1);
+        CHECK(WITHIN(10, cached_pages(p, AT, SOME) == SOME));
+        if (advice[i] == MADV_SEQUENTIAL)
+            CHECK_EQ(cached_pages(p, 0, AT), 0);
+        else
+            CHECK(WITHIN(10, cached_pages(p, AT - SOME, SOME) == SOME));
+    }
+    folio_munmap(p, 2 * AT * PAGE);
+    close(fd);
+}
+
+/* Pages that are used often stay while others, read once, pass through the cache; those said to be cold do not. */
+static void test_cold(void)
+{
+    enum { CACHE = 1024, PAGES = 64, COLD = PAGES / 2 };
+    int fd = make_file("cold", PAGES), other = make_file("not_cold", 3 * CACHE);
+    char *p = attach(fd, PAGES);
+    control("drop");
+    control("set cache_size=4M");
+    control("set fault_around=1"); /* a page that is mapped with another has not been used */
+    for (int round = 0; round < 4; round++) {
+        for (size_t i = 0; i < PAGES; i++)
+            CHECK_EQ(load(p + i * PAGE), i + 1);
+        CHECK_EQ(folio_madvise(p, PAGES * PAGE, MADV_DONTNEED), 0);
+    }
+    CHECK_EQ(folio_madvise(p, COLD * PAGE, MADV_COLD), 0);
+    CHECK_EQ(cached_pages(p, 0, PAGES), PAGES);
+    for (size_t i = 0; i < 3 * CACHE; i++)
+        CHECK_EQ(byte_at(other, (off_t)(i * PAGE)), (unsigned char)(i + 1));
+    CHECK_EQ(cached_pages(p, 0, COLD), 0);
+    CHECK_EQ(cached_pages(p, COLD, PAGES - COLD), PAGES - COLD);
+    control("set fault_around=16");
+    control("set cache_size=256M");
+    folio_munmap(p, PAGES * PAGE);
+    close(fd);
+    close(other);
 }
 
 static void test_advice(void)
@@ -1127,23 +1281,48 @@ static void store_by_kernel(int in, int out)
     CHECK_EQ(msync(p, PAGE, MS_SYNC), 0);
     say(out);
     (void)hear(in);
+    CHECK_EQ(load(p + 2), 's'); /* its page was a copy afterwards, too */
 }
 
-static void test_both(void)
+/* What the attached mapping does with the page that the kernel's has stored to. To store, it has the copy taken back:
+ * so the kernel writes that first. In the other cases it is a copy still when it is written. */
+enum beside { EVICTS, READS, STORES };
+
+static void both_store(enum beside does)
 {
     int fd = make_file("both", 1);
     char *p = attach(fd, 1);
+    if (does == READS)
+        CHECK_EQ(load(p + 1), 1);
     long long before = stat_of("operations", "mixed_writes");
     struct child c = start_child(store_by_kernel);
     (void)hear(c.from);
-    CHECK_EQ(store(p + 1, 'a'), 0);
+    if (does == EVICTS) /* nor has the cache it (foliofsctl drop would have the kernel write) */
+        CHECK(WITHIN(10, folio_madvise(p, PAGE, MADV_PAGEOUT) == 0 && cached_pages(p, 0, 1) == 0));
+    if (does == READS)
+        CHECK_EQ(load(p + 1), 1);
+    if (does == STORES)
+        CHECK_EQ(store(p + 1, 'a'), 0);
     say(c.to);
     (void)hear(c.from);
     CHECK_EQ(stat_of("operations", "mixed_writes"), before + 1);
     CHECK_EQ(load(p), 'k');
+    CHECK_EQ(load(p + 1), does == STORES ? 'a' : 1);
+    CHECK_EQ(store(p + 2, 's'), 0);
     end_child(&c);
+    CHECK_EQ(fsync(fd), 0);
     folio_munmap(p, PAGE);
+    control("drop");
+    CHECK_EQ(byte_at(fd, 0), 'k');
+    CHECK_EQ(byte_at(fd, 2), 's');
     close(fd);
+}
+
+static void test_both(void)
+{
+    both_store(STORES);
+    both_store(READS);
+    both_store(EVICTS);
 }
 
 static void test_unoffered(void)
@@ -1163,6 +1342,7 @@ static const struct test {
     { "coherent", test_coherent, false },
     { "two", test_two, false },
     { "counts", test_counts, false },
+    { "around", test_around, false },
     { "populate", test_populate, false },
     { "times", test_times, false },
     { "ahead", test_store_around, false },
@@ -1176,12 +1356,16 @@ static const struct test {
     { "throttled", test_throttled, false },
     { "errors", test_errors, false },
     { "locked", test_locked, false },
+    { "limited", test_limited, false },
     { "read_only", test_read_only, false },
     { "private", test_private, false },
     { "parts", test_parts, false },
     { "files", test_files, false },
     { "flock", test_flock, false },
     { "random", test_random, false },
+    { "read_ahead", test_read_ahead, false },
+    { "sequential", test_sequential, false },
+    { "cold", test_cold, false },
     { "advice", test_advice, false },
     { "fork", test_fork, false },
     { "exec", test_exec, false },
