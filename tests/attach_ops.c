@@ -1181,6 +1181,38 @@ static void test_stopped(void)
     close(fd);
 }
 
+/* One that is stopped for a minute: longer than anybody waits for a client. Nobody is slow for it, and it goes on. */
+static void test_stopped_a_minute(void)
+{
+    int fd = make_file("victim", 16);
+    char *p = attach(fd, 16);
+    struct child c = start_child(child_stores_for_ever);
+    CHECK(hear(c.from));
+    (void)kill(c.pid, SIGSTOP);
+    double begun = seconds(), slowest = 0;
+    while (seconds() - begun < 65) {
+        double round = seconds();
+        for (int i = 0; i < 16; i++) {
+            CHECK_EQ(store(p + (size_t)i * PAGE + 100, (char)i), 0);
+            CHECK_EQ(byte_at(fd, i * (off_t)PAGE + 100), i);
+        }
+        CHECK_EQ(fsync(fd), 0);
+        control("drop");
+        slowest = seconds() - round > slowest ? seconds() - round : slowest;
+        pause_ms(500);
+    }
+    if (slowest > 10)
+        complain("a stopped client makes the others slow: %.1f s", slowest);
+    CHECK_EQ(stat_of("attach", "stuck"), 0);
+    uint64_t before = *(volatile uint64_t *)p;
+    (void)kill(c.pid, SIGCONT);
+    CHECK(WITHIN(20, *(volatile uint64_t *)p > before));
+    CHECK_EQ(load(p + 100), 0);
+    kill_child(&c);
+    folio_munmap(p, 16 * PAGE);
+    close(fd);
+}
+
 static void child_waits(int in, int out)
 {
     int fd = open("crowd", O_RDWR);
@@ -1371,6 +1403,7 @@ static const struct test {
     { "exec", test_exec, false },
     { "descriptors", test_descriptors, false },
     { "stopped", test_stopped, false },
+    { "stopped_a_minute", test_stopped_a_minute, true },
     { "crowd", test_crowd, false },
     { "many", test_many, false },
     { "both", test_both, false },

@@ -2,7 +2,8 @@
 # Attached mappings, on mounts of every kind that offer them: what is stored is what is read, counted
 # exactly, durable after msync, and SIGBUS where it cannot be; other programs' ends are survived.
 #
-#   FOLIO_ROUNDS    how often (1)
+#   FOLIO_ROUNDS       how often (1)
+#   FOLIO_ATTACH_LONG  with a client that is stopped for a minute
 . "$(dirname -- "$0")/lib.sh"
 need python3
 build_client attach_ops
@@ -80,7 +81,10 @@ everything()
             ops coherent two times size tail race_write race_punch race_truncate pressure errors locked \
                 limited read_only private parts fork exec descriptors stopped crowd many both
             ;;
-        *) ops ;;
+        *)
+            ops
+            [ -z "${FOLIO_ATTACH_LONG-}" ] || ops stopped_a_minute
+            ;;
         esac
         grep -q 'stored to through a kernel mapping and an attached one' "$T/daemon.out" ||
             fail "$what: the log does not say that both kinds of mappings stored"
