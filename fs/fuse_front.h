@@ -72,7 +72,9 @@ void front_quit(struct front *front);
 /* Did some of that fail? Whose it was will not learn it any more. When front_quit() has returned. */
 bool front_has_lost(const struct front *front);
 
-/* Unmount if still mounted, and free. Requests that wait for the notifier are finished first. */
+/* Unmount if still mounted: no request is answered any more. Does not wait for what is inside the kernel. */
+void front_unmount(struct front *front);
+/* The same, and free. Requests that wait for the notifier are finished first. */
 void front_destroy(struct front *front);
 
 /* One line per ability of newer kernels that this mount does without. */

@@ -362,11 +362,17 @@ void front_quit(struct front *front)
     leave_loop(front);
 }
 
-void front_destroy(struct front *front)
+void front_unmount(struct front *front)
 {
     ring_stop(front->wire.ring);
-    if (front->se != NULL) {
+    if (front->se != NULL)
         fuse_session_unmount(front->se); /* nothing when it is not mounted any more */
+}
+
+void front_destroy(struct front *front)
+{
+    front_unmount(front);
+    if (front->se != NULL) {
         lender_stop(front);
         notifier_stop(front); /* who writes is throttled */
         throttle_stop(front);

@@ -286,6 +286,7 @@ static int run(struct program *p, struct store_error *error)
     if (o->foreground)
         print_start(p);
     err = serve(p, error);
+    front_unmount(p->front); /* before: libfuse does not unmount what has been hung up */
     hangup_now(&p->hangup);
     front_destroy(p->front);
     struct store_error closing;

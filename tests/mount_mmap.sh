@@ -184,7 +184,7 @@ storing_until_the_end() # OPTIONS
         until_true 30 has_ended "$racers" || fail "$what: stores go on after the daemon's end"
         wait "$racers" || fail "$what: race: $(cat "$T/out")"
         rm -f "$T/pids/$racers"
-        detach "$M" 2>/dev/null
+        ! is_mounted "$M" || fail "$what: SIGTERM leaves a mount behind"
         mount_volume -o "$1"
         "$T/mmap_durable" raced "$M/raced" "$T/notes" >"$T/out" ||
             fail "$what: stores until the daemon ended (round $round): $(cat "$T/out")"
