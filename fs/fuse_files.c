@@ -66,6 +66,10 @@ static int open_inode(fuse_req_t req, struct inode *inode, struct fuse_file_info
     int err = file_open(inode, open_flags(front, fi->flags), &file);
     if (err != 0)
         return err;
+    if ((fi->flags & O_ACCMODE) != O_RDONLY && atomic_load(&front->closing)) {
+        file_release(file); /* whoever hands over what writers have stored may not have seen it */
+        return -EIO;
+    }
     fill_open(front, file, fi);
     if (file->only_writes && room_is_short(front))
         forget_attributes(req, inode); /* so that its first write asks */

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #define CONNECTIONS "/sys/fs/fuse/connections"
-#define HANGUP_MS   2000 /* somebody may have stopped it */
+#define HANGUP_MS   2000 /* somebody may stop it again and again */
 
 /* ---- the other process ------------------------------------------------------------------------- */
 
@@ -154,7 +154,7 @@ bool hangup_for(struct hangup *h, dev_t dev)
 void hangup_now(struct hangup *h)
 {
     struct pollfd ended = { .fd = h->sock, .events = POLLIN };
-    if (h->pid != 0 && send(h->sock, "", 1, MSG_NOSIGNAL) == 1)
+    if (h->pid != 0 && kill(h->pid, SIGCONT) == 0 && send(h->sock, "", 1, MSG_NOSIGNAL) == 1)
         (void)poll(&ended, 1, HANGUP_MS);
     hangup_stop(h);
 }

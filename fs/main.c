@@ -214,19 +214,25 @@ static void prepare_to_hang_up(struct program *p)
 
 /* ---- run and tear down in reverse ------------------------------------------------------------ */
 
+/* Nobody answers the kernel any more: nor is anybody, in here or of the clients, to wait for it. libfuse does not
+ * unmount what has been hung up. */
+static void hang_up(struct program *p)
+{
+    front_unmount(p->front);
+    hangup_now(&p->hangup);
+}
+
 static int serve(struct program *p, struct store_error *error)
 {
     int err = front_mount(p->front, p->fs, p->mountpoint, error);
     if (err != 0)
         return err;
     prepare_to_hang_up(p);
-    if (p->options.attach)
+    err = control_start(p->fs, p->mountpoint, &p->control, error);
+    if (err == 0 && p->options.attach) /* its socket lies beside that one */
         err = attach_door_open(p->fs, p->mountpoint, &p->fs->door, error);
-    if (err == 0)
-        err = control_start(p->fs, p->mountpoint, &p->control, error);
     if (err != 0) {
-        attach_door_close(p->fs->door);
-        p->fs->door = NULL;
+        control_stop(p->control);
         return err;
     }
     err = daemon_watch(&p->daemon, on_signal, p->front);
@@ -238,7 +244,10 @@ static int serve(struct program *p, struct store_error *error)
             store_fail(error, err, "%s: answering the kernel failed: %s", p->mountpoint,
                        strerror(-err));
     }
+    if (err != 0)
+        hang_up(p); /* front_quit() may be under way, and wait for answers */
     daemon_unwatch(&p->daemon);
+    hang_up(p);
     if (err == 0 && front_has_lost(p->front))
         err = store_fail(error, -EIO,
                          "%s: some of what the kernel had could not be written: stores and writes "
@@ -286,8 +295,7 @@ static int run(struct program *p, struct store_error *error)
     if (o->foreground)
         print_start(p);
     err = serve(p, error);
-    front_unmount(p->front); /* before: libfuse does not unmount what has been hung up */
-    hangup_now(&p->hangup);
+    hang_up(p);
     front_destroy(p->front);
     struct store_error closing;
     int close_err = close_volume(p, &closing);

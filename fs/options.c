@@ -535,7 +535,7 @@ int budget_split(const struct options *o, struct budget *out, struct store_error
     b.inodes = rest - b.transactions;
     b.max_inodes = b.inodes / BYTES_PER_INODE;
     b.max_read = max_read(o, b.pages);
-    b.held = b.memory / 16;
+    b.held = b.memory / 16 > FRONT_MAX_IO ? b.memory / 16 : FRONT_MAX_IO;
     *out = b;
     return 0;
 }
