@@ -136,6 +136,7 @@ static int hold(const char *name, uint64_t n)
             return 1;
     return 0;
 }
+
 /* ---- until the end ------------------------------------------------------------------------------- */
 
 #define RACERS      4
