@@ -1,6 +1,6 @@
 #!/bin/sh
-# Check everything: install what is missing, lint, build with gcc and clang, test, test again under
-# the sanitizers, test on a mount. From any directory, as root or with sudo (only to install).
+# Check everything: install what is missing, lint (and build with clang), test under the sanitizers, test on a
+# mount. From any directory, as root or with sudo (only to install).
 #
 #   sh tests/run.sh [--long]
 #
@@ -222,7 +222,6 @@ build_and_test() # PRESET LABEL...
 
 stage install install_missing
 stage lint lint
-stage 'clang (warnings only)' build clang
 stage 'asan: unit, race, sim' build_and_test asan unit race sim
 stage 'tsan: race' build_and_test tsan race
 # (Units and races have run, with more checks on.)
