@@ -241,8 +241,8 @@ static ssize_t wire_writev(int fd, struct iovec *iov, int count, void *userdata)
     ssize_t n = wire->ring != NULL ? ring_reply(wire->ring, iov, count) : -1;
     if (n < 0)
         n = writev(fd, iov, count);
-    if (n < 0 && errno == EFAULT &&
-        iov[count - 1].iov_base == NULL) /* as front_tell_size() expects: no word of that */
+    /* As front_tell_size() expects: no word of that. */
+    if (n < 0 && errno == EFAULT && iov[count - 1].iov_base == NULL)
         n = (ssize_t)sizeof(struct fuse_out_header);
     return n;
 }

@@ -7,8 +7,8 @@
 
 #define LARGE (1u << 20)
 
-ssize_t __read_chk(int fd, void *buf, size_t size,
-                   size_t room); /* read(2), and a point of cancellation as it is */
+/* read(2), and a point of cancellation as it is */
+ssize_t __read_chk(int fd, void *buf, size_t size, size_t room);
 
 ssize_t read(int fd, void *buf, size_t size)
 {
