@@ -10,7 +10,7 @@
 struct timespec fs_now(void)
 {
     struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
+    clock_gettime(CLOCK_REALTIME_COARSE, &now);
     return now;
 }
 
@@ -338,7 +338,7 @@ void inode_touch_atime(struct inode *inode)
     struct inode_record r;
     struct update u;
     uint64_t tid;
-    if (inode->fs->options.read_only || !atime_is_due(inode, now))
+    if (inode->fs->options.read_only || inode->fs->options.noatime || !atime_is_due(inode, now))
         return;
     inode_lock_records(inode->fs);
     inode_record(inode, &r);

@@ -241,8 +241,6 @@ static ssize_t write_page_cache(const struct write *w, uint64_t offset, const vo
     struct inode *inode = w->file->inode;
     uint64_t eof = atomic_load(&inode->mapping.i_size);
     bool is_stale = false, copied = false;
-    if (w->flags & WRITE_APPEND)
-        offset = eof;
     if ((w->flags & WRITE_AROUND) && w->stale == NULL && stale_is_possible(w->file, offset))
         return -EAGAIN;
     if (w->flags & WRITE_CACHED)

@@ -46,15 +46,14 @@ void file_release_all(struct fs *fs);
 bool inode_has_writers(struct inode *inode);
 
 ssize_t file_read(struct open_file *file, uint64_t offset, void *buf, size_t len);
-/* append: write at end of file. kill_priv: clear suid and sgid first. cached: the kernel writes
- * back what it cached: all or an error. keep_times: they are the kernel's business.
+/* kill_priv: clear suid and sgid first. cached: the kernel writes back what it cached: all or an error. keep_times:
+ * they are the kernel's business.
  * -EFBIG, -ENOSPC, -EIO, -ENOMEM, -EROFS; bytes written, short when an error came after some. */
 enum write_flags {
-    WRITE_APPEND = 1,
-    WRITE_KILL_PRIV = 2,
-    WRITE_CACHED = 4,
-    WRITE_KEEP_TIMES = 8,
-    WRITE_AROUND = 16, /* see file_write_around() */
+    WRITE_KILL_PRIV = 1,
+    WRITE_CACHED = 2,
+    WRITE_KEEP_TIMES = 4,
+    WRITE_AROUND = 8, /* see file_write_around() */
 };
 ssize_t file_write(struct open_file *file, uint64_t offset, const void *buf, size_t len,
                    unsigned flags);

@@ -289,7 +289,7 @@ static int create_locked(struct inode *dir, const char *name, const struct new_o
     int err = check_new_name(dir, name);
     if (err != 0)
         return err;
-    if (S_ISDIR(o->mode) && dir->nlink >= NLINK_MAX)
+    if (S_ISDIR(o->mode) && dir->nlink >= SUBDIRS_MAX)
         return -EMLINK;
     err = inode_new(dir, o->mode, o->rdev, cred, out);
     if (err != 0)

@@ -27,6 +27,7 @@ struct readahead {
 
 struct fs_options {
     bool read_only;
+    bool noatime;        /* reading changes no atime */
     unsigned commit_ms;  /* age at which the running transaction is committed; 0: 5,000 */
     uint64_t txn_bytes;  /* 0: the store's default */
     uint64_t max_inodes; /* inodes kept in memory that nobody uses; 0: 16,384 */

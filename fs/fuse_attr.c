@@ -83,10 +83,16 @@ void forget_attributes(fuse_req_t req, struct inode *inode)
     front_forget_attributes(front_of(req), inode->ino);
 }
 
-static bool caller_in_group(fuse_req_t req, gid_t gid)
+/* Without the kernel's word, every user but root counts as one without CAP_FSETID and CAP_FOWNER. */
+bool caller_is_unprivileged(fuse_req_t req)
+{
+    return fuse_req_ctx(req)->uid != 0;
+}
+
+static bool caller_in_group_or_capable(fuse_req_t req, gid_t gid)
 {
     gid_t groups[MAX_GROUPS];
-    if (fuse_req_ctx(req)->gid == gid)
+    if (fuse_req_ctx(req)->gid == gid || !caller_is_unprivileged(req))
         return true;
     int n = fuse_req_getgroups(req, MAX_GROUPS, groups);
     for (int i = 0; i < n && i < MAX_GROUPS; i++)
@@ -105,7 +111,7 @@ int drop_privilege(fuse_req_t req, struct inode *inode)
     pthread_mutex_unlock(&inode->i_lock);
     if (!S_ISREG(mode) || (mode & (S_ISUID | S_ISGID)) == 0)
         return 0;
-    if ((mode & (S_ISGID | S_IXGRP)) == S_ISGID && !caller_in_group(req, gid)) {
+    if ((mode & (S_ISGID | S_IXGRP)) == S_ISGID && !caller_in_group_or_capable(req, gid)) {
         attr.st_mode = mode & ~(mode_t)(S_ISUID | S_ISGID);
         valid = SETATTR_MODE;
     }
@@ -132,12 +138,6 @@ int drop_capability(fuse_req_t req, struct inode *inode)
     if (err != 0)
         atomic_store(&inode->no_capability, false);
     return err;
-}
-
-/* Without the kernel's word, every user but root counts as one without CAP_FSETID. */
-bool caller_is_unprivileged(fuse_req_t req)
-{
-    return fuse_req_ctx(req)->uid != 0;
 }
 
 bool write_kills_privilege(fuse_req_t req, const struct fuse_file_info *fi)
@@ -192,11 +192,22 @@ static unsigned decode_valid(int to_set)
 }
 
 /* chown(2) with -1 and -1 clears suid and sgid too. Where that is ours to do, the kernel sends it
- * with nothing to set, or only the ctime, as nothing else does. */
+ * with nothing to set, or only the ctime, as it does for who is about to change a file that is open for writing. */
 static bool is_empty_chown(fuse_req_t req, int to_set)
 {
     return (to_set & ~FUSE_SET_ATTR_CTIME) == 0 &&
            wire_agreed(&front_of(req)->wire, WIRE_KILLPRIV_V2);
+}
+
+/* Nobody asked the kernel whose file it is: there was nothing to set. Returns -EPERM: it is somebody else's. */
+static int empty_chown(fuse_req_t req, struct inode *inode, int to_set)
+{
+    bool is_chown = (to_set & FUSE_SET_ATTR_CTIME) != 0 || !inode_has_writers(inode);
+    pthread_mutex_lock(&inode->i_lock);
+    bool drops = S_ISREG(inode->mode) && (inode->mode & (S_ISUID | S_ISGID)) != 0;
+    bool owns = inode->uid == fuse_req_ctx(req)->uid || !caller_is_unprivileged(req);
+    pthread_mutex_unlock(&inode->i_lock);
+    return is_chown && drops && !owns ? -EPERM : drop_privilege(req, inode);
 }
 
 void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
@@ -211,9 +222,10 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
     }
     if ((to_set & FUSE_SET_ATTR_SIZE) != 0)
         room_note_free(front_of(req));
-    if (((to_set & FUSE_SET_ATTR_SIZE) != 0 && (to_set & FUSE_SET_ATTR_KILL_SUID) != 0) ||
-        is_empty_chown(req, to_set))
+    if ((to_set & FUSE_SET_ATTR_SIZE) != 0 && (to_set & FUSE_SET_ATTR_KILL_SUID) != 0)
         err = drop_privilege(req, inode);
+    else if (is_empty_chown(req, to_set))
+        err = empty_chown(req, inode, to_set);
     if (err == 0)
         err = inode_setattr(inode, attr, decode_valid(to_set));
     if (err != 0)

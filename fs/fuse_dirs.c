@@ -118,6 +118,8 @@ static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool pl
     l.size = size < READDIR_MAX_BYTES ? size : READDIR_MAX_BYTES;
     int err = inode_get(front_of(req)->fs, ino, &l.dir);
     if (err == 0) {
+        if (off == 0)
+            inode_touch_atime(l.dir);
         err = list_dir(&l, off, plus);
         inode_put(l.dir, 1);
     }

@@ -51,11 +51,19 @@ static void fill_open(const struct front *front, struct open_file *file, struct 
     fi->noflush = (fi->flags & O_ACCMODE) == O_RDONLY;
 }
 
+/* Whoever hands over what writers have stored, at the end, may not see this one. */
+static bool comes_too_late(const struct front *front, const struct fuse_file_info *fi)
+{
+    return (fi->flags & O_ACCMODE) != O_RDONLY && atomic_load(&front->closing);
+}
+
 /* Open for fi->flags, and fill them. */
 static int open_inode(fuse_req_t req, struct inode *inode, struct fuse_file_info *fi)
 {
     struct front *front = front_of(req);
     struct open_file *file;
+    if (comes_too_late(front, fi)) /* before anything is cut */
+        return -EIO;
     if ((fi->flags & O_TRUNC) != 0 && write_kills_privilege(req, fi)) {
         int err = drop_privilege(req, inode);
         if (err != 0)
@@ -66,8 +74,8 @@ static int open_inode(fuse_req_t req, struct inode *inode, struct fuse_file_info
     int err = file_open(inode, open_flags(front, fi->flags), &file);
     if (err != 0)
         return err;
-    if ((fi->flags & O_ACCMODE) != O_RDONLY && atomic_load(&front->closing)) {
-        file_release(file); /* whoever hands over what writers have stored may not have seen it */
+    if (comes_too_late(front, fi)) {
+        file_release(file);
         return -EIO;
     }
     fill_open(front, file, fi);
@@ -326,13 +334,13 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 }
 
 /* fi is that of the writer's own descriptor, except for what the kernel writes back: that comes
- * through any descriptor open for writing. */
+ * through any descriptor open for writing. Where an append goes the kernel knows: one comes at a time, and with
+ * RWF_NOAPPEND it goes elsewhere. */
 static unsigned decode_write(const struct front *front, const struct fuse_file_info *fi)
 {
     if (fi->writepage) /* a direct mount's mappings: their times are ours */
         return front->kernel_cache ? WRITE_CACHED | WRITE_KEEP_TIMES : WRITE_CACHED;
-    return (!front->kernel_cache && (fi->flags & O_APPEND) != 0 ? WRITE_APPEND : 0) |
-           (is_around(front, fi) ? WRITE_AROUND : 0);
+    return is_around(front, fi) ? WRITE_AROUND : 0;
 }
 
 static int drop_before_write(fuse_req_t req, struct inode *inode, const struct fuse_file_info *fi)
@@ -384,9 +392,8 @@ static ssize_t write_piece(struct front *front, struct write_job *w, size_t done
         file_write_around(w->file, w->offset, w->buf + done, w->size - done, w->flags, &w->stale);
     if (written <= 0)
         return written;
-    uint64_t start = w->stale.whole.start, from = done == 0 ? stale_from(&w->stale, start) : start;
-    w->offset = start + (uint64_t)written;
-    w->flags &= ~(unsigned)WRITE_APPEND; /* that was where this began */
+    uint64_t from = done == 0 ? stale_from(&w->stale, w->offset) : w->offset;
+    w->offset += (uint64_t)written;
     if (from < w->stale.whole.end)
         front_forget_range(front, w->file->inode->ino, from, w->stale.whole.end - from);
     return written;

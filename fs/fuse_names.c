@@ -109,6 +109,7 @@ void op_readlink(fuse_req_t req, fuse_ino_t ino)
     struct inode *inode;
     int err = inode_get(front_of(req)->fs, ino, &inode);
     if (err == 0) {
+        inode_touch_atime(inode);
         err = dir_readlink(inode, target, sizeof target);
         inode_put(inode, 1);
     }

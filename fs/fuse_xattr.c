@@ -52,7 +52,7 @@ void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
         return;
     }
     char *buf = malloc(size + 1);
-    ssize_t n = buf != NULL ? xattr_list(inode, buf, size) : -ENOMEM;
+    ssize_t n = buf != NULL ? xattr_list(inode, buf, size, !caller_is_unprivileged(req)) : -ENOMEM;
     reply_bytes(req, n, buf, size);
     free(buf);
     inode_put(inode, 1);

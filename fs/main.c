@@ -126,6 +126,7 @@ static struct fs_options make_fs_options(const struct program *p)
     const struct options *o = &p->options;
     return (struct fs_options){
         .read_only = o->read_only,
+        .noatime = o->noatime,
         .commit_ms = o->commit_s * 1000,
         .txn_bytes = p->budget.transactions,
         .max_inodes = p->budget.max_inodes,
@@ -295,7 +296,6 @@ static int run(struct program *p, struct store_error *error)
     if (o->foreground)
         print_start(p);
     err = serve(p, error);
-    hang_up(p);
     front_destroy(p->front);
     struct store_error closing;
     int close_err = close_volume(p, &closing);

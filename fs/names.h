@@ -4,8 +4,9 @@
 
 #include "fs/inode.h"
 
-#define NLINK_MAX    65000u /* names of one inode; subdirectories of one directory, and two */
-#define FIRST_COOKIE 3u     /* of an entry: "." has 1 and ".." 2 */
+#define NLINK_MAX    65000u    /* names of one inode */
+#define SUBDIRS_MAX  INT32_MAX /* of one directory, and two */
+#define FIRST_COOKIE 3u        /* of an entry: "." has 1 and ".." 2 */
 
 /* ---- inode.c --------------------------------------------------------------------------------- */
 

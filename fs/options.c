@@ -28,6 +28,8 @@ enum option_kind {
     OPT_IO_URING,
     OPT_READ_ONLY,
     OPT_READ_WRITE,
+    OPT_ATIME,
+    OPT_NOATIME,
     OPT_FUSE,       /* libfuse's: passed on as it is */
     OPT_FUSE_VALUE, /* likewise, with a value */
     OPT_FOREIGN,    /* mount(8)'s or fstab's own: accepted, nothing to do */
@@ -110,8 +112,8 @@ static const struct option_desc table[] = {
     { "async", OPT_FUSE, 0, 0, 0, NULL, NULL },
     { "sync", OPT_FUSE, 0, 0, 0, NULL, NULL },
     { "dirsync", OPT_FUSE, 0, 0, 0, NULL, NULL },
-    { "atime", OPT_FUSE, 0, 0, 0, NULL, NULL },
-    { "noatime", OPT_FUSE, 0, 0, 0, NULL, NULL },
+    { "atime", OPT_ATIME, 0, 0, 0, NULL, NULL },
+    { "noatime", OPT_NOATIME, 0, 0, 0, NULL, NULL },
     { "diratime", OPT_FOREIGN, 0, 0, 0, NULL, NULL },
     { "nodiratime", OPT_FOREIGN, 0, 0, 0, NULL, NULL },
     { "relatime", OPT_FOREIGN, 0, 0, 0, NULL, NULL },
@@ -261,6 +263,10 @@ static int set_option(struct options *o, const struct option_desc *d, const char
         o->fsname_given |= strcmp(d->name, "fsname") == 0;
         o->subtype_given |= strcmp(d->name, "subtype") == 0;
         return options_add_fuse(o, d->name, value);
+    case OPT_ATIME:
+    case OPT_NOATIME: /* the kernel leaves it to us, and shows it in /proc/mounts */
+        o->noatime = d->kind == OPT_NOATIME;
+        return options_add_fuse(o, d->name, NULL);
     case OPT_FUSE:
         return options_add_fuse(o, d->name, NULL);
     case OPT_FOREIGN:

@@ -82,7 +82,7 @@ static int check_replaced(struct rename *r)
 static bool too_many(struct rename *r, struct inode *dir, struct inode *moved, struct inode *lost)
 {
     return r->olddir != r->newdir && inode_is_dir(moved) && !(lost != NULL && inode_is_dir(lost)) &&
-           dir->nlink >= NLINK_MAX;
+           dir->nlink >= SUBDIRS_MAX;
 }
 
 static int check_rename(struct rename *r)

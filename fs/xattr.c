@@ -56,7 +56,7 @@ static int next_name(struct store *s, struct key *key)
 }
 
 /* list NULL: the length only. */
-static ssize_t list_names(struct inode *inode, char *list, size_t size)
+static ssize_t list_names(struct inode *inode, char *list, size_t size, bool all)
 {
     struct key key;
     size_t used = 0;
@@ -64,12 +64,15 @@ static ssize_t list_names(struct inode *inode, char *list, size_t size)
     key_xattr(&key, inode->ino, "", 0);
     while ((more = next_name(inode->fs->store, &key)) == 1) {
         size_t len = key.len - KEY_PREFIX;
+        const char *name = (const char *)key.bytes + KEY_PREFIX;
+        if (!all && strncmp(name, TRUSTED_PREFIX, strlen(TRUSTED_PREFIX)) == 0)
+            continue;
         if (list != NULL && len + 1 > size - used) {
             more = -ERANGE;
             break;
         }
         if (list != NULL) {
-            memcpy(list + used, key.bytes + KEY_PREFIX, len);
+            memcpy(list + used, name, len);
             list[used + len] = '\0';
         }
         used += len + 1;
@@ -77,9 +80,9 @@ static ssize_t list_names(struct inode *inode, char *list, size_t size)
     return more < 0 ? more : (ssize_t)used;
 }
 
-ssize_t xattr_list(struct inode *inode, char *list, size_t size)
+ssize_t xattr_list(struct inode *inode, char *list, size_t size, bool all)
 {
-    return list_names(inode, size == 0 ? NULL : list, size);
+    return list_names(inode, size == 0 ? NULL : list, size, all);
 }
 
 /* ---- changing --------------------------------------------------------------------------------- */
@@ -115,7 +118,7 @@ static int xattr_exists(struct inode *inode, const char *name) /* 1, 0, -EIO */
 /* What listxattr(2) can return is limited, so a name that could not be listed is refused. */
 static int check_room(struct inode *inode, const char *name)
 {
-    ssize_t used = list_names(inode, NULL, 0);
+    ssize_t used = list_names(inode, NULL, 0, true);
     if (used < 0)
         return (int)used;
     return (size_t)used + strlen(name) + 1 > XATTR_LIST_MAX ? -ENOSPC : 0;

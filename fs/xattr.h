@@ -9,8 +9,9 @@
 int xattr_set(struct inode *inode, const char *name, const void *value, size_t size, int flags);
 /* size 0: returns the length only. -ENODATA, -ERANGE. */
 ssize_t xattr_get(struct inode *inode, const char *name, void *value, size_t size);
-/* NUL-terminated names one after the other; size 0: the length only. -ERANGE. */
-ssize_t xattr_list(struct inode *inode, char *list, size_t size);
+/* NUL-terminated names one after the other; size 0: the length only.  all: trusted. too, which only root may read.
+ * -ERANGE. */
+ssize_t xattr_list(struct inode *inode, char *list, size_t size, bool all);
 int xattr_remove(struct inode *inode, const char *name); /* -ENODATA */
 /* Add the deletion of all of them to an update. */
 int xattr_del_all(struct update *u, uint64_t ino);

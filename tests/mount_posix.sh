@@ -29,4 +29,28 @@ $(cat "$T/differences")"
     unmount_volume
     check_volume "$cache"
 done
+
+# Times are the kernel's while it has a file, and stay when it forgets it: also those of a file that was cut in the tick
+# of its clock in which it was written.
+what='times after a remount'
+make_volume
+mount_volume -o cache=kernel
+for i in $(seq 40); do
+    echo "$i" >"$M/$i"
+    : >"$M/$i"
+done
+stat -c '%n %y %z' "$M"/* >"$T/before"
+unmount_volume
+mount_volume -o cache=kernel,noatime
+stat -c '%n %y %z' "$M"/* >"$T/after"
+diff "$T/before" "$T/after" >"$T/differences" || fail "$what: $(cat "$T/differences")"
+
+what=noatime
+touch -a -d @1 "$M/1"
+mkdir "$M/listed"
+touch -a -d @1 "$M/listed"
+cat "$M/1" && ls "$M/listed"
+[ "$(stat -c %X "$M/1" "$M/listed" | tr '\n' ' ')" = '1 1 ' ] || fail "$what: $(stat "$M/1" "$M/listed")"
+unmount_volume
+check_volume "$what"
 say passed

@@ -331,6 +331,8 @@ static void renames(void)
 
 /* ---- reading and writing --------------------------------------------------------------------- */
 
+#define NOAPPEND 0x20 /* RWF_NOAPPEND, of Linux 6.9 */
+
 static void data(void)
 {
     begin("data");
@@ -366,6 +368,7 @@ static void data(void)
     (void)!write(second, "2", 1);
     (void)!write(fd, "3", 1);
     close(second);
+    show("RWF_NOAPPEND", pwritev2(fd, &(struct iovec){ "no", 2 }, 1, 12, NOAPPEND));
     close(fd);
     fd = open("f", O_RDONLY);
     pread(fd, buf, 100, 12);
@@ -840,7 +843,32 @@ static void owners(void)
     show("truncate", truncate("d/f", 0));
     show("unlink", unlink("d/f"));
     show("setxattr", setxattr("d/f", "user.x", "v", 1, 0));
+    show("chown -1 -1", chown("d/f", (uid_t)-1, (gid_t)-1));
     become(0, 0);
+    setxattr("d/f", "trusted.y", "v", 1, 0);
+    show("list's size, for root", listxattr("d/f", NULL, 0));
+    chmod("d/f", 06755);
+    become(OTHER, OTHER);
+    show("list's size", listxattr("d/f", NULL, 0));
+    show("list", listxattr("d/f", (char[100]){ 0 }, 100));
+    show("chown -1 -1 of 6755", chown("d/f", (uid_t)-1, (gid_t)-1));
+    value("its mode", mode_of("d/f"));
+    fd = open("d/f", O_RDONLY);
+    show("fchown -1 -1 of 6755", fchown(fd, (uid_t)-1, (gid_t)-1));
+    value("its mode", mode_of("d/f"));
+    close(fd);
+    become(0, 0);
+    chmod("d/f", 02767);
+    show("root's chown -1 -1 of 2767", chown("d/f", (uid_t)-1, (gid_t)-1));
+    value("its mode", mode_of("d/f"));
+    chmod("d/f", 06777);
+    become(OTHER, OTHER);
+    fd = open("d/f", O_RDWR);
+    show("another's fallocate of 6777", fallocate(fd, 0, 0, 100));
+    value("its mode", mode_of("d/f"));
+    close(fd);
+    become(0, 0);
+    removexattr("d/f", "trusted.y");
     chmod("d/f", 0600);
     become(OTHER, OTHER);
     show("open 0600 for reading", open("d/f", O_RDONLY));
@@ -1170,6 +1198,7 @@ static void own(void)
     want("unlink", unlink("limits"), 0);
 
     /* A number is never given twice. */
+    char name[32];
     ino_t last = 0;
     for (int i = 0; i < 20; i++) {
         fd = open("again", O_CREAT | O_EXCL | O_RDWR, 0644);
@@ -1180,9 +1209,26 @@ static void own(void)
         close(fd);
         unlink("again");
     }
+    /* Reading a directory or a symlink changes its atime, as reading a file does. */
+    struct timespec old[2] = { { 1, 0 }, { 2, 0 } };
+    mkdir("listed", 0755);
+    symlink("target", "read");
+    utimensat(AT_FDCWD, "listed", old, 0);
+    utimensat(AT_FDCWD, "read", old, AT_SYMLINK_NOFOLLOW);
+    DIR *dir = opendir("listed");
+    while (readdir(dir) != NULL)
+        ;
+    closedir(dir);
+    want("readlink", readlink("read", name, sizeof name), 6);
+    stat("listed", &st);
+    want("a directory's atime", st.st_atim.tv_sec > 1, 1);
+    lstat("read", &st);
+    want("a symlink's atime", st.st_atim.tv_sec > 1, 1);
+    rmdir("listed");
+    unlink("read");
+
     /* Many links. */
     close(open("links", O_CREAT | O_RDWR, 0644));
-    char name[32];
     for (int i = 0; i < 1000; i++) {
         snprintf(name, sizeof name, "link%d", i);
         want("link", link("links", name), 0);

@@ -383,6 +383,16 @@ Test(names, an_inode_has_at_most_65000_names)
     inode_put(file, 1);
 }
 
+Test(names, a_directory_has_more_subdirectories_than_a_file_has_names)
+{
+    struct inode *dir = make(root, "dir", S_IFDIR | 0755);
+    dir->nlink = 65000; /* as if */
+    struct inode *below = make(dir, "below", S_IFDIR | 0755);
+    cr_assert_eq(dir->nlink, 65001);
+    inode_put(below, 1);
+    inode_put(dir, 1);
+}
+
 /* ---- removing ----------------------------------------------------------------------------------- */
 
 Test(names, unlink_and_rmdir_know_what_they_remove)
@@ -854,13 +864,13 @@ Test(names, an_extended_attribute_is_set_replaced_and_removed)
     cr_assert_eq(xattr_get(file, "user.a", buf, 4), -ERANGE);
     cr_assert_eq(xattr_get(file, "trusted.b", buf, sizeof buf), 0);
     cr_assert_eq(xattr_get(file, "user.none", buf, sizeof buf), -ENODATA);
-    cr_assert_eq(xattr_list(file, NULL, 0), 17);
-    cr_assert_eq(xattr_list(file, list, 16), -ERANGE);
-    cr_assert_eq(xattr_list(file, list, sizeof list), 17);
+    cr_assert_eq(xattr_list(file, NULL, 0, true), 17);
+    cr_assert_eq(xattr_list(file, list, 16, true), -ERANGE);
+    cr_assert_eq(xattr_list(file, list, sizeof list, true), 17);
     cr_assert_eq(memcmp(list, "trusted.b\0user.a", 17), 0);
     cr_assert_eq(xattr_remove(file, "user.a"), 0);
     cr_assert_eq(xattr_remove(file, "user.a"), -ENODATA);
-    cr_assert_eq(xattr_list(file, NULL, 0), 10);
+    cr_assert_eq(xattr_list(file, NULL, 0, true), 10);
     inode_put(file, 1);
 }
 
@@ -897,7 +907,7 @@ Test(names, no_more_attributes_than_can_be_listed)
     }
     cr_assert_eq(err, -ENOSPC);
     cr_assert_eq(nr, 65536 / 256);
-    cr_assert_eq(xattr_list(file, NULL, 0), 65536);
+    cr_assert_eq(xattr_list(file, NULL, 0, true), 65536);
     snprintf(name, sizeof name, "user.%0250d", 0);
     cr_assert_eq(xattr_set(file, name, "new", 3, 0), 0, "an old name has its place");
     cr_assert_eq(dir_unlink(root, "file"), 0);

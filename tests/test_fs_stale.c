@@ -101,13 +101,13 @@ Test(fs_stale, the_end_that_is_left_behind_matters_whenever_it_was_given)
     file_release(early);
 }
 
-Test(fs_stale, an_append_is_stale_where_it_ended_up)
+Test(fs_stale, what_is_behind_the_end_is_stale_from_there)
 {
     struct stale stale = { .whole = { 0 } };
     char got[8] = "";
     cr_assert_eq(file_write(file, 0, "abc", 3, 0), 3);
     give(0, PAGE_SIZE);
-    cr_assert_eq(file_write_around(file, 0, "def", 3, WRITE_AROUND | WRITE_APPEND, &stale), 3);
+    cr_assert_eq(file_write_around(file, 3, "def", 3, WRITE_AROUND, &stale), 3);
     cr_expect_eq(stale.whole.start, 3);
     cr_assert_eq(file_write(file, 0, "ABCDEFGH", 8, WRITE_CACHED), 8);
     cr_assert_eq(file_read(file, 0, got, 8), 8);
