@@ -291,6 +291,18 @@ check_volume()
         fail "${1:+$1: }fsck.foliofs -n ended with $fsck_status: $(head -n 20 "$T/fsck.out")"
 }
 
+# Becomes the command, in a mount namespace of its own. What other tests have mounted is not kept there, or it would
+# outlive their unmounting.
+exec_in_namespace() # COMMAND...
+{
+    # shellcheck disable=SC2016 # expanded in there
+    exec unshare --mount --propagation private sh -c '
+        awk -v ours="$1" "\$3 == \"fuse.foliofs\" && \$2 != ours { print \$2 }" /proc/self/mounts |
+            while read -r other; do umount -l "$other"; done
+        shift
+        exec "$@"' sh "$M" "$@"
+}
+
 # --- mounts that folio-stress --crash kills ----------------------------------------------------
 
 # "sh $T/crasher kill" and "sh $T/crasher mount" are for it to run.

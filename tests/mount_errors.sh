@@ -172,7 +172,7 @@ done
 if is_root && unshare --mount true 2>/dev/null; then
     mount_volume
     # shellcheck disable=SC2016 # expanded in there
-    unshare --mount --propagation private sh -c 'exec 3>"$1/elsewhere"; echo kept >&3; : >"$2"; exec sleep 300' \
+    exec_in_namespace sh -c 'exec 3>"$1/elsewhere"; echo kept >&3; : >"$2"; exec sleep 300' \
         sh "$M" "$T/written" &
     elsewhere=$!
     note_process "$elsewhere"

@@ -12,7 +12,6 @@ if is_root; then
     # /mnt holds all of it, as nobody may not get to where it lies.
     cat >"$T/become" <<'END2'
 set -e
-mount --make-rprivate /
 mount -t tmpfs none /mnt
 mkdir /mnt/source /mnt/build
 mkdir -m 1777 /mnt/tmp
@@ -31,7 +30,7 @@ exec setpriv --reuid nobody --regid nogroup --clear-groups env HOME=/mnt/tmp TMP
 END2
     unshare --mount true 2>"$T/out" || skip "no mount namespaces: $(cat "$T/out")"
     # In the background, or the trap of a signal would wait for its end.
-    unshare --mount sh "$T/become" "$source_dir" "$build" &
+    exec_in_namespace sh "$T/become" "$source_dir" "$build" &
     note_process $!
     wait $!
     exit
@@ -78,14 +77,12 @@ mkdir "$T/other"
 grep -q 'in use' "$T/out" || fail "$what: $(cat "$T/out")"
 
 what='a mount that is in use is ended by SIGTERM'
-sleep 60 <"$M/cache" &
-user=$!
-note_process "$user"
+exec 7<"$M/cache/page.h"
 kill -s TERM "$daemon"
 until_true 30 has_ended "$daemon" || fail "$what: the daemon is still there"
 reap_daemon
 [ "$daemon_status" -eq 0 ] || fail "$what: status $daemon_status: $(tail -n 3 "$T/daemon.out")"
-kill "$user"
+exec 7<&-
 detach "$M"
 check_volume "$what"
 
