@@ -165,13 +165,19 @@ struct step {
     struct txn_record *done, *rest; /* KEY_TRIM's deletion; the one of what is left */
 };
 
-/* Choose a trim: of object, or any. Context: lock. */
+/* Choose a trim: of object, or any. What could not be read comes last, and only for its object's sake: others
+ * must not wait for it. The next mount tries it again. Context: lock, trim_lock. */
 static struct trim *choose(struct store *s, uint64_t object)
 {
-    struct trim *t = s->trims;
-    while (t != NULL && object != 0 && t->object != object)
-        t = t->next;
-    return t;
+    struct trim *unreadable = NULL;
+    for (struct trim *t = s->trims; t != NULL; t = t->next) {
+        if (object != 0 && t->object != object)
+            continue;
+        if (!t->unreadable)
+            return t;
+        unreadable = t;
+    }
+    return object != 0 ? unreadable : NULL;
 }
 
 static bool step_alloc(struct step *st)
@@ -257,8 +263,10 @@ static int step_apply(struct store *s, struct step *st, struct trim *t)
     uint64_t count = 0;
     uint8_t value[NUMBER_BYTES];
     int err = txn_wait_room(s, ROOM_RECORDS);
-    if (err == 0 && st->n > 0)
+    if (err == 0 && st->n > 0) {
         err = store_blocks_locked(s, st->object, &count);
+        t->unreadable = err == -EIO;
+    }
     if (err != 0 || !still_running(s, st))
         return err; /* frozen or logged meanwhile: the next step sees them there */
     txn_started(s);
@@ -280,6 +288,7 @@ static int step_apply(struct store *s, struct step *st, struct trim *t)
 static int step_run(struct store *s, struct step *st, struct trim *t)
 {
     ssize_t n = list_raw(s, st->object, st->from, st->to, st->indices, st->only_running, &st->next);
+    t->unreadable = n == -EIO;
     if (n < 0)
         return (int)n;
     st->n = (size_t)n;
@@ -305,6 +314,8 @@ int trim_step(struct store *s, uint64_t object)
         *st = (struct step){ .object = t->object, .from = t->from, .to = t->to };
     pthread_mutex_unlock(&s->lock);
     int err = t != NULL ? step_run(s, st, t) : 0;
+    if (err == -EIO && object == 0 && t->unreadable)
+        err = 0; /* nobody waits for this one */
     pthread_mutex_lock(&s->lock);
     bool more = choose(s, object) != NULL;
     pthread_mutex_unlock(&s->lock);

@@ -84,6 +84,7 @@ struct txn {
 struct trim { /* blocks [from, to) of object are to be deleted */
     struct trim *next;
     uint64_t object, from, to; /* as its record says */
+    bool unreadable;           /* its last step met damage (m) */
 };
 
 struct store {                 /* (c) constant  (s) lock  (m) trim_lock  (a) atomic */
@@ -209,7 +210,8 @@ void space_close(struct store *s); /* give back what was allocated ahead */
  * range first: nearly always there is none, however many trims are pending. Context: lock. */
 const struct trim *trim_touching(const struct trim *t, uint64_t object, uint64_t first,
                                  uint64_t last);
-/* Do one bounded step, of object or (0) of any.   Returns 1: more to do, 0: none, -errno. */
+/* Do one bounded step, of object or (0) of any whose last one did not meet damage.
+ * Returns 1: more to do, 0: none, -errno. */
 int trim_step(struct store *s, uint64_t object);
 void trim_register(struct store *s, struct trim *t); /* context: lock */
 int trim_load(struct store *s);
