@@ -127,9 +127,9 @@ static int shrink(struct inode *inode, uint64_t size)
     return err;
 }
 
-/* Longer: the record follows at once when everything below is in the store already; otherwise the
- * writeback pass that is due anyway carries the new size. While blocks may be behind the record's size,
- * or the rest of its last one is not zeros (INODE_EXTENDING), it is not: a pass may be under way.
+/* Longer: the record follows at once when everything below is in the store already; otherwise with the end of a
+ * writeback pass. While blocks may be behind the record's size, or the rest of its last one is not zeros
+ * (INODE_EXTENDING), it is not: a pass may be under way.
  * Context: lock_eof_page(), records locked. */
 static int grow_record(struct inode *inode, uint64_t size)
 {
@@ -194,6 +194,14 @@ static int resize_locked(struct inode *inode, uint64_t size)
     return shrink(inode, size);
 }
 
+/* A record that is behind follows with the next pass, if anything is dirty. Otherwise none is due: this one, which
+ * then finds nothing to write. Context: i_rwsem. */
+static void record_follows(struct inode *inode)
+{
+    if (atomic_load(&inode->mapping.nrdirty) == 0 && inode_lags(inode))
+        (void)filemap_fdatawrite(&inode->mapping, WB_SYNC_NONE); /* an error is the next fsync's */
+}
+
 int inode_truncate(struct inode *inode, uint64_t size)
 {
     if (size > MAX_FILE_SIZE)
@@ -202,6 +210,8 @@ int inode_truncate(struct inode *inode, uint64_t size)
         return -EROFS;
     down_write(&inode->i_rwsem);
     int err = resize_locked(inode, size);
+    if (err == 0)
+        record_follows(inode);
     up_write(&inode->i_rwsem);
     return err;
 }

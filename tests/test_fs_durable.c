@@ -96,6 +96,42 @@ static uint64_t blocks_of(struct open_file *file)
     return blocks;
 }
 
+/* ---- a crash ---------------------------------------------------------------------------------- */
+
+static struct fs *live;
+static struct inode *live_root;
+
+static void copy_volume(void)
+{
+    char command[256];
+    snprintf(command, sizeof command, "cp --sparse=always %s %s", volume, copy);
+    cr_assert_eq(system(command), 0);
+}
+
+/* The file in the copy, which is mounted until leave_copy(). */
+static struct open_file *open_in_copy(void)
+{
+    struct inode *inode;
+    struct open_file *file;
+    live = fs;
+    live_root = root;
+    mount_path(copy);
+    cr_assert_eq(dir_lookup(root, "f", &inode), 0);
+    cr_assert_eq(file_open(inode, O_RDWR, &file), 0);
+    inode_put(inode, 1);
+    return file;
+}
+
+static void leave_copy(struct open_file *file)
+{
+    file_release(file);
+    unmount();
+    fs = live;
+    root = live_root;
+}
+
+/* ---- blocks and sizes ------------------------------------------------------------------------- */
+
 Test(fs_durable, a_block_that_began_as_a_hole_is_counted_once, .timeout = 60)
 {
     set_up();
@@ -155,10 +191,8 @@ static int begin_then_grow(struct address_space *m, struct writeback_pass *pass)
 static int crash_then_end(struct address_space *m, struct writeback_pass *pass, int error)
 {
     if (!done) {
-        char command[256];
         cr_assert_eq(store_commit(fs->store, store_tid(fs->store)), 0);
-        snprintf(command, sizeof command, "cp --sparse=always %s %s", volume, copy);
-        cr_assert_eq(system(command), 0);
+        copy_volume();
     }
     done = true;
     return inode_a_ops.writeback_end(m, pass, error);
@@ -166,7 +200,6 @@ static int crash_then_end(struct address_space *m, struct writeback_pass *pass, 
 
 static void check_growth(void (*what)(void))
 {
-    struct inode *inode;
     set_up();
     growing = make("f");
     write_at(growing, 0, 100, 'o');
@@ -181,22 +214,13 @@ static void check_growth(void (*what)(void))
     cr_assert_eq(filemap_fdatawrite(&growing->inode->mapping, WB_SYNC_ALL), 0);
     growing->inode->mapping.a_ops = &inode_a_ops;
     file_release(growing);
-    struct fs *live = fs;
-    struct inode *live_root = root;
-    mount_path(copy);
-    cr_assert_eq(dir_lookup(root, "f", &inode), 0);
-    struct open_file *file;
-    cr_assert_eq(file_open(inode, O_RDWR, &file), 0);
-    inode_put(inode, 1);
+    struct open_file *file = open_in_copy();
     uint64_t size = atomic_load(&file->inode->mapping.i_size);
     cr_assert_leq(size, 100);
     cr_assert_eq(inode_truncate(file->inode, 4 * PAGE_SIZE), 0);
     cr_expect_eq(byte_at(file, 200), 0, "a byte beyond the end came back: %d", byte_at(file, 200));
     cr_expect_eq(byte_at(file, 2 * PAGE_SIZE), 0, "a block beyond the end came back");
-    file_release(file);
-    unmount();
-    fs = live;
-    root = live_root;
+    leave_copy(file);
     tear_down();
 }
 
@@ -208,6 +232,77 @@ Test(fs_durable, what_a_file_grows_by_during_a_pass_does_not_come_back_after_a_c
 Test(fs_durable, nor_what_is_written_after_a_truncation_during_a_pass, .timeout = 60)
 {
     check_growth(truncate_and_extend);
+}
+
+/* ---- a file that is ahead of its record, with nothing dirty ----------------------------------- */
+
+static void shrink_and_grow(struct open_file *file)
+{
+    cr_assert_eq(inode_truncate(file->inode, 5001), 0); /* cuts a hole */
+    cr_assert_eq(inode_truncate(file->inode, 1 << 20), 0);
+}
+
+static void resize_and_set_times(struct open_file *file)
+{
+    struct stat attr = { .st_mtim = { .tv_sec = 77 } };
+    shrink_and_grow(file);
+    cr_assert_eq(inode_setattr(file->inode, &attr, SETATTR_MTIME), 0);
+}
+
+static void cut_at_a_page(struct open_file *file)
+{
+    write_at(file, 0, 3 * PAGE_SIZE, 'a');
+    cr_assert_eq(file_fsync(file, false), 0);
+    cr_assert_eq(inode_truncate(file->inode, PAGE_SIZE), 0);
+}
+
+static void write_and_cut_it_off(struct open_file *file)
+{
+    write_at(file, 100000 + PAGE_SIZE, PAGE_SIZE, 'a');
+    cr_assert_eq(inode_truncate(file->inode, 100000), 0);
+}
+
+/* The file stays open and is not synced: size and mtime are the next commit's all the same. */
+static void check_ahead(void (*change)(struct open_file *file))
+{
+    struct stat want, st;
+    set_up();
+    struct open_file *file = make("f");
+    cr_assert_eq(inode_truncate(file->inode, 100000), 0);
+    cr_assert_eq(file_fsync(file, false), 0);
+    change(file);
+    cr_assert_eq(atomic_load(&file->inode->mapping.nrdirty), 0);
+    cr_assert_eq(inode_getattr(file->inode, &want), 0);
+    cr_assert_eq(store_commit(fs->store, store_tid(fs->store)), 0);
+    copy_volume();
+    struct open_file *after = open_in_copy();
+    cr_assert_eq(inode_getattr(after->inode, &st), 0);
+    cr_expect_eq(st.st_size, want.st_size, "%ld bytes, not %ld", st.st_size, want.st_size);
+    cr_expect_eq(st.st_mtim.tv_sec, want.st_mtim.tv_sec);
+    cr_expect_eq(st.st_mtim.tv_nsec, want.st_mtim.tv_nsec);
+    leave_copy(after);
+    file_release(file);
+    tear_down();
+}
+
+Test(fs_durable, a_size_follows_where_only_a_hole_was_cut, .timeout = 60)
+{
+    check_ahead(shrink_and_grow);
+}
+
+Test(fs_durable, so_does_a_time_that_was_set_then, .timeout = 60)
+{
+    check_ahead(resize_and_set_times);
+}
+
+Test(fs_durable, a_truncation_that_leaves_nothing_dirty_has_its_time_recorded, .timeout = 60)
+{
+    check_ahead(cut_at_a_page);
+}
+
+Test(fs_durable, nor_is_it_lost_where_what_was_dirty_is_cut_off, .timeout = 60)
+{
+    check_ahead(write_and_cut_it_off);
 }
 
 /* ---- attaching ------------------------------------------------------------------------------- */
