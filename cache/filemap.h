@@ -41,8 +41,8 @@ struct address_space_operations {
     /* Promise room before pages are dirtied: nr_pages of them, nr_new without a block.
      * Returns 0, -ENOSPC, -EDQUOT, -EROFS.   Blocks: no. */
     int (*reserve)(struct address_space *m, uint32_t nr_pages, uint32_t nr_new);
-    /* Likewise for a page that truncation zeroes: cannot fail. */
-    void (*reserve_always)(struct address_space *m);
+    /* Likewise for a page that truncation zeroes, or whose block it takes away: cannot fail. */
+    void (*reserve_always)(struct address_space *m, uint32_t nr_pages, uint32_t nr_new);
     void (*unreserve)(struct address_space *m, uint32_t nr_pages, uint32_t nr_new);
     /* reserve said -ENOSPC, but may have estimated: find out what is really free, and it is asked again.
      * Sleeps for a commit. No page is locked. */

@@ -7,15 +7,22 @@
 #include "cache/memory.h"
 #include "cache/reclaim.h"
 
+static void reserve_always(struct address_space *m, uint32_t nr_pages, uint32_t nr_new)
+{
+    if (m->a_ops != NULL && m->a_ops->reserve_always != NULL)
+        m->a_ops->reserve_always(m, nr_pages, nr_new);
+}
+
 /* The page stays, but nothing of what is in it: it reads as the hole it is going to be. A dirty page
- * stays dirty, with its promise: whoever may still store to it must not do so unseen (M1). */
+ * stays dirty, and is promised a new block: whoever may still store to it must not do so unseen (M1). */
 static void empty_page(struct address_space *m, struct page *page)
 {
     memset(page_address(m->cache, page), 0, PAGE_SIZE);
     page_clear(page, PG_error);
     page_set(page, PG_uptodate);
-    if (!page_test(page, PG_dirty))
-        page_clear(page, PG_mappedtodisk);
+    if (page_test(page, PG_dirty) && page_test(page, PG_mappedtodisk))
+        reserve_always(m, 0, 1);
+    page_clear(page, PG_mappedtodisk);
 }
 
 /* Returns true: it is gone. A page that may still be mapped somewhere cannot leave its tree (M2): it
@@ -85,8 +92,7 @@ static void zero_in_page(struct address_space *m, struct page *page, size_t in, 
 {
     memset((char *)page_address(m->cache, page) + in, 0, end - in);
     if (page_test(page, PG_mappedtodisk) && !page_test(page, PG_dirty)) {
-        if (m->a_ops != NULL && m->a_ops->reserve_always != NULL)
-            m->a_ops->reserve_always(m);
+        reserve_always(m, 1, 0);
         set_page_dirty(m, page);
     }
 }

@@ -27,9 +27,9 @@ static int data_reserve(struct address_space *m, uint32_t nr_pages, uint32_t nr_
     return store_reserve(inode_of(m)->fs->store, nr_pages, nr_new);
 }
 
-static void data_reserve_always(struct address_space *m)
+static void data_reserve_always(struct address_space *m, uint32_t nr_pages, uint32_t nr_new)
 {
-    store_reserve_always(inode_of(m)->fs->store);
+    store_reserve_always(inode_of(m)->fs->store, nr_pages, nr_new);
 }
 
 static void data_unreserve(struct address_space *m, uint32_t nr_pages, uint32_t nr_new)

@@ -184,10 +184,11 @@ int store_reserve(struct store *s, uint64_t nr_pages, uint64_t nr_new)
     return err;
 }
 
-void store_reserve_always(struct store *s)
+void store_reserve_always(struct store *s, uint64_t nr_pages, uint64_t nr_new)
 {
     pthread_mutex_lock(&s->lock);
-    s->promised++;
+    s->promised += nr_pages;
+    s->promised_new += nr_new;
     pthread_mutex_unlock(&s->lock);
 }
 

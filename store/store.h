@@ -141,8 +141,8 @@ int store_new_number(struct store *s, uint64_t *out);
  * Returns 0 or -ENOSPC (nothing promised).   Blocks: no. */
 int store_reserve(struct store *s, uint64_t nr_pages, uint64_t nr_new);
 
-/* The same for one page that has its block, whatever is free: truncation must not fail. */
-void store_reserve_always(struct store *s);
+/* The same, whatever is free: truncation must not fail. */
+void store_reserve_always(struct store *s, uint64_t nr_pages, uint64_t nr_new);
 
 /* Take back a promise that was not used (a write bio's vec uses the promise of its page). */
 void store_unreserve(struct store *s, uint64_t nr_pages, uint64_t nr_new);

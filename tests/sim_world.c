@@ -56,9 +56,10 @@ static int owner_reserve(struct address_space *m, uint32_t pages, uint32_t new)
     return 0;
 }
 
-static void owner_reserve_always(struct address_space *m)
+static void owner_reserve_always(struct address_space *m, uint32_t pages, uint32_t new)
 {
-    file_of(m)->promised++;
+    file_of(m)->promised += pages;
+    file_of(m)->promised_new += new;
 }
 
 static void owner_unreserve(struct address_space *m, uint32_t pages, uint32_t new)

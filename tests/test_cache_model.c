@@ -66,9 +66,9 @@ static int owner_reserve(struct address_space *m, uint32_t pages, uint32_t new)
     return 0;
 }
 
-static void owner_reserve_always(struct address_space *m)
+static void owner_reserve_always(struct address_space *m, uint32_t pages, uint32_t new)
 {
-    owner_reserve(m, 1, 0);
+    owner_reserve(m, pages, new);
 }
 
 static void owner_unreserve(struct address_space *m, uint32_t pages, uint32_t new)

@@ -398,6 +398,52 @@ Test(truncate, hole_under_a_page_that_may_be_mapped_reads_zero_and_keeps_later_s
     cr_expect(all(20, 2 * PAGE_SIZE, 0));
 }
 
+static int64_t promised_new;
+
+static int reserve(struct address_space *mapping, uint32_t nr_pages, uint32_t nr_new)
+{
+    (void)mapping, (void)nr_pages;
+    promised_new += nr_new;
+    return 0;
+}
+
+static void reserve_always(struct address_space *mapping, uint32_t nr_pages, uint32_t nr_new)
+{
+    reserve(mapping, nr_pages, nr_new);
+}
+
+static void unreserve(struct address_space *mapping, uint32_t nr_pages, uint32_t nr_new)
+{
+    (void)mapping, (void)nr_pages;
+    promised_new -= nr_new;
+}
+
+/* Its block goes with the hole; what it is written to next is a new one. */
+Test(truncate, dirty_page_that_may_be_mapped_is_promised_a_new_block)
+{
+    static const struct address_space_operations ops = { .reserve = reserve,
+                                                         .reserve_always = reserve_always,
+                                                         .unreserve = unreserve };
+    m.a_ops = &ops;
+    write_at(0, 'f', PAGE_SIZE);
+    cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), 0);
+    store(0, 's', PAGE_SIZE);
+    promised_new = 0;
+    unsure = true;
+    for (int i = 0; i < 2; i++) { /* a page that is to have a new one needs no other */
+        down_write(&m.invalidate_lock);
+        cr_assert_eq(truncate_inode_pages_range(&m, 0, 0), 1u);
+        up_write(&m.invalidate_lock);
+        cr_expect_eq(promised_new, 1);
+    }
+    struct page *page = find_get_page(&m, 0);
+    cr_expect(page_test(page, PG_dirty) && !page_test(page, PG_mappedtodisk));
+    put_page(cache, page);
+    unsure = false;
+    cr_expect_eq(shrink_to(0), 0u);
+    cr_expect_eq(promised_new, 0);
+}
+
 Test(truncate, growth_write_protects_only_what_may_be_stored_to)
 {
     write_at(0, 'f', 100);
