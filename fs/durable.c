@@ -225,12 +225,21 @@ const struct address_space_operations inode_a_ops = {
 
 /* ---- writing back ---------------------------------------------------------------------------- */
 
+/* Nothing is ahead of the store, nor in the hands of a pass: blocks may be in a transaction that only its end
+ * makes known (inode_raise_tid), and their pages are gone by then. */
+static bool is_written_back(struct inode *inode)
+{
+    struct address_space *m = &inode->mapping;
+    if (atomic_load(&m->nrdirty) > 0 || atomic_load(&m->nrpages) > 0 || inode_lags(inode) ||
+        !down_write_trylock(&m->writeback_sem))
+        return false;
+    up_write(&m->writeback_sem);
+    return true;
+}
+
 int inode_write_back(struct inode *inode)
 {
-    if (atomic_load(&inode->mapping.nrdirty) == 0 && atomic_load(&inode->mapping.nrpages) == 0 &&
-        !inode_lags(inode))
-        return 0;
-    return filemap_fdatawrite(&inode->mapping, WB_SYNC_ALL);
+    return is_written_back(inode) ? 0 : filemap_fdatawrite(&inode->mapping, WB_SYNC_ALL);
 }
 
 int inode_fsync(struct inode *inode)

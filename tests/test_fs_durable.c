@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -232,6 +233,73 @@ Test(fs_durable, what_a_file_grows_by_during_a_pass_does_not_come_back_after_a_c
 Test(fs_durable, nor_what_is_written_after_a_truncation_during_a_pass, .timeout = 60)
 {
     check_growth(truncate_and_extend);
+}
+
+/* ---- an fsync beside a pass ------------------------------------------------------------------- */
+
+#define SYNC_WAIT_MS 300
+
+static pthread_t syncer;
+static _Atomic bool synced;
+static bool too_early;
+
+static void *sync_and_crash(void *file)
+{
+    cr_expect_eq(file_fsync(file, false), 0);
+    atomic_store(&synced, true);
+    copy_volume();
+    return NULL;
+}
+
+/* The blocks come into another transaction than the record. */
+static int begin_then_commit(struct address_space *m, struct writeback_pass *pass)
+{
+    int err = inode_a_ops.writeback_begin(m, pass);
+    cr_assert_eq(store_commit(fs->store, store_tid(fs->store)), 0);
+    return err;
+}
+
+/* The blocks are in the running transaction, their pages gone: the fsync has to wait for what is to come. */
+static int sync_then_end(struct address_space *m, struct writeback_pass *pass, int error)
+{
+    if (!done) {
+        done = true;
+        page_cache_drop(fs->cache);
+        cr_assert_eq(atomic_load(&m->nrpages), 0);
+        cr_assert_eq(pthread_create(&syncer, NULL, sync_and_crash, growing), 0);
+        for (int i = 0; i < SYNC_WAIT_MS && !atomic_load(&synced); i++)
+            usleep(1000);
+        too_early = atomic_load(&synced);
+        if (too_early)
+            pthread_join(syncer, NULL); /* the crash is now */
+    }
+    return inode_a_ops.writeback_end(m, pass, error);
+}
+
+Test(fs_durable, an_fsync_waits_for_the_pass_that_has_its_blocks, .timeout = 60)
+{
+    struct stat st;
+    set_up();
+    growing = make("f");
+    write_at(growing, 0, PAGE_SIZE, 'o');
+    cr_assert_eq(file_fsync(growing, false), 0);
+    cr_assert_eq(inode_getattr(growing->inode, &st), 0);
+    ops = inode_a_ops;
+    ops.writeback_begin = begin_then_commit;
+    ops.writeback_end = sync_then_end;
+    growing->inode->mapping.a_ops = &ops;
+    write_at(growing, 0, PAGE_SIZE, 'n');
+    cr_assert_eq(inode_setattr(growing->inode, &st, SETATTR_MTIME), 0); /* as the record has it */
+    done = synced = false;
+    cr_assert_eq(filemap_fdatawrite(&growing->inode->mapping, WB_SYNC_ALL), 0);
+    if (!too_early)
+        pthread_join(syncer, NULL);
+    growing->inode->mapping.a_ops = &inode_a_ops;
+    file_release(growing);
+    struct open_file *file = open_in_copy();
+    cr_expect_eq(byte_at(file, 0), 'n', "lost after an fsync");
+    leave_copy(file);
+    tear_down();
 }
 
 /* ---- a file that is ahead of its record, with nothing dirty ----------------------------------- */
