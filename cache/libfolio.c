@@ -347,15 +347,29 @@ static int inherit_piece(const struct piece *piece, bool inherit)
     return 0;
 }
 
+static int unmap_pages(const struct piece *piece, int advice)
+{
+    struct request advise = { .piece = piece, .op = ATTACH_ADVISE, .advice = MADV_DONTNEED };
+
+    /* Not once the daemon has hung up: it would undo what attach_hang_up may have done. */
+    table_lock();
+    int error = 0;
+    if (atomic_load(&piece->range.file->conn->hung_up))
+        error = -ECONNRESET;
+    else if (sys_madvise(piece->addr, piece->length, advice))
+        error = -errno;
+    table_unlock();
+    return error ? error : ask_daemon(&advise);
+}
+
 static int madvise_attached(const struct piece *piece, int advice)
 {
     struct request advise = { .piece = piece, .op = ATTACH_ADVISE, .advice = advice };
 
     switch (advice) {
     case MADV_DONTNEED:
-        if (sys_madvise(piece->addr, piece->length, advice))
-            return -errno;
-        return ask_daemon(&advise);
+    case MADV_DONTNEED_LOCKED:
+        return unmap_pages(piece, advice);
     case MADV_NORMAL:
     case MADV_RANDOM:
     case MADV_SEQUENTIAL:

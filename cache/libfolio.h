@@ -41,6 +41,10 @@
 
 #include "cache/attach_proto.h"
 
+#ifndef MADV_DONTNEED_LOCKED /* Linux 5.18 */
+#define MADV_DONTNEED_LOCKED 24
+#endif
+
 #define FOLIO_EXPORT __attribute__((visibility("default")))
 
 #define CLIENT_PAGE  ((size_t)4096) /* the daemon's, too */

@@ -13,6 +13,8 @@
 #define MAP_FIXED_NOREPLACE 0x100000
 #endif
 
+#define POISON_TRIES 10u /* a fault that the daemon answers meanwhile spoils one */
+
 #define PLACEMENT (MAP_FIXED | MAP_FIXED_NOREPLACE | MAP_32BIT)
 #define LOW_MOST \
     65536 /* a higher limit leaves room enough, and descriptors behind it cost memory */
@@ -444,29 +446,70 @@ long attach_unmap(void *arg)
     return error ? error : attach_tell_cut(cut);
 }
 
-/* Beyond the end of an empty file: SIGBUS, for loads and stores. */
-static void blot_out(const struct client_range *range, int uffd)
+/* Nothing is there: neither a page nor the mark of a protected one. Faults still wait for the daemon. */
+static bool empty(const struct client_file *file, struct uffdio_range area, int uffd)
+{
+    struct uffdio_writeprotect end = { .range = area };
+    void *addr = (void *)(uintptr_t)area.start; // NOLINT(performance-no-int-to-ptr)
+
+    if (sys_madvise(addr, area.len, MADV_DONTNEED_LOCKED))
+        return false;
+    if (!file->read_only)
+        ioctl(uffd, UFFDIO_WRITEPROTECT, &end);
+    return true;
+}
+
+/* What needs no room for mappings, and is allowed where the range is sealed, too. Poison outlives the userfaultfd.
+ * Returns false: something may be accessible. */
+static bool poison(const struct client_range *range, int uffd)
+{
+    struct uffdio_poison part = { .range = { range->start, range->end - range->start } };
+    unsigned tries = 0;
+
+    if (!empty(range->file, part.range, uffd))
+        return false;
+    while (part.range.len > 0) {
+        part.updated = 0;
+        int error = ioctl(uffd, UFFDIO_POISON, &part) ? errno : 0;
+        if (part.updated > 0) {
+            part.range.start += (uint64_t)part.updated;
+            part.range.len = range->end - part.range.start;
+        } else if (error == ENOENT && part.range.len > CLIENT_PAGE) {
+            part.range.len = page_up(part.range.len / 2); /* parts have been protected, or locked */
+        } else if (tries++ == POISON_TRIES || !empty(range->file, part.range, uffd)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Beyond the end of an empty file: SIGBUS, for loads and stores.   Returns false: something may be accessible. */
+static bool blot_out(const struct client_range *range, int uffd)
 {
     size_t length = range->end - range->start;
     struct uffdio_range area = { range->start, length };
     void *addr = (void *)range->start; // NOLINT(performance-no-int-to-ptr)
 
-    if (sys_mmap(addr, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, keeper_empty(), 0) ==
-        MAP_FAILED)
-        sys_munmap(addr, length);
+    bool done = sys_mmap(addr, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                         keeper_empty(), 0) != MAP_FAILED ||
+                poison(range, uffd) || sys_munmap(addr, length) == 0;
     /* Who waits in a fault there looks again. */
     ioctl(uffd, UFFDIO_WAKE, &area);
+    return done;
 }
 
 void attach_hang_up(struct client_conn *conn)
 {
+    bool done = true;
+
     table_lock();
     atomic_store(&conn->hung_up, true);
     for (unsigned i = 0; i < table_count(); i++)
         if (table_range(i)->file->conn == conn)
-            blot_out(table_range(i), conn->uffd);
+            done = blot_out(table_range(i), conn->uffd) && done;
     table_unlock();
     /* Only now may the protection end. The number stays taken: the keeper may be about to use it. */
-    dup3(keeper_empty(), conn->uffd, O_CLOEXEC);
+    if (done)
+        dup3(keeper_empty(), conn->uffd, O_CLOEXEC);
     atomic_store(&conn->gone, true);
 }

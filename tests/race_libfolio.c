@@ -26,6 +26,8 @@
 #define PAGES 64u
 #define RW    (PROT_READ | PROT_WRITE)
 
+#define SYS_MSEAL 462 /* Linux 6.10 */
+
 #define CHECK(truth)                                                                      \
     do {                                                                                  \
         if (!(truth)) {                                                                   \
@@ -315,6 +317,29 @@ static void hang_up(void)
     CHECK(folio_munmap(at, PAGES * PAGE) == 0 && load(at) == SIGSEGV);
 }
 
+/* Likewise where nothing can be mapped over it: what is sealed stays, and who is above his limit gets no more. */
+static void hang_up_in_need(void)
+{
+    int fd = new_file("a", PAGES);
+    char *at[] = { map(fd, PAGES, 0), map(fd, PAGES, 0) };
+    struct rlimit none = { PAGE, PAGE };
+    struct timespec moment = { .tv_nsec = 1000000 };
+
+    for (unsigned i = 0; i < 2; i++)
+        CHECK(store(at[i], 1) == 0 && load(at[i] + PAGE) == 0 && mlock(at[i], 4 * PAGE) == 0);
+    CHECK(syscall(SYS_MSEAL, at[0], PAGES * PAGE, 0) == 0 || errno == ENOSYS);
+    CHECK(setrlimit(RLIMIT_AS, &none) == 0 && kill(daemon_pid, SIGKILL) == 0);
+    for (unsigned i = 0; i < 5000 && load(at[1]) == 0; i++)
+        nanosleep(&moment, NULL);
+    for (unsigned i = 0; i < 2; i++) {
+        CHECK(folio_madvise(at[i], PAGES * PAGE, MADV_DONTNEED) == -1 && errno == EIO);
+        for (unsigned j = 0; j < PAGES; j++) {
+            CHECK(load(at[i] + j * PAGE) == SIGBUS && store(at[i] + j * PAGE, 1) == SIGBUS);
+        }
+    }
+    CHECK(folio_munmap(at[1], PAGES * PAGE) == 0 && load(at[1]) == SIGSEGV);
+}
+
 static void returned(void)
 {
     int fd = new_file("a", PAGES);
@@ -599,6 +624,7 @@ int main(int argc, char **argv)
         { "pieces", pieces, false },
         { "moved", moved, false },
         { "hang_up", hang_up, false },
+        { "in_need", hang_up_in_need, false },
         { "returned", returned, true },
         { "forked", forked, true },
         { "descriptors", descriptors, true },
