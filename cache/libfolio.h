@@ -53,10 +53,9 @@
 
 /* A daemon.  (d) door, or the keeper on its behalf  (a) atomic */
 struct client_conn {
-    dev_t dev;            /* of the mount (d) */
+    _Atomic dev_t dev;    /* of the mount; 0: this is none (a; d to change) */
     int socket, uffd;     /* in the keeper's table (d); the watcher puts an empty file for uffd */
     unsigned files;       /* that use it (d) */
-    bool in_use;          /* (d) */
     bool own_only;        /* of faults, those inside system calls fail (d) */
     _Atomic bool hung_up; /* it is of no more use (a) */
     _Atomic bool gone;    /* and the watcher is done with it (a) */
@@ -161,10 +160,11 @@ int keeper_watch(struct client_conn *conn);
 
 /* ---- libfolio_conn.c: one daemon --------------------------------------------------------------- */
 
-/* Does a daemon's socket for this mount exist? Any thread. */
+/* Is this process connected to this mount's daemon, or does its socket exist? Any thread. */
 bool conn_offered(dev_t dev);
 /* In the keeper. Find or make the connection.
- * Returns 0: there was one; 1: it is new; or -errno: -EOPNOTSUPP, -EPERM, -EMFILE. */
+ * Returns 0: there was one; 1: it is new; or -errno: -EOPNOTSUPP, -EPERM; for the moment -EMFILE, or -EAGAIN: something
+ * is attached by a connection that will not do now. */
 int conn_get(dev_t dev, struct client_conn **out);
 /* One request. send_fd, receive_fd: -1 and NULL if there is none; bytes, count: what follows the reply.
  * Returns 0 or -errno: the daemon's, or -ECONNRESET once it has hung up. */

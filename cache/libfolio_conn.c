@@ -26,7 +26,7 @@ unsigned conn_index(const struct client_conn *conn)
 void conn_forget(void)
 {
     for (unsigned i = 0; i < CLIENT_CONNS; i++)
-        conns[i].in_use = false;
+        atomic_store(&conns[i].dev, 0);
 }
 
 /* Kept until somebody with a standard error reports it. */
@@ -89,6 +89,9 @@ bool conn_offered(dev_t dev)
 {
     struct sockaddr_un address;
 
+    for (unsigned i = 0; i < CLIENT_CONNS; i++)
+        if (atomic_load(&conns[i].dev) == dev && !atomic_load(&conns[i].hung_up))
+            return true;
     for (unsigned i = 0; place(i, dev, &address); i++)
         if (access(address.sun_path, F_OK) == 0)
             return true;
@@ -273,7 +276,10 @@ static int greet(struct client_conn *conn, dev_t dev)
     int fd = connect_daemon(dev);
     if (fd < 0)
         return fd;
-    *conn = (struct client_conn){ .dev = dev, .socket = fd };
+    conn->socket = fd;
+    conn->files = 0;
+    atomic_store(&conn->hung_up, false);
+    atomic_store(&conn->gone, false);
     int error = conn->uffd = open_userfaultfd(&conn->own_only);
     if (error >= 0) {
         error = conn_ask(conn, &hello, conn->uffd, NULL, NULL, NULL, 0);
@@ -290,28 +296,32 @@ static int greet(struct client_conn *conn, dev_t dev)
 int conn_get(dev_t dev, struct client_conn **out)
 {
     struct client_conn *unused = NULL;
+    bool attached = false;
 
     for (unsigned i = 0; i < CLIENT_CONNS; i++) {
         struct client_conn *conn = &conns[i];
-        if (conn->in_use && conn->dev == dev && !atomic_load(&conn->hung_up) &&
-            !(conn->own_only && atomic_load(&whole))) {
-            *out = conn;
-            return 0;
+        if (conn->dev == dev && !atomic_load(&conn->hung_up)) {
+            if (!conn->own_only || !atomic_load(&whole)) {
+                *out = conn;
+                return 0;
+            }
+            attached = attached || conn->files > 0;
         }
-        if (conn->in_use && atomic_load(&conn->gone) && conn->files == 0) {
+        if (conn->dev && atomic_load(&conn->gone) && conn->files == 0) {
             close(conn->socket);
             close(conn->uffd);
-            conn->in_use = false;
+            atomic_store(&conn->dev, 0);
         }
-        if (!conn->in_use && !unused)
+        if (!conn->dev && !unused)
             unused = conn;
     }
     if (!unused)
         return -EMFILE;
     int error = greet(unused, dev);
-    if (error == 0)
-        reason[0] = '\0'; /* of another place that was looked at */
-    unused->in_use = error == 0;
+    if (error)
+        return attached && (error == -EPERM || error == -EOPNOTSUPP) ? -EAGAIN : error;
+    reason[0] = '\0'; /* of another place that was looked at */
+    atomic_store(&unused->dev, dev);
     *out = unused;
-    return error ? error : 1;
+    return 1;
 }

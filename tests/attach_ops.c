@@ -1181,6 +1181,36 @@ static void test_stopped(void)
     close(fd);
 }
 
+static void child_in_a_root_of_its_own(int in, int out)
+{
+    (void)in;
+    (void)out;
+    int fd = open("rooted", O_RDWR);
+    char *p = attach(fd, 1);
+    if (chroot(".") != 0)
+        give_up("chroot");
+    char *q = attach(fd, 1), *r = attach(open("/unrooted", O_RDWR), 1);
+    CHECK_EQ(store(p, 'p'), 0);
+    CHECK_EQ(load(q), 'p');
+    CHECK_EQ(store(r, 'r'), 0);
+}
+
+/* Who cannot see the daemon's socket any more has his connection. */
+static void test_chroot(void)
+{
+    if (geteuid() != 0) {
+        printf("chroot: only root may\n");
+        return;
+    }
+    int fd = make_file("rooted", 1), other = make_file("unrooted", 1);
+    struct child c = start_child(child_in_a_root_of_its_own);
+    end_child(&c);
+    CHECK_EQ(byte_at(fd, 0), 'p');
+    CHECK_EQ(byte_at(other, 0), 'r');
+    close(fd);
+    close(other);
+}
+
 /* One that is stopped for a minute: longer than anybody waits for a client. Nobody is slow for it, and it goes on. */
 static void test_stopped_a_minute(void)
 {
@@ -1402,6 +1432,7 @@ static const struct test {
     { "fork", test_fork, false },
     { "exec", test_exec, false },
     { "descriptors", test_descriptors, false },
+    { "chroot", test_chroot, false },
     { "stopped", test_stopped, false },
     { "stopped_a_minute", test_stopped_a_minute, true },
     { "crowd", test_crowd, false },

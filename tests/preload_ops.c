@@ -105,7 +105,8 @@ static void kernel_reads(int fd)
     close(zero);
 }
 
-/* Also who has given up his rights with something attached: a child's mappings from before are its own still. */
+/* Also who has given up his rights with something attached: a child's mappings from before are its own still. Beside
+ * them it gets none of the kernel's: then it does. */
 static void nobody(int fd)
 {
     char *before = map(fd);
@@ -115,6 +116,8 @@ static void nobody(int fd)
     pid_t child = fork();
     if (child == 0) {
         EXPECT(before[PAGE] == 'b');
+        EXPECT(map(fd) == MAP_FAILED && errno == EAGAIN);
+        EXPECT(munmap(before, PAGES * PAGE) == 0);
         kernel_reads(fd);
         _exit(failures);
     }
