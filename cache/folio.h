@@ -15,6 +15,7 @@
  * More than the system calls say:
  *     EOPNOTSUPP  folio_mmap: fd is of no FolioFS mount that offers attaching
  *     EPERM       folio_mmap: this process may not use userfaultfd (see vm.unprivileged_userfaultfd)
+ *     EAGAIN      folio_mmap: the daemon takes no further client at the moment (and see folio(3))
  *     SIGBUS      beyond the end of the file; no room for the store; the page cannot be read; the
  *                 daemon is gone
  * MAP_PRIVATE with PROT_WRITE is the kernel's own mapping of the file, not attached.

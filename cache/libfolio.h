@@ -163,8 +163,8 @@ int keeper_watch(struct client_conn *conn);
 /* Is this process connected to this mount's daemon, or does its socket exist? Any thread. */
 bool conn_offered(dev_t dev);
 /* In the keeper. Find or make the connection.
- * Returns 0: there was one; 1: it is new; or -errno: -EOPNOTSUPP, -EPERM; for the moment -EMFILE, or -EAGAIN: something
- * is attached by a connection that will not do now. */
+ * Returns 0: there was one; 1: it is new; or -errno: -EOPNOTSUPP, -EPERM; for the moment -EMFILE, -ENOMEM and the like,
+ * or -EAGAIN: the daemon hung up at once, or something is attached by a connection that will not do now. */
 int conn_get(dev_t dev, struct client_conn **out);
 /* One request. send_fd, receive_fd: -1 and NULL if there is none; bytes, count: what follows the reply.
  * Returns 0 or -errno: the daemon's, or -ECONNRESET once it has hung up. */

@@ -191,8 +191,11 @@ static int track(struct client_file *file, void *addr, size_t length, off_t offs
     /* A child that fork()'s handlers do not see must find nothing here. */
     if (sys_madvise(addr, length, MADV_DONTFORK))
         return -errno;
-    if (ioctl(file->conn->uffd, UFFDIO_REGISTER, &area))
+    if (ioctl(file->conn->uffd, UFFDIO_REGISTER, &area)) {
+        if (errno == ENOTTY) /* no userfaultfd any more: the daemon has hung up */
+            return -ECONNRESET;
         return errno == ENOMEM ? -ENOMEM : -EOPNOTSUPP;
+    }
     return conn_ask(file->conn, &map, -1, NULL, NULL, NULL, 0);
 }
 

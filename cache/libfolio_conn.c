@@ -119,13 +119,19 @@ static int connect_to(const struct sockaddr_un *address)
     return error;
 }
 
+/* Another time it may be otherwise. */
+static bool passes(int error)
+{
+    return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS;
+}
+
 static int connect_daemon(dev_t dev)
 {
     struct sockaddr_un address;
 
     for (unsigned i = 0; place(i, dev, &address); i++) {
         int fd = connect_to(&address);
-        if (fd >= 0 || fd == -EMFILE || fd == -ENFILE)
+        if (fd >= 0 || passes(-fd))
             return fd;
         if (fd != -ENOENT)
             note_reason(address.sun_path, -fd);
@@ -176,7 +182,7 @@ static int new_userfaultfd(bool *own_only)
     note_reason("userfaultfd (allow it by /dev/userfaultfd or "
                 "sysctl vm.unprivileged_userfaultfd=1)",
                 error);
-    return error == EMFILE || error == ENFILE ? -error : -EPERM;
+    return passes(error) ? -error : -EPERM;
 }
 
 static int open_userfaultfd(bool *own_only)
@@ -290,7 +296,10 @@ static int greet(struct client_conn *conn, dev_t dev)
         close(conn->uffd);
     }
     close(conn->socket);
-    return error == -EPERM || error == -EMFILE || error == -ENFILE ? error : -EOPNOTSUPP;
+    /* Who accepts us and hangs up has as many clients as he can have. */
+    if (error == -ECONNRESET || error == -ETOOMANYREFS)
+        error = -EAGAIN;
+    return error == -EINVAL ? -EOPNOTSUPP : error;
 }
 
 int conn_get(dev_t dev, struct client_conn **out)

@@ -1,6 +1,7 @@
 /* race_libfolio.c: libfolio beside a daemon that is not one (support_fake_daemon.h): what is attached
  * where, hang-up, fork, descriptors, threads. Each scenario is a process with a daemon of its own. */
 #include "tests/support_fake_daemon.h"
+#include "cache/attach_proto.h"
 #include "cache/folio.h"
 
 #include <errno.h>
@@ -16,8 +17,11 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -340,6 +344,24 @@ static void hang_up_in_need(void)
     CHECK(folio_munmap(at[1], PAGES * PAGE) == 0 && load(at[1]) == SIGSEGV);
 }
 
+/* One that accepts, and hangs up. */
+static pid_t busy_daemon_start(void)
+{
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+    snprintf(address.sun_path, sizeof(address.sun_path), "/tmp/foliofs-%u/%u:%u%s",
+             (unsigned)geteuid(), major(dev), minor(dev), ATTACH_SOCKET_SUFFIX);
+    unlink(address.sun_path);
+    CHECK(listener >= 0 && bind(listener, (struct sockaddr *)&address, sizeof(address)) == 0 &&
+          listen(listener, 1) == 0);
+    pid_t child = fork();
+    while (child == 0)
+        close(accept(listener, NULL, NULL));
+    close(listener);
+    return child;
+}
+
 static void returned(void)
 {
     int fd = new_file("a", PAGES);
@@ -348,8 +370,15 @@ static void returned(void)
     CHECK(kill(daemon_pid, SIGKILL) == 0);
     while (load(old) != SIGBUS)
         sched_yield();
-    /* Nobody accepts any more: the socket's file is there, its daemon is not. */
-    CHECK(folio_mmap(NULL, PAGE, RW, MAP_SHARED, fd, 0) == MAP_FAILED && errno == EOPNOTSUPP);
+    /* Nobody accepts any more, once the socket has been closed, too: its file is there, its daemon is not. */
+    do
+        CHECK(folio_mmap(NULL, PAGE, RW, MAP_SHARED, fd, 0) == MAP_FAILED);
+    while (errno == EAGAIN && sched_yield() == 0);
+    CHECK(errno == EOPNOTSUPP);
+    pid_t busy = busy_daemon_start();
+    CHECK(busy > 0);
+    CHECK(folio_mmap(NULL, PAGE, RW, MAP_SHARED, fd, 0) == MAP_FAILED && errno == EAGAIN);
+    fake_daemon_kill(busy, dev);
     pid_t second = fake_daemon_start(dev, counts);
     CHECK(second > 0);
     char *again = map(fd, PAGES, 0);
