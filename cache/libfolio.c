@@ -431,14 +431,14 @@ static int mincore_piece(const struct piece *piece, void *arg)
         struct request request = {
             .piece = &part, .op = ATTACH_MINCORE, .bytes = bytes, .count = pages
         };
-        int error = piece->range.file ? ask_daemon(&request) : -ENOTCONN;
-        /* What is not attached, or is no more, the kernel knows. */
-        if ((error == -ENOTCONN || error == -ECONNRESET) &&
-            (error = sys_mincore(part.addr, part.length, bytes) ? -errno : 0) == -ENOMEM)
-            return -ENXIO;
-        if (error)
+        /* The kernel says whether vec is good, and what is there of what is not attached, or is no more. */
+        if (sys_mincore(part.addr, part.length, *vec))
+            return errno == ENOMEM ? -ENXIO : -errno;
+        int error = piece->range.file ? ask_daemon(&request) : -ECONNRESET;
+        if (error && error != -ECONNRESET)
             return error;
-        memcpy(*vec, bytes, pages); /* no lock is held: it may be attached itself */
+        if (!error)
+            memcpy(*vec, bytes, pages); /* no lock is held: it may be attached itself */
         *vec += pages;
     }
     return 0;

@@ -1023,6 +1023,7 @@ static void test_advice(void)
     unsigned char vec[64];
     char *p = attach(fd, 64);
     control("drop");
+    CHECK(folio_mincore(p, 64 * PAGE, (unsigned char *)8) == -1 && errno == EFAULT);
     CHECK_EQ(folio_mincore(p, 64 * PAGE, vec), 0);
     unsigned in = 0;
     for (unsigned i = 0; i < 64; i++)
