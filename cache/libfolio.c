@@ -300,6 +300,12 @@ static long remove_pages(void *arg)
                : 0;
 }
 
+/* Where one is locked in memory, mlock(2) or MAP_LOCKED. */
+static bool has_locked(const struct piece *piece)
+{
+    return sys_msync(piece->addr, piece->length, MS_INVALIDATE) && errno == EBUSY;
+}
+
 struct syncing {
     int flags;
     const struct client_proof *done; /* all of this file is */
@@ -313,6 +319,8 @@ static int msync_piece(const struct piece *piece, void *arg)
 
     if (!piece->range.file)
         return sys_msync(piece->addr, piece->length, syncing->flags) ? -errno : 0;
+    if ((syncing->flags & MS_INVALIDATE) && has_locked(piece))
+        return -EBUSY;
     if (piece->range.file->read_only)
         return 0;
     if (syncing->flags & MS_ASYNC)
@@ -374,10 +382,13 @@ static int madvise_attached(const struct piece *piece, int advice)
     case MADV_RANDOM:
     case MADV_SEQUENTIAL:
     case MADV_WILLNEED:
+        return ask_daemon(&advise);
     case MADV_COLD:
     case MADV_PAGEOUT:
-        return ask_daemon(&advise);
+        return has_locked(piece) ? -EINVAL : ask_daemon(&advise);
     case MADV_REMOVE:
+        if (has_locked(piece))
+            return -EINVAL;
         return piece->range.file->read_only ? -EACCES : keep_file(piece, remove_pages);
     case MADV_DONTFORK:
         return inherit_piece(piece, false);

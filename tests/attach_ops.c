@@ -1041,6 +1041,16 @@ static void test_advice(void)
                          folio_mincore(p, 64 * PAGE, vec) == 0 && memchr(vec, 1, 64) == NULL));
     CHECK_EQ(load(p + 5 * PAGE), 'x');
     CHECK(folio_madvise(p, 64 * PAGE, 12345) == -1 && errno == EINVAL);
+    const int not_locked[] = { MADV_DONTNEED, MADV_REMOVE, MADV_COLD, MADV_PAGEOUT };
+    CHECK_EQ(mlock(p + PAGE, PAGE), 0);
+    for (unsigned i = 0; i < sizeof not_locked / sizeof *not_locked; i++)
+        CHECK(folio_madvise(p, 4 * PAGE, not_locked[i]) == -1 && errno == EINVAL);
+    CHECK(folio_msync(p, 4 * PAGE, MS_SYNC | MS_INVALIDATE) == -1 && errno == EBUSY);
+    CHECK_EQ(folio_msync(p, 4 * PAGE, MS_SYNC), 0);
+    CHECK_EQ(munlock(p, 4 * PAGE), 0);
+    CHECK_EQ(folio_msync(p, 4 * PAGE, MS_SYNC | MS_INVALIDATE), 0);
+    for (unsigned i = 0; i < 4; i++)
+        CHECK_EQ(load(p + i * PAGE), i + 1);
     CHECK_EQ(folio_munmap(p, 64 * PAGE), 0);
     close(fd);
 }
