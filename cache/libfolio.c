@@ -156,7 +156,7 @@ FOLIO_EXPORT void *folio_mmap(void *addr, size_t length, int prot, int flags, in
         .fd = fd,
         .addr = addr,
         .length = length,
-        .prot = prot,
+        .prot = prot & (PROT_READ | PROT_WRITE | PROT_EXEC), /* mmap(2) minds no others */
         .flags = flags,
         .offset = offset,
     };

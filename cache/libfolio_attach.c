@@ -98,10 +98,12 @@ static int get_proof(int fd, struct client_proof **out)
     int error = statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO | STATX_TYPE, &stat)
                     ? -errno
                     : 0;
-    int mode = fcntl(fd, F_GETFL) & (O_ACCMODE | O_APPEND);
+    int flags = fcntl(fd, F_GETFL), mode = flags & (O_ACCMODE | O_APPEND);
     dev_t dev = makedev(stat.stx_dev_major, stat.stx_dev_minor);
     struct client_proof *proof = NULL;
 
+    if (!error && (flags & O_PATH))
+        error = -EBADF;
     for (unsigned i = 0; !error && (proof = table_proof(i)) != NULL; i++) {
         if (!proof->files || proof->ino != stat.stx_ino || proof->dev != dev ||
             proof->mode != mode || !same_open(fd, proof->fd))

@@ -638,7 +638,11 @@ static void test_errors(void)
     char *p = folio_mmap(NULL, PAGE, rw, MAP_SHARED, append, 0);
     CHECK(p != MAP_FAILED);
     folio_munmap(p, PAGE);
+    p = folio_mmap(NULL, PAGE, rw | 0x10, MAP_SHARED, fd, 0); /* a bit without a meaning */
+    CHECK(p != MAP_FAILED);
+    folio_munmap(p, PAGE);
     REFUSES(EBADF, PAGE, PROT_READ, MAP_SHARED, path, 0);
+    REFUSES(EBADF, PAGE, rw, MAP_SHARED, path, 0);
     REFUSES(EBADF, PAGE, PROT_READ, MAP_SHARED, -1, 0);
     REFUSES(EINVAL, 0, rw, MAP_SHARED, fd, 0);
     REFUSES(EINVAL, PAGE, rw, MAP_SHARED, fd, 1);
