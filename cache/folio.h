@@ -37,7 +37,7 @@ int folio_msync(void *addr, size_t length, int flags);
 int folio_madvise(void *addr, size_t length, int advice);
 int folio_mincore(void *addr, size_t length, unsigned char *vec);
 /* mprotect(2) is as good, but for what came from a read-only descriptor: the kernel would allow
- * PROT_WRITE there, and the stores would be lost; this says EACCES. */
+ * PROT_WRITE there, and the stores would be lost; this says EACCES. So it does to PROT_EXEC on a noexec mount. */
 int folio_mprotect(void *addr, size_t length, int prot);
 /* flags: MREMAP_*, but not MREMAP_DONTUNMAP. A range that was not attached is handed to mremap(2). */
 void *folio_mremap(void *addr, size_t old_length, size_t new_length, int flags, void *new_addr);

@@ -467,22 +467,37 @@ FOLIO_EXPORT int folio_mincore(void *addr, size_t length, unsigned char *vec)
 
 /* ---- mprotect ------------------------------------------------------------------------------------------ */
 
+static bool is_noexec(const struct client_file *file)
+{
+    door_enter();
+    long noexec = keeper_run(attach_noexec, file->proof);
+    door_leave();
+    return noexec;
+}
+
 static int may_protect(const struct piece *piece, void *arg)
 {
     const struct client_file *file = piece->range.file;
     int prot = *(const int *)arg;
 
-    return file && (prot & PROT_WRITE) && (file->read_only || file->type == MAP_PRIVATE) ? -EACCES
-                                                                                         : 0;
+    if (!file)
+        return 0;
+    if ((prot & PROT_WRITE) && (file->read_only || file->type == MAP_PRIVATE))
+        return -EACCES;
+    return (prot & PROT_EXEC) && is_noexec(file) ? -EACCES : 0;
+}
+
+FOLIO_EXPORT int folio_may_protect(void *addr, size_t length, int prot)
+{
+    fork_check();
+    if (!aligned(addr) || !table_touches(addr, page_up(length)))
+        return 0;
+    return for_pieces(addr, length, may_protect, &prot);
 }
 
 FOLIO_EXPORT int folio_mprotect(void *addr, size_t length, int prot)
 {
-    fork_check();
-    if (aligned(addr) && table_touches(addr, page_up(length)) &&
-        for_pieces(addr, length, may_protect, &prot))
-        return -1;
-    return sys_mprotect(addr, length, prot);
+    return folio_may_protect(addr, length, prot) ? -1 : sys_mprotect(addr, length, prot);
 }
 
 /* ---- mremap --------------------------------------------------------------------------------------------- */

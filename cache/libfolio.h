@@ -210,6 +210,9 @@ struct attach_args {
 /* For keeper_run: map and attach.   Returns the address, or -errno. */
 long attach_map(void *args);
 
+/* For keeper_run: is a proof's file on a mount that is noexec?   1, 0. */
+long attach_noexec(void *proof);
+
 struct attach_cut {
     uintptr_t start, end;
     uint64_t conns;             /* to be told: UNMAP */
@@ -244,6 +247,9 @@ void fork_check(void);
 
 /* mmap(2) with MAP_FIXED, over ranges that may be attached. */
 void *folio_mmap_over(void *addr, size_t length, int prot, int flags, int fd, off_t offset);
+
+/* What folio_mprotect checks before mprotect(2) is asked.   Returns 0, or -1 with errno. */
+int folio_may_protect(void *addr, size_t length, int prot);
 
 /* ---- system calls, whoever else calls himself mmap --------------------------------------------------- */
 

@@ -297,9 +297,17 @@ static int attach_at(struct client_file *file, const struct spot *spot, void **a
 
 /* ---- a mapping --------------------------------------------------------------------------------------- */
 
+long attach_noexec(void *arg)
+{
+    const struct client_proof *proof = arg;
+    struct statvfs mount;
+
+    return fstatvfs(proof->fd, &mount) == 0 && (mount.f_flag & ST_NOEXEC);
+}
+
 /* The checks of mmap(2): prot, flags, length and limits made by itself, on a file that is not the
  * daemon's; then the open mode. (The daemon believes neither.) */
-static int check_arguments(const struct client_proof *proof, const struct attach_args *args)
+static int check_arguments(struct client_proof *proof, const struct attach_args *args)
 {
     int type = args->flags & MAP_TYPE;
     int flags =
@@ -312,8 +320,7 @@ static int check_arguments(const struct client_proof *proof, const struct attach
     int mode = proof->mode & O_ACCMODE;
     if (mode == O_WRONLY || (mode == O_RDONLY && type != MAP_PRIVATE && (args->prot & PROT_WRITE)))
         return -EACCES;
-    struct statvfs mount;
-    if ((args->prot & PROT_EXEC) && fstatvfs(proof->fd, &mount) == 0 && (mount.f_flag & ST_NOEXEC))
+    if ((args->prot & PROT_EXEC) && attach_noexec(proof))
         return -EPERM;
     return proof->has_pages ? 0 : -ENODEV;
 }

@@ -736,6 +736,39 @@ static void test_read_only(void)
     close(fd);
 }
 
+static void child_of_noexec(int in, int out)
+{
+    static char here[4096];
+    const unsigned long rest = MS_NOSUID | MS_NODEV;
+    (void)in;
+    (void)out;
+    if (getcwd(here, sizeof here) == NULL || unshare(CLONE_NEWNS) != 0 ||
+        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+        mount(here, here, NULL, MS_BIND, NULL) != 0 ||
+        mount(NULL, here, NULL, MS_REMOUNT | MS_BIND | MS_NOEXEC | rest, NULL) != 0 ||
+        chdir(here) != 0)
+        give_up("a mount that is noexec");
+    int fd = open("noexec", O_RDWR);
+    char *p = attach(fd, 1);
+    CHECK(folio_mprotect(p, PAGE, PROT_READ | PROT_EXEC) == -1 && errno == EACCES);
+    REFUSES(EPERM, PAGE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+    CHECK_EQ(folio_mprotect(p, PAGE, PROT_READ), 0);
+}
+
+/* Nothing becomes executable that may not be. */
+static void test_noexec(void)
+{
+    int fd = make_file("noexec", 1);
+    char *p = attach(fd, 1);
+    CHECK_EQ(folio_mprotect(p, PAGE, PROT_READ | PROT_EXEC), 0);
+    folio_munmap(p, PAGE);
+    if (geteuid() == 0) {
+        struct child c = start_child(child_of_noexec);
+        end_child(&c);
+    }
+    close(fd);
+}
+
 static char *private;
 
 static void child_has_private(int in, int out)
@@ -1435,6 +1468,7 @@ static const struct test {
     { "locked", test_locked, false },
     { "limited", test_limited, false },
     { "read_only", test_read_only, false },
+    { "noexec", test_noexec, false },
     { "private", test_private, false },
     { "parts", test_parts, false },
     { "files", test_files, false },
