@@ -22,6 +22,7 @@ static struct {
     int (*madvise)(void *addr, size_t length, int advice);
     int (*mincore)(void *addr, size_t length, unsigned char *vec);
     int (*mprotect)(void *addr, size_t length, int prot);
+    int (*pkey_mprotect)(void *addr, size_t length, int prot, int pkey);
     int (*remap_file_pages)(void *addr, size_t length, int prot, size_t pgoff, int flags);
 } next;
 
@@ -35,6 +36,7 @@ __attribute__((constructor)) static void find_next(void)
     *(void **)&next.madvise = dlsym(RTLD_NEXT, "madvise");
     *(void **)&next.mincore = dlsym(RTLD_NEXT, "mincore");
     *(void **)&next.mprotect = dlsym(RTLD_NEXT, "mprotect");
+    *(void **)&next.pkey_mprotect = dlsym(RTLD_NEXT, "pkey_mprotect");
     *(void **)&next.remap_file_pages = dlsym(RTLD_NEXT, "remap_file_pages");
     folio_whole_tracking(); /* a program that knows nothing of us hands what it maps to system calls */
 }
@@ -134,6 +136,14 @@ FOLIO_EXPORT int mprotect(void *addr, size_t length, int prot)
     if (folio_attached(addr, page_up(length)))
         return folio_mprotect(addr, length, prot);
     return next.mprotect ? next.mprotect(addr, length, prot) : sys_mprotect(addr, length, prot);
+}
+
+FOLIO_EXPORT int pkey_mprotect(void *addr, size_t length, int prot, int pkey)
+{
+    if (folio_may_protect(addr, length, prot))
+        return -1;
+    return next.pkey_mprotect ? next.pkey_mprotect(addr, length, prot, pkey)
+                              : (int)syscall(SYS_pkey_mprotect, addr, length, prot, pkey);
 }
 
 /* Linux maps anew for it, which nobody would track. */

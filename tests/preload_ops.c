@@ -37,9 +37,15 @@ static char *map(int fd)
     return mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 }
 
-static void calls(int fd)
+static void calls(int fd, const char *path)
 {
     char *p = map(fd), byte;
+    int reader = open(path, O_RDONLY);
+    char *q = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, reader, 0);
+    EXPECT(q != MAP_FAILED && mprotect(q, PAGE, PROT_READ | PROT_WRITE) == -1 && errno == EACCES);
+    EXPECT(pkey_mprotect(q, PAGE, PROT_READ | PROT_WRITE, -1) == -1 && errno == EACCES);
+    EXPECT(pkey_mprotect(q, PAGE, PROT_NONE, -1) == 0 && munmap(q, PAGE) == 0);
+    close(reader);
     EXPECT(p != MAP_FAILED);
     EXPECT(remap_file_pages(p, PAGE, 0, 5, 0) == -1 && errno == EINVAL);
     EXPECT(mremap(p, 0, PAGE, MREMAP_MAYMOVE) == MAP_FAILED && errno == EINVAL);
@@ -131,7 +137,7 @@ int main(int argc, char **argv)
     if (fd < 0)
         return 2;
     if (strcmp(argv[1], "calls") == 0)
-        calls(fd);
+        calls(fd, argv[2]);
     else if (strcmp(argv[1], "handler") == 0)
         handler(fd);
     else if (strcmp(argv[1], "nobody") == 0)
