@@ -217,9 +217,11 @@ static int map_pages(const struct client_file *file, const struct spot *spot, in
     int type = file->read_only ? MAP_PRIVATE : MAP_SHARED, error = 0;
 
     table_lock();
-    *addr = sys_mmap(spot->addr, spot->length, PROT_NONE, type | MAP_NORESERVE | spot->placement,
-                     memfd, spot->offset);
-    if (*addr == MAP_FAILED)
+    if (table_full())
+        error = -ENOMEM;
+    else if ((*addr = sys_mmap(spot->addr, spot->length, PROT_NONE,
+                               type | MAP_NORESERVE | spot->placement, memfd, spot->offset)) ==
+             MAP_FAILED)
         error = -errno;
     else if (spot->placement & MAP_FIXED)
         cut->conns = table_cut((uintptr_t)*addr, (uintptr_t)*addr + spot->length, &cut->unused);
