@@ -17,8 +17,6 @@
 
 static void client_free(struct attach_client *c)
 {
-    if (c->uffd >= 0)
-        close(c->uffd);
     if (c->stop >= 0)
         close(c->stop);
     close(c->sock);
@@ -74,9 +72,7 @@ static void client_bury(struct attach_client *c)
     (void)shutdown(c->sock, SHUT_RDWR); /* ends what its requests' thread waits for */
     worker_stop(c->requests);
     client_end(c);
-    for (unsigned i = 0; i < ATTACH_OPENS_MOST; i++)
-        if (c->opens[i] != NULL)
-            open_put(a, c->opens[i]);
+    client_let_go(c);
     client_free(c);
 }
 

@@ -5,7 +5,7 @@
  *     accept     takes connections, frees what is left of clients that are gone, and tells of those that
  *                keep us waiting. It waits for no client itself
  *     requests   one per client: reads packets, answers; may sleep. When the client has hung up it waits
- *                for its address space to go, and ends its ranges
+ *                for its address space to go, ends its ranges, and closes what is left of it, which may wait too
  *     events     one per client: reads the userfaultfd. It never waits for a page, a commit or
  *                throttling: until it has read a client's events, whoever write-protects in that client
  *                gets -EAGAIN and tries again, perhaps with that page locked
@@ -53,7 +53,7 @@ struct attach_ops {
     void (*release)(void *arg, void *owner);
     /* A client has had its address space locked for so long that what the daemon wants to change in it
      * waits, and whoever wants that page, or the file, waits too. Once until it ends. pid: the client's
-     * process, 0 if it is not one of ours to see; number: one file that is concerned. */
+     * process, 0 if it is not one of ours to see; number: one file that is concerned, 0 if none is. */
     void (*stuck)(void *arg, pid_t pid, uint64_t number, unsigned seconds);
     /* Likewise some client, whoever it is, has kept files' memory locked, and so many threads with it (memfd.h). */
     void (*kept)(void *arg, unsigned nr, unsigned seconds);

@@ -51,7 +51,7 @@ struct attach_client {       /* (c) constant  (l) lock  (a) atomic  (q) its requ
     struct list_head node;   /* attach->clients                                 (attach->lock) */
     int sock, stop;          /* (c) stop: an eventfd, readable when its threads shall end */
     pid_t pid;               /* (c) who connected; for reports */
-    int uffd;                /* (q) -1 before HELLO */
+    int uffd;                /* (q) -1 before HELLO, and when it was let go */
     struct worker *requests; /* (c) */
     struct worker *events;   /* (q) NULL before HELLO */
     uint64_t stray;          /* its events' thread's: see on_stray() */
@@ -128,8 +128,11 @@ void pool_stop(struct attach *a);
 /* ---- attach_request.c ------------------------------------------------------------------------ */
 
 unsigned requests_step(void *client);
-/* Write-protect and forget its ranges, and stop reading its events. On its requests' thread, or when that has
- * ended. */
+/* Write-protect and forget its ranges, and what it has open, and stop reading its events. On its requests' thread,
+ * or when that has ended; and so the next. */
 void client_end(struct attach_client *c);
+/* It has ended: close its userfaultfd, and its socket, with the descriptors in it that nobody has received.
+ * Blocks: as long as the client likes. */
+void client_let_go(struct attach_client *c);
 
 #endif

@@ -1,5 +1,6 @@
 /* attach_request.c: what a client asks for. Nothing of it is believed. */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -388,6 +389,19 @@ void client_end(struct attach_client *c)
     (void)eventfd_write(c->stop, 1);
     worker_stop(c->events);
     c->events = NULL;
+    for (unsigned i = 0; i < ATTACH_OPENS_MOST; i++)
+        if (c->opens[i] != NULL)
+            open_put(c->attach, c->opens[i]);
+    memset(c->opens, 0, sizeof c->opens);
+}
+
+void client_let_go(struct attach_client *c)
+{
+    if (c->uffd >= 0)
+        uffd_drop(c->uffd, &c->space);
+    c->uffd = -1;
+    (void)dup3(c->stop, c->sock,
+               O_CLOEXEC); /* the socket goes; its number is still somebody's to shut down */
 }
 
 /* Until no store of its can come any more. Asking may take as long as the client likes, and ending it as
@@ -402,6 +416,7 @@ static unsigned await_end(struct attach_client *c)
     if (!none && !uffd_dead(c->uffd))
         return END_MS;
     client_end(c);
+    client_let_go(c);
     atomic_store(&c->ended, true);
     (void)eventfd_write(c->attach->wake, 1);
     return 60000;

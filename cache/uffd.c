@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "cache/attach_proto.h"
 #include "cache/clock.h"
@@ -38,13 +39,26 @@ static struct uffd_call *call_begin(const struct uffd_vma *u)
     return NULL;
 }
 
+static void call_end(struct uffd_call *call)
+{
+    if (call != NULL)
+        atomic_store_explicit(&call->since_ns, 0, memory_order_release);
+}
+
 static int call(const struct uffd_vma *u, unsigned long request, void *arg)
 {
     struct uffd_call *call = call_begin(u);
     int err = ioctl(u->uffd, request, arg) == 0 ? 0 : -errno;
-    if (call != NULL)
-        atomic_store_explicit(&call->since_ns, 0, memory_order_release);
+    call_end(call);
     return err;
+}
+
+void uffd_drop(int uffd, struct uffd_space *space)
+{
+    const struct uffd_vma any = { .uffd = uffd, .space = space };
+    struct uffd_call *call = call_begin(&any);
+    close(uffd);
+    call_end(call);
 }
 
 /* A call that is about to end may be taken for one that begins: its file is wrong then, never its age. */

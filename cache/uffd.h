@@ -76,6 +76,9 @@ void uffd_wake(struct uffd_vma *u, uint32_t index);
 int uffd_poison(struct uffd_vma *u, uint32_t index, bool gone);
 /* Is the address space gone?   Blocks: while it is locked. */
 bool uffd_dead(int uffd);
+/* Close it; it was the last that keeps it, perhaps: that waits like an ioctl, and is recorded like one, of no file
+ * (0). Context: nothing else is done in that address space any more.   Blocks: while it is locked. */
+void uffd_drop(int uffd, struct uffd_space *space);
 /* The call that has been under way longest: since when (clock_monotonic, nanoseconds), and about which
  * file.   Returns false: there is none. Any thread, no lock. */
 bool uffd_longest(struct uffd_space *space, uint64_t *since_ns, uint64_t *file);

@@ -95,11 +95,13 @@ static void door_release(void *arg, void *owner)
 static void door_stuck(void *arg, pid_t pid, uint64_t number, unsigned seconds)
 {
     const struct attach_door *door = arg;
-    daemon_say("process %d has kept its memory locked for %u s, and who uses inode %llu waits for "
-               "it: end what "
+    char whom[60] = "a thread of this daemon";
+    if (number != 0)
+        (void)snprintf(whom, sizeof whom, "who uses inode %llu", (unsigned long long)number);
+    daemon_say("process %d has kept its memory locked for %u s, and %s waits for it: end what "
                "it waits for (see /proc/%d/task/*/stack); if that is this mount: echo 1 "
                ">/sys/fs/fuse/connections/%u/abort",
-               (int)pid, seconds, (unsigned long long)number, (int)pid, minor(door->dev));
+               (int)pid, seconds, whom, (int)pid, minor(door->dev));
 }
 
 static void door_kept(void *arg, unsigned nr, unsigned seconds)

@@ -1,10 +1,13 @@
 /* attach_hostile: a client of the attach socket that keeps to no rule (attach_proto.h), on a mount of
  * ours, which is the working directory. After each attack an honest client (libfolio) must find
- * everything right, and the daemon must hold nothing of the attacker.
+ * everything right, and the daemon must hold nothing of the attacker. attach_hostile NAME: that attack alone.
+ *
+ * FOLIO_OTHER, FOLIO_OTHER_DAEMON: another FUSE mount, and its process; without them no attack needs them.
  */
 #define _GNU_SOURCE
 #include "attach_ops.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -806,6 +809,73 @@ static void attack_endings(void)
     }
 }
 
+/* ---- address spaces that are locked ----------------------------------------------------------------------- */
+
+static int locked_socket;
+
+/* Its userfaultfd is the daemon's alone. Then it maps something over a file of the other mount that was stored to:
+ * that waits for the other daemon. */
+static void locker(int in, int out)
+{
+    char name[4096];
+    (void)snprintf(name, sizeof name, "%s/locked", getenv("FOLIO_OTHER"));
+    int far = open(name, O_RDWR | O_CREAT, 0644), uffd = new_uffd(ATTACH_UFFD_FEATURES);
+    if (far < 0 || ftruncate(far, PAGE) != 0)
+        give_up("%s", name);
+    char *k = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, far, 0);
+    if (k == MAP_FAILED)
+        give_up("mmap");
+    CHECK_EQ(ask(locked_socket, (struct attach_request){ .op = ATTACH_HELLO }, uffd, NULL, NULL),
+             0);
+    close(uffd);
+    close(locked_socket);
+    *(volatile char *)k = 'k';
+    say(out);
+    (void)hear(in);
+    CHECK(mmap(k, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == k);
+    say(out);
+}
+
+static void greeter(int in, int out)
+{
+    int uffd;
+    (void)in;
+    close(greet(&uffd));
+    say(out);
+}
+
+static bool heard_within(int from, int seconds)
+{
+    struct pollfd fds = { .fd = from, .events = POLLIN };
+    return poll(&fds, 1, seconds * 1000) == 1 && hear(from);
+}
+
+/* It hangs up: what the daemon has of it cannot be closed. That keeps nobody else waiting, and is told. */
+static void attack_locked(void)
+{
+    pid_t other = (pid_t)strtol(getenv("FOLIO_OTHER_DAEMON"), NULL, 10);
+    locked_socket = dial();
+    struct child c = start_child(locker);
+    CHECK(hear(c.from));
+    (void)kill(other, SIGSTOP);
+    pause_ms(300); /* until it has stopped */
+    say(c.to);
+    pause_ms(300); /* until it is in mmap(2) */
+    close(locked_socket);
+    pause_ms(300); /* until the daemon knows */
+    struct child late = start_child(greeter);
+    bool greeted = heard_within(late.from, 3);
+    bool told = greeted && WITHIN(20, stat_of("attach", "stuck") == 1);
+    pause_ms(told ? 1500 : 0); /* the log is a second late */
+    (void)kill(other, SIGCONT);
+    CHECK(greeted);
+    CHECK(told);
+    CHECK(hear(c.from));
+    end_child(&late);
+    end_child(&c);
+    CHECK(WITHIN(20, stat_of("attach", "stuck") == 0));
+}
+
 /* ---- all ---------------------------------------------------------------------------------------------------- */
 
 /* Each attack in a process of its own: what it leaves behind dies with it. */
@@ -848,6 +918,8 @@ int main(int argc, char **argv)
     ATTACK("inodes", attack_inodes());
     ATTACK("ranges", attack_ranges(file));
     ATTACK("endings", attack_endings());
+    if (getenv("FOLIO_OTHER") != NULL)
+        ATTACK("locked", attack_locked());
     test_now = "the end";
     close(file);
     /* Our own connection is one. */

@@ -39,6 +39,12 @@ ends() # TEST
         fail "$what: attach_ends $1: status $?: $(head -n 20 "$T/ops.out")"
 }
 
+hostile() # [ATTACK]
+{
+    (cd "$M" && timeout -s KILL 280 "$T/attach_hostile" "$@") >"$T/ops.out" 2>&1 ||
+        fail "$what: attach_hostile $*: status $?: $(head -n 20 "$T/ops.out")"
+}
+
 # One in the background, to speak with: $client. say_on lets it go on.
 start_ends() # TEST
 {
@@ -97,8 +103,7 @@ everything()
     options=cache=direct
     is_root && options=$options,allow_other
     mount_attached "$options"
-    (cd "$M" && timeout -s KILL 280 "$T/attach_hostile") >"$T/ops.out" 2>&1 ||
-        fail "$what: status $?: $(head -n 20 "$T/ops.out")"
+    hostile
     ops coherent two many
     ! is_root || ops files_of_nobody
     unmount_volume
@@ -270,8 +275,13 @@ a_locked_client()
     other=$!
     note_process "$other"
     until_true 30 is_mounted "$T/other" || fail "$what: $(cat "$T/other.out")"
-    FOLIO_OTHER=$T/other FOLIO_OTHER_DAEMON=$other ends held
-    grep -q 'kept its memory locked' "$T/daemon.out" || fail "$what: the log says nothing"
+    export FOLIO_OTHER="$T/other" FOLIO_OTHER_DAEMON="$other"
+    : >"$T/daemon.out"
+    hostile locked
+    grep -q 'kept its memory locked.*a thread of this daemon' "$T/daemon.out" || fail "$what: the log says nothing"
+    ends held
+    grep -q 'kept its memory locked.*who uses inode' "$T/daemon.out" || fail "$what: the log says nothing"
+    unset FOLIO_OTHER FOLIO_OTHER_DAEMON
     umount "$T/other" 2>/dev/null || fusermount3 -u "$T/other"
     until_true 60 has_ended "$other" || fail "$what: the other daemon does not end"
     rm -f "$T/pids/$other" "$T/other.volume"
