@@ -23,7 +23,8 @@
  *                tracked there before is forgotten. populate: bring in all pages, and map them; else
  *                those in the cache are mapped.
  *     UNMAP      addr, length: they are not mapped any more.
- *     ADVISE     addr, length, advice: MADV_*.
+ *     ADVISE     addr, length, advice: MADV_*. What MADV_WILLNEED is for happens after the answer: up to half of
+ *                what the cache holds, until the next request.
  *     MINCORE    addr, length (at most ATTACH_MINCORE_PAGES): a byte for each page behind the reply, in
  *                the same packet.
  *     WRITE      addr, length: start writing what is dirty (MS_ASYNC).

@@ -188,28 +188,55 @@ static bool is_range(const struct attach_request *rq)
            rq->addr < ADDRESS_END && rq->length <= ADDRESS_END - rq->addr;
 }
 
-/* The pages behind the range that starts at addr. */
-static void bring_in(struct attach_client *c, const struct attach_request *rq)
+/* Does it still wait for pages? Advice gives way to whatever it asks next. */
+static bool still_waits(const struct attach_client *c, bool advice)
+{
+    struct pollfd fd = { .fd = c->sock, .events = POLLRDHUP };
+    if (advice)
+        fd.events |= POLLIN;
+    return poll(&fd, 1, 0) == 0;
+}
+
+/* Pages [first, first + n) of the file.   Returns false: that is enough. */
+static bool bring_in_part(struct attach_client *c, struct vm_area *vma, uint32_t first, uint32_t n,
+                          bool advice)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        struct page *page;
+        if (atomic_load(&c->hung_up))
+            return false;
+        if (filemap_get_page(vma->mapping, NULL, first + i, n - i, &page) != 0)
+            return true; /* perhaps others can be had */
+        put_page(vma->mapping->cache, page);
+        if (i % FAULT_AROUND_MOST != FAULT_AROUND_MOST - 1 && i != n - 1)
+            continue;
+        vma_map_resident(vma, first + i / FAULT_AROUND_MOST * FAULT_AROUND_MOST,
+                         i % FAULT_AROUND_MOST + 1);
+        if (!still_waits(c, advice))
+            return false;
+    }
+    return true;
+}
+
+/* The pages behind the range that starts at addr. By advice, no more than the cache could keep beside others'. */
+static void bring_in(struct attach_client *c, const struct attach_request *rq, bool advice)
 {
     struct attach_range *r;
+    uint64_t done = 0;
+    bool more = true;
     for (uint64_t at = rq->addr, end = at + rq->length;
-         at < end && (r = range_first(c, at, end - at)) != NULL;) {
+         more && at < end && (r = range_first(c, at, end - at)) != NULL;) {
         struct vm_area *vma = &r->u.vma;
         if (r->u.addr > at)
             at = r->u.addr;
         uint32_t skip = (uint32_t)((at - r->u.addr) >> PAGE_SHIFT);
         uint64_t pages = (end - at) >> PAGE_SHIFT;
+        uint64_t most = advice ? atomic_load(&vma->mapping->cache->limit) / 2 : UINT64_MAX;
+        most -= done < most ? done : most;
+        pages = pages < most ? pages : most;
         uint32_t n = pages < vma->count - skip ? (uint32_t)pages : vma->count - skip;
-        for (uint32_t i = 0; i < n; i++) {
-            struct page *page;
-            if (atomic_load(&c->hung_up) ||
-                filemap_get_page(vma->mapping, NULL, vma->first + skip + i, n - i, &page) != 0)
-                break;
-            put_page(vma->mapping->cache, page);
-            if (i % FAULT_AROUND_MOST == FAULT_AROUND_MOST - 1 || i == n - 1)
-                vma_map_resident(vma, vma->first + skip + i / FAULT_AROUND_MOST * FAULT_AROUND_MOST,
-                                 i % FAULT_AROUND_MOST + 1);
-        }
+        more = bring_in_part(c, vma, vma->first + skip, n, advice) && n < most;
+        done += n;
         at += (uint64_t)n << PAGE_SHIFT;
         range_put(r);
     }
@@ -246,7 +273,7 @@ static int do_map(struct attach_client *c, const struct attach_request *rq)
         }
     }
     if (err == 0 && (rq->flags & (int)ATTACH_POPULATE))
-        bring_in(c, rq);
+        bring_in(c, rq, false);
     open_put(c->attach, open);
     return err;
 }
@@ -448,6 +475,6 @@ unsigned requests_step(void *arg)
     if (send_answer(c->sock, &a) != 0)
         return hang_up(c);
     if (rq.op == ATTACH_ADVISE && rq.advice == MADV_WILLNEED && a.reply.error == 0)
-        bring_in(c, &rq);
+        bring_in(c, &rq, true);
     return 0;
 }

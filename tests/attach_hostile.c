@@ -876,6 +876,92 @@ static void attack_locked(void)
     CHECK(WITHIN(20, stat_of("attach", "stuck") == 0));
 }
 
+/* ---- what takes long -------------------------------------------------------------------------------------- */
+
+/* A range of a file of holes whose pages take the daemon half a minute, and what is to be sent for it. */
+#define HOLES_BYTES ((size_t)4 << 30)
+
+static int map_holes(int *uffd, unsigned flags, struct attach_request *map)
+{
+    struct attach_reply reply = { 0 };
+    int file = open("holes", O_RDWR | O_CREAT, 0644), s = greet(uffd), memfd = -1;
+    CHECK_EQ(ftruncate(file, (off_t)HOLES_BYTES), 0);
+    CHECK_EQ(
+        ask(s,
+            (struct attach_request){
+                .op = ATTACH_OPEN, .prot = PROT_READ, .flags = MAP_PRIVATE, .length = HOLES_BYTES },
+            file, &reply, &memfd),
+        0);
+    *map = (struct attach_request){ .op = ATTACH_MAP,
+                                    .version = ATTACH_VERSION,
+                                    .id = reply.id,
+                                    .addr = 1ull << 40,
+                                    .length = HOLES_BYTES,
+                                    .flags = (int)flags };
+    close(memfd);
+    close(file);
+    return s;
+}
+
+/* Advice gives way to the next request, and has an end of its own; */
+static void adviser(int in, int out)
+{
+    int uffd;
+    struct attach_request rq;
+    int s = map_holes(&uffd, 0, &rq);
+    CHECK_EQ(ask(s, rq, -1, NULL, NULL), 0);
+    rq = (struct attach_request){
+        .op = ATTACH_ADVISE, .addr = rq.addr, .length = rq.length, .advice = MADV_WILLNEED
+    };
+    double begun = seconds();
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(ask(s, rq, -1, NULL, NULL), 0);
+    CHECK(seconds() - begun < 5);
+    say(out);
+    (void)hear(in);
+    CHECK_EQ(ask(s, rq, -1, NULL, NULL), 0);
+    say(out);
+    (void)hear(in);
+}
+
+/* and so has what must be brought in all, with who wanted it. */
+static void populater(int in, int out)
+{
+    int uffd;
+    struct attach_request rq;
+    int s = map_holes(&uffd, ATTACH_POPULATE, &rq);
+    struct pollfd answer = { .fd = s, .events = POLLIN };
+    CHECK_EQ(send_bytes(s, &rq, sizeof rq, NULL, 0), 0);
+    CHECK_EQ(poll(&answer, 1, 500), 0);
+    say(out);
+    (void)hear(in);
+}
+
+static void attack_holes(void)
+{
+    control("drop");
+    struct child c = start_child(adviser);
+    CHECK(hear(c.from));
+    long long now = 0, before = -1;
+    while (now != before) {
+        pause_ms(1000);
+        before = now;
+        now = stat_of("cache", "pages");
+    }
+    CHECK(now > 1000);
+    CHECK(now < stat_of("cache", "limit") * 3 / 4);
+    control("drop");
+    say(c.to);
+    CHECK(hear(c.from));
+    kill_child(&c);
+    CHECK(WITHIN(5, stat_of("attach", "clients") == 1));
+    c = start_child(populater);
+    CHECK(hear(c.from));
+    kill_child(&c);
+    CHECK(WITHIN(5, stat_of("attach", "clients") == 1));
+    CHECK_EQ(unlink("holes"), 0);
+}
+
 /* ---- all ---------------------------------------------------------------------------------------------------- */
 
 /* Each attack in a process of its own: what it leaves behind dies with it. */
@@ -918,6 +1004,7 @@ int main(int argc, char **argv)
     ATTACK("inodes", attack_inodes());
     ATTACK("ranges", attack_ranges(file));
     ATTACK("endings", attack_endings());
+    ATTACK("holes", attack_holes());
     if (getenv("FOLIO_OTHER") != NULL)
         ATTACK("locked", attack_locked());
     test_now = "the end";
