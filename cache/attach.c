@@ -25,14 +25,19 @@ static void client_free(struct attach_client *c)
     free(c);
 }
 
-static pid_t peer_of(int sock)
+/* Has that user enough connections? The list is read without its lock: nobody else changes it. */
+static bool has_enough(const struct attach *a, uid_t uid)
 {
-    struct ucred peer = { 0 };
-    socklen_t size = sizeof peer;
-    return getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? peer.pid : 0;
+    unsigned nr = 0;
+    if (uid == 0 || uid == geteuid())
+        return false;
+    for (struct list_head *n = a->clients.next; n != &a->clients; n = n->next)
+        nr += list_entry(n, struct attach_client, node)->peer.uid == uid;
+    return nr >= ATTACH_CLIENTS_USER;
 }
 
-/* Takes over sock, on error too: that hangs up. */
+/* Takes over sock, on error too: that hangs up. Who has connections enough is hung up by its own thread: what it has
+ * sent already may be slow to close. */
 static int client_start(struct attach *a, int sock)
 {
     struct attach_client *c = a->nr_clients < ATTACH_CLIENTS_MOST ? calloc(1, sizeof *c) : NULL;
@@ -42,7 +47,14 @@ static int client_start(struct attach *a, int sock)
     }
     c->attach = a;
     c->sock = sock;
-    c->pid = peer_of(sock);
+    socklen_t size = sizeof c->peer;
+    (void)getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &c->peer, &size);
+    if (has_enough(a, c->peer.uid)) {
+        atomic_store(&c->hung_up, true);
+        (void)shutdown(sock, SHUT_RDWR);
+        atomic_fetch_add(&a->refused, 1);
+    }
+    c->hello_ns = clock_now(&clock_monotonic) + ATTACH_HELLO_MS * (uint64_t)1000000;
     c->uffd = -1;
     c->stop = eventfd(0, EFD_CLOEXEC);
     pthread_mutex_init(&c->lock, NULL);
@@ -93,7 +105,7 @@ static unsigned client_watch(struct attach_client *c)
     unsigned seconds = client_waited_for(c, &number);
     bool stuck = seconds >= ATTACH_STUCK_S;
     if (stuck && !c->told)
-        c->attach->ops->stuck(c->attach->arg, c->pid, number, seconds);
+        c->attach->ops->stuck(c->attach->arg, c->peer.pid, number, seconds);
     c->told = stuck;
     return seconds;
 }

@@ -6,12 +6,16 @@
 #ifndef FOLIO_CACHE_ATTACH_IMPL_H
 #define FOLIO_CACHE_ATTACH_IMPL_H
 
+#include <sys/socket.h>
+
 #include "cache/attach.h"
 #include "cache/attach_proto.h"
 #include "cache/page_cache.h"
 #include "cache/uffd.h"
 
 #define ATTACH_CLIENTS_MOST  4096u
+#define ATTACH_CLIENTS_USER  1024u  /* of them of one user, but of root and our own */
+#define ATTACH_HELLO_MS      10000  /* who has not said it by then is hung up */
 #define ATTACH_RANGES_MOST   65536u /* per client, as vm.max_map_count */
 #define ATTACH_OPENS_MOST    64u    /* per client, not mapped yet */
 #define FAULT_WORKERS_MOST   128u
@@ -50,7 +54,8 @@ struct attach_client {       /* (c) constant  (l) lock  (a) atomic  (q) its requ
     struct attach *attach;   /* (c) */
     struct list_head node;   /* attach->clients                                 (attach->lock) */
     int sock, stop;          /* (c) stop: an eventfd, readable when its threads shall end */
-    pid_t pid;               /* (c) who connected; for reports */
+    struct ucred peer;       /* (c) who connected */
+    uint64_t hello_ns;       /* (c) when it must have said HELLO */
     int uffd;                /* (q) -1 before HELLO, and when it was let go */
     struct worker *requests; /* (c) */
     struct worker *events;   /* (q) NULL before HELLO */

@@ -409,6 +409,15 @@ static unsigned hang_up(struct attach_client *c)
     return 0;
 }
 
+/* How long may it be silent? poll(2)'s milliseconds. */
+static int patience(const struct attach_client *c)
+{
+    uint64_t now = clock_now(&clock_monotonic);
+    if (c->uffd >= 0)
+        return -1;
+    return now < c->hello_ns ? (int)((c->hello_ns - now) / 1000000) + 1 : 0;
+}
+
 /* Its events are read until its ranges are write-protected: who does that needs them read. */
 void client_end(struct attach_client *c)
 {
@@ -455,8 +464,9 @@ unsigned requests_step(void *arg)
     struct pollfd fd_in = { .fd = c->sock, .events = POLLIN };
     if (atomic_load(&c->hung_up))
         return await_end(c);
-    if (poll(&fd_in, 1, -1) < 0)
-        return 0;
+    int ready = poll(&fd_in, 1, patience(c));
+    if (ready <= 0)
+        return ready == 0 ? hang_up(c) : 0;
     static _Thread_local struct answer a;
     struct attach_request rq;
     int fd;

@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -962,6 +963,42 @@ static void attack_holes(void)
     CHECK_EQ(unlink("holes"), 0);
 }
 
+/* ---- crowds ------------------------------------------------------------------------------------------------ */
+
+/* As many connections of one user as the daemon takes of all, which say nothing. */
+static void crowd(int in, int out)
+{
+    enum { CROWD = 4200 };
+    static struct pollfd s[CROWD];
+    nfds_t n = 10; /* the daemon's own user may have any number */
+    if (geteuid() == 0) {
+        const struct rlimit files = { 2 * CROWD, 2 * CROWD };
+        n = CROWD;
+        if (setrlimit(RLIMIT_NOFILE, &files) != 0 || setgid(65534) != 0 || setuid(65534) != 0)
+            give_up("setuid");
+    }
+    for (nfds_t i = 0; i < n; i++)
+        s[i] = (struct pollfd){ .fd = dial(), .events = POLLIN };
+    say(out);
+    CHECK(WITHIN(30, poll(s, n, 0) == (int)n)); /* hung up */
+    say(out);
+    (void)hear(in);
+}
+
+/* They shut nobody else out, and do not stay. */
+static void attack_crowd(void)
+{
+    struct child c = start_child(crowd);
+    CHECK(hear(c.from));
+    struct child late = start_child(greeter);
+    CHECK(heard_within(late.from, 5));
+    end_child(&late);
+    CHECK(stat_of("attach", "clients") <= 1100);
+    CHECK(hear(c.from));
+    CHECK(WITHIN(10, stat_of("attach", "clients") == 1));
+    end_child(&c);
+}
+
 /* ---- all ---------------------------------------------------------------------------------------------------- */
 
 /* Each attack in a process of its own: what it leaves behind dies with it. */
@@ -1005,6 +1042,7 @@ int main(int argc, char **argv)
     ATTACK("ranges", attack_ranges(file));
     ATTACK("endings", attack_endings());
     ATTACK("holes", attack_holes());
+    ATTACK("crowd", attack_crowd());
     if (getenv("FOLIO_OTHER") != NULL)
         ATTACK("locked", attack_locked());
     test_now = "the end";
