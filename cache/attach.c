@@ -12,8 +12,14 @@
 
 #define WATCH_MS 1000 /* how often clients are looked at that may keep us waiting */
 #define SECOND   1000000000u
+#define LEAVE_MS 1000 /* how long our end waits for threads that clients may hold, all of them */
 
 /* ---- clients --------------------------------------------------------------------------------- */
+
+static struct attach_client *client_of(struct list_head *n)
+{
+    return list_entry(n, struct attach_client, node);
+}
 
 static void client_free(struct attach_client *c)
 {
@@ -21,6 +27,7 @@ static void client_free(struct attach_client *c)
         close(c->stop);
     close(c->sock);
     pthread_mutex_destroy(&c->lock);
+    pthread_mutex_destroy(&c->work);
     free(c->ranges);
     free(c);
 }
@@ -32,7 +39,7 @@ static bool has_enough(const struct attach *a, uid_t uid)
     if (uid == 0 || uid == geteuid())
         return false;
     for (struct list_head *n = a->clients.next; n != &a->clients; n = n->next)
-        nr += list_entry(n, struct attach_client, node)->peer.uid == uid;
+        nr += client_of(n)->peer.uid == uid;
     return nr >= ATTACH_CLIENTS_USER;
 }
 
@@ -58,6 +65,7 @@ static int client_start(struct attach *a, int sock)
     c->uffd = -1;
     c->stop = eventfd(0, EFD_CLOEXEC);
     pthread_mutex_init(&c->lock, NULL);
+    pthread_mutex_init(&c->work, NULL);
     int err = c->stop < 0 ? -errno : 0;
     if (err == 0)
         err = worker_start(&c->requests, "folio-attach", requests_step, c);
@@ -72,7 +80,7 @@ static int client_start(struct attach *a, int sock)
     return 0;
 }
 
-/* It has ended, or we do. */
+/* It has ended. */
 static void client_bury(struct attach_client *c)
 {
     struct attach *a = c->attach;
@@ -80,12 +88,40 @@ static void client_bury(struct attach_client *c)
     list_del(&c->node);
     a->nr_clients--;
     pthread_mutex_unlock(&a->lock);
-    atomic_store(&c->hung_up, true);
-    (void)shutdown(c->sock, SHUT_RDWR); /* ends what its requests' thread waits for */
     worker_stop(c->requests);
-    client_end(c);
-    client_let_go(c);
     client_free(c);
+}
+
+static void bury_ended(struct attach *a)
+{
+    for (struct list_head *n = a->clients.next, *next; n != &a->clients; n = next) {
+        next = n->next;
+        if (atomic_load(&client_of(n)->ended))
+            client_bury(client_of(n));
+    }
+}
+
+/* Write-protect and forget all ranges, and hang up on everybody.   Returns false: a thread is left that is held by what
+ * its client sent; it will look at its client once more. */
+static bool clients_leave(struct attach *a)
+{
+    for (struct list_head *n = a->clients.next; n != &a->clients; n = n->next) {
+        atomic_store(&client_of(n)->hung_up, true);
+        (void)shutdown(client_of(n)->sock, SHUT_RDWR); /* its requests' thread waits there */
+    }
+    for (struct list_head *n = a->clients.next; n != &a->clients; n = n->next) {
+        struct attach_client *c = client_of(n);
+        pthread_mutex_lock(&c->work);
+        client_end(c);
+        c->left = true;
+        pthread_mutex_unlock(&c->work);
+        worker_wake(c->requests);
+    }
+    for (unsigned ms = 0; ms < LEAVE_MS && !list_empty(&a->clients); ms++) {
+        bury_ended(a);
+        (void)poll(NULL, 0, 1);
+    }
+    return list_empty(&a->clients);
 }
 
 /* For how long have we waited for it? Whole seconds; *number: about which file. */
@@ -124,16 +160,22 @@ static unsigned watch_memfds(struct attach *a)
 static void look_after_clients(struct attach *a)
 {
     unsigned waiting = watch_memfds(a);
-    for (struct list_head *n = a->clients.next, *next; n != &a->clients; n = next) {
-        struct attach_client *c = list_entry(n, struct attach_client, node);
-        next = n->next;
-        if (atomic_load(&c->ended))
-            client_bury(c);
-        else
-            waiting += client_watch(c) > 0;
-    }
+    bury_ended(a);
+    for (struct list_head *n = a->clients.next; n != &a->clients; n = n->next)
+        waiting += client_watch(client_of(n)) > 0;
     if (waiting > 0)
         a->ops->waiting(a->arg, waiting);
+}
+
+/* 0 or -errno. */
+static int accept_one(struct attach *a)
+{
+    int sock = accept4(a->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (sock < 0)
+        return -errno;
+    if (client_start(a, sock) != 0)
+        atomic_fetch_add(&a->refused, 1);
+    return 0;
 }
 
 static unsigned accept_step(void *arg)
@@ -149,12 +191,8 @@ static unsigned accept_step(void *arg)
         (void)eventfd_read(a->wake, &count);
     if (fds[0].revents == 0)
         return 0;
-    int sock = accept4(a->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (sock < 0)
-        return errno == EMFILE || errno == ENFILE ? 100 : 0;
-    if (client_start(a, sock) != 0)
-        atomic_fetch_add(&a->refused, 1);
-    return 0;
+    int err = accept_one(a);
+    return err == -EMFILE || err == -ENFILE ? 100 : 0;
 }
 
 /* ---- starting and stopping ------------------------------------------------------------------- */
@@ -193,9 +231,12 @@ void attach_stop(struct attach *a)
     (void)shutdown(a->listener, SHUT_RDWR);
     (void)eventfd_write(a->wake, 1);
     worker_stop(accept);
-    while (!list_empty(&a->clients))
-        client_bury(list_entry(a->clients.next, struct attach_client, node));
+    while (accept_one(a) == 0) /* closing what they have sent may wait, too */
+        ;
+    bool all = clients_leave(a);
     pool_stop(a);
+    if (!all)
+        return;
     close(a->listener);
     close(a->wake);
     pthread_mutex_destroy(&a->lock);
@@ -214,8 +255,7 @@ void attach_stats(struct attach *a, struct attach_stats *out)
     out->clients = a->nr_clients;
     for (struct list_head *n = a->clients.next; n != &a->clients; n = n->next) {
         uint64_t number;
-        out->stuck +=
-            client_waited_for(list_entry(n, struct attach_client, node), &number) >= ATTACH_STUCK_S;
+        out->stuck += client_waited_for(client_of(n), &number) >= ATTACH_STUCK_S;
     }
     pthread_mutex_unlock(&a->lock);
 }

@@ -5,7 +5,8 @@
  *     accept     takes connections, frees what is left of clients that are gone, and tells of those that
  *                keep us waiting. It waits for no client itself
  *     requests   one per client: reads packets, answers; may sleep. When the client has hung up it waits
- *                for its address space to go, ends its ranges, and closes what is left of it, which may wait too
+ *                for its address space to go, ends its ranges, and closes what is left of it. Closing what a
+ *                client has sent may take as long as the client likes: it waits for that, and nobody for it
  *     events     one per client: reads the userfaultfd. It never waits for a page, a commit or
  *                throttling: until it has read a client's events, whoever write-protects in that client
  *                gets -EAGAIN and tries again, perhaps with that page locked
@@ -75,8 +76,9 @@ struct attach;
 
 /* Serve a listening SOCK_SEQPACKET socket, which is closed in the end. */
 int attach_start(struct attach **out, int listener, const struct attach_ops *ops, void *arg);
-/* Write-protect every range, hang up on everybody, stop. What was stored is dirty in the cache.
- * NULL is allowed. */
+/* Write-protect every range, hang up on everybody, stop. What was stored is dirty in the cache. A thread that is held
+ * by what its client has sent is left where it is, for the process to end. NULL is allowed.
+ * Blocks: while a client that has ranges has its address space locked. */
 void attach_stop(struct attach *a);
 void attach_stats(struct attach *a, struct attach_stats *out);
 

@@ -50,20 +50,22 @@ struct attach_range {
     struct attach_job release;
 };
 
-struct attach_client {       /* (c) constant  (l) lock  (a) atomic  (q) its requests' thread */
-    struct attach *attach;   /* (c) */
-    struct list_head node;   /* attach->clients                                 (attach->lock) */
-    int sock, stop;          /* (c) stop: an eventfd, readable when its threads shall end */
-    struct ucred peer;       /* (c) who connected */
-    uint64_t hello_ns;       /* (c) when it must have said HELLO */
-    int uffd;                /* (q) -1 before HELLO, and when it was let go */
+struct attach_client {     /* (c) constant  (l) lock  (a) atomic  (q) its requests' thread, work */
+    struct attach *attach; /* (c) */
+    struct list_head node; /* attach->clients                                 (attach->lock) */
+    int sock, stop;        /* (c) stop: an eventfd, readable when its threads shall end */
+    struct ucred peer;     /* (c) who connected */
+    uint64_t hello_ns;     /* (c) when it must have said HELLO */
+    int uffd;              /* (q) -1 before HELLO, and when it was let go */
     struct worker *requests; /* (c) */
+    pthread_mutex_t work;    /* that thread's, but while it waits, or closes what was sent */
+    bool left;               /* by us, who end: it is to do no more than close that  (work) */
     struct worker *events;   /* (q) NULL before HELLO */
     uint64_t stray;          /* its events' thread's: see on_stray() */
     struct attach_open *opens[ATTACH_OPENS_MOST]; /* (q) */
     uint64_t next_id;                             /* (q) */
-    _Atomic bool hung_up, ended;                  /* (a) ended: no store of it can come any more */
-    struct uffd_space space;                      /* (a) */
+    _Atomic bool hung_up, ended; /* (a) ended: its requests' thread has nothing more to do */
+    struct uffd_space space;     /* (a) */
     unsigned workers; /* of the pool that are busy for it                  (attach->lock) */
     unsigned storing; /* of them with a store's fault                      (attach->lock) */
     bool told;        /* the accepting thread's: it was said that it is stuck */
@@ -133,11 +135,8 @@ void pool_stop(struct attach *a);
 /* ---- attach_request.c ------------------------------------------------------------------------ */
 
 unsigned requests_step(void *client);
-/* Write-protect and forget its ranges, and what it has open, and stop reading its events. On its requests' thread,
- * or when that has ended; and so the next. */
+/* Write-protect and forget its ranges, and what it has open, and stop reading its events. Once or more.
+ * Context: work. */
 void client_end(struct attach_client *c);
-/* It has ended: close its userfaultfd, and its socket, with the descriptors in it that nobody has received.
- * Blocks: as long as the client likes. */
-void client_let_go(struct attach_client *c);
 
 #endif

@@ -402,6 +402,23 @@ static int dispatch(struct attach_client *c, const struct attach_request *rq, in
     }
 }
 
+/* What a client sends (a socket that lingers, a file whose server does not answer) holds whoever receives or closes it
+ * for as long as the client likes. So that is done without work, and our end need not wait for it.
+ * Returns false: we have ended, and the client with us. */
+static bool work_begin(struct attach_client *c)
+{
+    pthread_mutex_lock(&c->work);
+    if (!c->left)
+        return true;
+    pthread_mutex_unlock(&c->work);
+    return false;
+}
+
+static void work_end(struct attach_client *c)
+{
+    pthread_mutex_unlock(&c->work);
+}
+
 static unsigned hang_up(struct attach_client *c)
 {
     atomic_store(&c->hung_up, true);
@@ -431,13 +448,14 @@ void client_end(struct attach_client *c)
     memset(c->opens, 0, sizeof c->opens);
 }
 
-void client_let_go(struct attach_client *c)
+/* Its userfaultfd, and its socket with the descriptors in it that nobody has received. The socket's number stays: it
+ * may be shut down still. */
+static void let_go(struct attach_client *c)
 {
     if (c->uffd >= 0)
         uffd_drop(c->uffd, &c->space);
     c->uffd = -1;
-    (void)dup3(c->stop, c->sock,
-               O_CLOEXEC); /* the socket goes; its number is still somebody's to shut down */
+    (void)dup3(c->stop, c->sock, O_CLOEXEC);
 }
 
 /* Until no store of its can come any more. Asking may take as long as the client likes, and ending it as
@@ -446,16 +464,44 @@ static unsigned await_end(struct attach_client *c)
 {
     if (atomic_load(&c->ended))
         return 60000; /* who accepts buries it */
-    pthread_mutex_lock(&c->lock);
-    bool none = c->nr_ranges == 0;
-    pthread_mutex_unlock(&c->lock);
-    if (!none && !uffd_dead(c->uffd))
-        return END_MS;
-    client_end(c);
-    client_let_go(c);
+    if (work_begin(c)) {
+        pthread_mutex_lock(&c->lock);
+        bool none = c->nr_ranges == 0;
+        pthread_mutex_unlock(&c->lock);
+        bool over = none || uffd_dead(c->uffd);
+        if (over)
+            client_end(c);
+        work_end(c);
+        if (!over)
+            return END_MS;
+    }
+    let_go(c);
     atomic_store(&c->ended, true);
     (void)eventfd_write(c->attach->wake, 1);
     return 60000;
+}
+
+/* Returns 0; -ECONNRESET. */
+static int carry_out(struct attach_client *c, const struct attach_request *rq, int fd)
+{
+    static _Thread_local struct answer a;
+    bool keep = false;
+    a.reply = (struct attach_reply){ 0 };
+    a.nr_bytes = 0;
+    a.fd = -1;
+    if (work_begin(c)) {
+        a.reply.error = dispatch(c, rq, fd, &a, &keep);
+        work_end(c);
+    }
+    if (fd >= 0 && !keep)
+        close(fd);
+    if (!work_begin(c))
+        return -ECONNRESET;
+    int err = send_answer(c->sock, &a);
+    if (err == 0 && rq->op == ATTACH_ADVISE && rq->advice == MADV_WILLNEED && a.reply.error == 0)
+        bring_in(c, rq, true);
+    work_end(c);
+    return err;
 }
 
 unsigned requests_step(void *arg)
@@ -467,24 +513,9 @@ unsigned requests_step(void *arg)
     int ready = poll(&fd_in, 1, patience(c));
     if (ready <= 0)
         return ready == 0 ? hang_up(c) : 0;
-    static _Thread_local struct answer a;
     struct attach_request rq;
-    int fd;
-    bool keep = false;
-    int err = receive(c->sock, &rq, &fd);
-    if (err == -EAGAIN)
-        return 0;
-    if (err != 0)
-        return hang_up(c);
-    a.reply = (struct attach_reply){ 0 };
-    a.nr_bytes = 0;
-    a.fd = -1;
-    a.reply.error = dispatch(c, &rq, fd, &a, &keep);
-    if (fd >= 0 && !keep)
-        close(fd);
-    if (send_answer(c->sock, &a) != 0)
-        return hang_up(c);
-    if (rq.op == ATTACH_ADVISE && rq.advice == MADV_WILLNEED && a.reply.error == 0)
-        bring_in(c, &rq, true);
-    return 0;
+    int fd, err = receive(c->sock, &rq, &fd);
+    if (err == 0)
+        err = carry_out(c, &rq, fd);
+    return err == 0 || err == -EAGAIN ? 0 : hang_up(c);
 }

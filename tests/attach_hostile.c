@@ -1,12 +1,14 @@
 /* attach_hostile: a client of the attach socket that keeps to no rule (attach_proto.h), on a mount of
  * ours, which is the working directory. After each attack an honest client (libfolio) must find
  * everything right, and the daemon must hold nothing of the attacker. attach_hostile NAME: that attack alone.
+ * "slow" is what the daemon meets at its end, with mount_attach.sh.
  *
  * FOLIO_OTHER, FOLIO_OTHER_DAEMON: another FUSE mount, and its process; without them no attack needs them.
  */
 #define _GNU_SOURCE
 #include "attach_ops.h"
 
+#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/ioctl.h>
@@ -999,6 +1001,54 @@ static void attack_crowd(void)
     end_child(&c);
 }
 
+/* ---- descriptors that are slow to close --------------------------------------------------------------------- */
+
+/* A connection whose other end reads nothing: its last close waits until that has, 45 s at most. */
+static int slow_socket(void)
+{
+    static char bytes[65536];
+    struct sockaddr_in here = { .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
+    socklen_t size = sizeof here;
+    const struct linger linger = { .l_onoff = 1, .l_linger = 45 };
+    int listener = socket(AF_INET, SOCK_STREAM, 0), s = socket(AF_INET, SOCK_STREAM, 0);
+    if (bind(listener, (struct sockaddr *)&here, size) != 0 || listen(listener, 1) != 0 ||
+        getsockname(listener, (struct sockaddr *)&here, &size) != 0 ||
+        connect(s, (struct sockaddr *)&here, size) != 0 || accept(listener, NULL, NULL) < 0 ||
+        setsockopt(s, SOL_SOCKET, SO_LINGER, &linger, sizeof linger) != 0)
+        give_up("a socket");
+    while (send(s, bytes, sizeof bytes, MSG_DONTWAIT) > 0)
+        ;
+    return s;
+}
+
+/* Descriptors that the daemon closes, that it has no room for, and that it has not received, when it is to end. Speaks
+ * with the script. */
+static int slow_client(void)
+{
+    enum { SLOW = 7 };
+    struct attach_request rq = { .op = ATTACH_OPEN, .version = ATTACH_VERSION, .length = PAGE };
+    int fds[SLOW];
+    for (int i = 0; i < SLOW; i++)
+        fds[i] = slow_socket();
+    if (chdir("/") != 0)
+        give_up("chdir");
+    (void)kill(daemon_pid(), SIGSTOP); /* or ours is the last close */
+    pause_ms(300);
+    int s = dial();
+    CHECK_EQ(send_bytes(s, &rq, sizeof rq, fds, 1), 0);
+    CHECK_EQ(send_bytes(s, &rq, sizeof rq, fds + 1, 1), 0);
+    s = dial();
+    CHECK_EQ(send_bytes(s, &rq, sizeof rq, fds + 2, SLOW - 2), 0);
+    for (int i = 0; i < SLOW; i++)
+        close(fds[i]);
+    (void)kill(daemon_pid(), SIGCONT);
+    pause_ms(300); /* until it has them */
+    printf("ready\n");
+    (void)fflush(stdout);
+    (void)hear(STDIN_FILENO);
+    return failures > 0;
+}
+
 /* ---- all ---------------------------------------------------------------------------------------------------- */
 
 /* Each attack in a process of its own: what it leaves behind dies with it. */
@@ -1025,6 +1075,8 @@ int main(int argc, char **argv)
     (void)signal(SIGPIPE, SIG_IGN);
     catch_bus();
     find_socket();
+    if (argc > 1 && strcmp(argv[1], "slow") == 0)
+        return slow_client();
     close(make_file("honest", 8));
     int file = make_file("target", PAGES);
     all_is_well("nothing");

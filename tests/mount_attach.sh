@@ -46,14 +46,18 @@ hostile() # [ATTACK]
 }
 
 # One in the background, to speak with: $client. say_on lets it go on.
-start_ends() # TEST
+start_client() # PROGRAM TEST
 {
     : >"$T/ops.out"
-    (cd "$M" && exec "$T/attach_ends" "$1") <"$T/answers" >"$T/ops.out" 2>&1 &
+    (cd "$M" && exec "$T/$1" "$2") <"$T/answers" >"$T/ops.out" 2>&1 &
     client=$!
     note_process "$client"
     exec 9>"$T/answers"
-    until_true 60 grep -q ready "$T/ops.out" || fail "$what: attach_ends $1: $(cat "$T/ops.out")"
+    until_true 60 grep -q ready "$T/ops.out" || fail "$what: $1 $2: $(cat "$T/ops.out")"
+}
+start_ends() # TEST
+{
+    start_client attach_ends "$1"
 }
 say_on()
 {
@@ -220,6 +224,23 @@ unmounting()
     check_volume "$what"
 }
 
+# What a client has sent keeps whoever closes it: not the daemon's end, nor what has to be written then.
+a_slow_descriptor()
+{
+    what='a descriptor that is slow to close'
+    make_volume -s 64M
+    mount_attached cache=direct
+    start_client attach_hostile slow
+    file_of written 1
+    until_true 10 unmount_now 2>"$T/umount.out" || fail "$what: $(cat "$T/umount.out")"
+    until_true 20 has_ended "$daemon" || fail "$what: the daemon does not end"
+    reap_daemon
+    [ "$daemon_status" -eq 0 ] || fail "$what: the daemon ended with $daemon_status"
+    say_on
+    end_client
+    check_volume "$what"
+}
+
 # Stores, while the daemon is told to end, or while somebody unmounts again and again until it works: each is in the
 # file, or was a SIGBUS.
 racing_the_end()
@@ -305,6 +326,7 @@ for round in $(seq "${FOLIO_ROUNDS:-1}"); do
     a_full_volume
     a_damaged_page
     unmounting
+    a_slow_descriptor
     racing_the_end
     out_of_memory
     a_locked_client
