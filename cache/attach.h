@@ -3,7 +3,8 @@
  * Threads, all of them worker.h's:
  *
  *     accept     takes connections, frees what is left of clients that are gone, and tells of those that
- *                keep us waiting. It waits for no client itself
+ *                keep us waiting. It waits for no client itself (but, when
+ *                there are as many as there can be, for who hides what is slow to close in a new connection)
  *     requests   one per client: reads packets, answers; may sleep. When the client has hung up it waits
  *                for its address space to go, ends its ranges, and closes what is left of it. Closing what a
  *                client has sent may take as long as the client likes: it waits for that, and nobody for it

@@ -510,7 +510,7 @@ unsigned requests_step(void *arg)
     struct pollfd fd_in = { .fd = c->sock, .events = POLLIN };
     if (atomic_load(&c->hung_up))
         return await_end(c);
-    int ready = poll(&fd_in, 1, patience(c));
+    int ms = patience(c), ready = ms != 0 ? poll(&fd_in, 1, ms) : 0;
     if (ready <= 0)
         return ready == 0 ? hang_up(c) : 0;
     struct attach_request rq;

@@ -299,7 +299,7 @@ static int greet(struct client_conn *conn, dev_t dev)
     /* Who accepts us and hangs up has as many clients as he can have. */
     if (error == -ECONNRESET || error == -ETOOMANYREFS)
         error = -EAGAIN;
-    return error == -EINVAL ? -EOPNOTSUPP : error;
+    return passes(-error) || error == -EPERM || error == -EAGAIN ? error : -EOPNOTSUPP;
 }
 
 int conn_get(dev_t dev, struct client_conn **out)

@@ -124,7 +124,6 @@ void inode_touch_atime(struct inode *inode);
 /* Delete every orphan left by a crash, and finish. Called once at mount. */
 int inode_delete_orphans(struct fs *fs);
 
-/* For files' times: never ahead of what the kernel stamps after this, as it has the same clock. */
-struct timespec fs_now(void);
+struct timespec fs_now(void); /* CLOCK_REALTIME */
 
 #endif

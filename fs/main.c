@@ -126,6 +126,7 @@ static struct fs_options make_fs_options(const struct program *p)
     const struct options *o = &p->options;
     return (struct fs_options){
         .read_only = o->read_only,
+        .front_stamps = o->cache == CACHE_KERNEL && !o->attach && !o->read_only,
         .noatime = o->noatime,
         .commit_ms = o->commit_s * 1000,
         .txn_bytes = p->budget.transactions,

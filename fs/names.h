@@ -29,6 +29,10 @@ void inode_unlock_records(struct fs *fs);
 
 /* ---- attr.c ---------------------------------------------------------------------------------- */
 
+static inline bool is_before(struct timespec a, struct timespec b)
+{
+    return a.tv_sec != b.tv_sec ? a.tv_sec < b.tv_sec : a.tv_nsec < b.tv_nsec;
+}
 /* 0, -ENOENT, -EIO. */
 int inode_read_record(struct fs *fs, uint64_t ino, struct inode_record *out);
 /* Fill a zeroed inode from its record, and give it a mapping. */

@@ -16,6 +16,20 @@ static uint64_t page_up(uint64_t bytes)
     return (bytes + PAGE_SIZE - 1) >> PAGE_SHIFT;
 }
 
+/* When the size changed. Who stamps files himself may not tell us: he has a coarse clock, and within one tick of it a
+ * file has its times already, which then stay. */
+static struct timespec resize_time(struct inode *inode)
+{
+    struct timespec now = fs_now(), tick, mtime;
+    clock_gettime(CLOCK_REALTIME_COARSE, &tick);
+    pthread_mutex_lock(&inode->i_lock);
+    mtime = inode->mtime;
+    pthread_mutex_unlock(&inode->i_lock);
+    bool same =
+        inode->fs->options.front_stamps && !is_before(mtime, tick) && !is_before(now, mtime);
+    return same ? mtime : now;
+}
+
 /* ---- truncate -------------------------------------------------------------------------------- */
 
 /* The records of a shorter file. */
@@ -59,7 +73,7 @@ static void shrink_record(struct shrink *s)
         r->flags |= INODE_EXTENDING; /* the last block's tail is zeroed in memory only */
     if (r->size > s->size)
         r->size = s->size;
-    r->ctime = fs_now();
+    r->ctime = resize_time(s->inode);
     if (s->size == 0)
         r->mtime = r->ctime;
     (void)inode_encode(r, s->place);
@@ -137,7 +151,7 @@ static int grow_record(struct inode *inode, uint64_t size)
     struct inode_record r;
     struct update u;
     uint64_t tid;
-    struct timespec now = fs_now();
+    struct timespec now = resize_time(inode);
     inode_record(inode, &r);
     bool settled = atomic_load(&m->nrdirty) == 0 && !(r.flags & INODE_EXTENDING) &&
                    r.size == atomic_load(&m->i_size);
@@ -365,7 +379,7 @@ static int fallocate_and_note(struct inode *inode, int mode, uint64_t offset, ui
     int err = fallocate_locked(inode, mode, offset, len);
     if (err != 0)
         return err;
-    struct timespec now = fs_now();
+    struct timespec now = resize_time(inode);
     pthread_mutex_lock(&inode->i_lock);
     inode->ctime = inode->mtime = now;
     pthread_mutex_unlock(&inode->i_lock);

@@ -25,7 +25,7 @@ if [ -e /dev/userfaultfd ]; then
     mount --bind /mnt/userfaultfd /dev/userfaultfd
 fi
 cd /mnt
-exec setpriv --reuid nobody --regid nogroup --clear-groups env HOME=/mnt/tmp TMPDIR=/mnt/tmp \
+exec setpriv --reuid 65534 --regid 65534 --clear-groups env HOME=/mnt/tmp TMPDIR=/mnt/tmp \
     FOLIO_BIN=/mnt/build/bin FOLIO_BUILD=/mnt/build sh /mnt/source/tests/mount_user.sh
 END2
     unshare --mount true 2>"$T/out" || skip "no mount namespaces: $(cat "$T/out")"
