@@ -290,7 +290,8 @@ Test(fs_durable, an_fsync_waits_for_the_pass_that_has_its_blocks, .timeout = 60)
     growing->inode->mapping.a_ops = &ops;
     write_at(growing, 0, PAGE_SIZE, 'n');
     cr_assert_eq(inode_setattr(growing->inode, &st, SETATTR_MTIME), 0); /* as the record has it */
-    done = synced = false;
+    done = false;
+    synced = false;
     cr_assert_eq(filemap_fdatawrite(&growing->inode->mapping, WB_SYNC_ALL), 0);
     if (!too_early)
         pthread_join(syncer, NULL);
