@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <mntent.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -646,6 +647,18 @@ static bool run(const char *name, void (*scenario)(void))
     return status == 0;
 }
 
+/* What other tests have mounted is not kept in our namespace, or it would outlive their unmounting. */
+static void leave_others_mounts(void)
+{
+    FILE *mounts = setmntent("/proc/self/mounts", "r");
+
+    CHECK(mounts);
+    for (struct mntent *m; (m = getmntent(mounts)) != NULL;)
+        if (strcmp(m->mnt_type, "fuse.foliofs") == 0)
+            umount2(m->mnt_dir, MNT_DETACH);
+    endmntent(mounts);
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -678,6 +691,7 @@ int main(int argc, char **argv)
         printf("SKIP: may not mount (%s)\n", strerror(errno));
         return 77;
     }
+    leave_others_mounts();
     struct stat stat;
     CHECK(lstat(directory, &stat) == 0);
     dev = stat.st_dev;
