@@ -3,8 +3,8 @@
  * Threads, all of them worker.h's:
  *
  *     accept     takes connections, frees what is left of clients that are gone, and tells of those that
- *                keep us waiting. It waits for no client itself (but, when
- *                there are as many as there can be, for who hides what is slow to close in a new connection)
+ *                keep us waiting. It waits for no client itself (but for a new one, where there
+ *                are as many as there can be, that has sent what is slow to close)
  *     requests   one per client: reads packets, answers; may sleep. When the client has hung up it waits
  *                for its address space to go, ends its ranges, and closes what is left of it. Closing what a
  *                client has sent may take as long as the client likes: it waits for that, and nobody for it
@@ -31,7 +31,8 @@
  * A client that keeps its address space locked holds the threads that were about to change it: at most
  * FAULT_WORKERS_CLIENT of the pool, its own, and one that write-protects (uffd.h). Others go on.
  *
- * Locks: client->lock (its ranges; innermost), attach->lock (clients, the pool's queue; innermost).
+ * Locks: client->work (held over a request, and so outside page locks), client->lock (its ranges; innermost),
+ * attach->lock (clients, the pool's queue; innermost).
  */
 #ifndef FOLIO_CACHE_ATTACH_H
 #define FOLIO_CACHE_ATTACH_H

@@ -27,8 +27,8 @@ struct readahead {
 
 struct fs_options {
     bool read_only;
-    bool
-        front_stamps; /* who is in front gives files that are written their times, by the kernel's coarse clock */
+    /* Who is in front gives files that are written their times, by the kernel's coarse clock. */
+    bool front_stamps;
     bool noatime;        /* reading changes no atime */
     unsigned commit_ms;  /* age at which the running transaction is committed; 0: 5,000 */
     uint64_t txn_bytes;  /* 0: the store's default */

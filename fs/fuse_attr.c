@@ -199,7 +199,8 @@ static bool is_empty_chown(fuse_req_t req, int to_set)
            wire_agreed(&front_of(req)->wire, WIRE_KILLPRIV_V2);
 }
 
-/* Nobody asked the kernel whose file it is: there was nothing to set. Returns -EPERM: it is somebody else's. */
+/* Nobody asked the kernel whose file it is: there was nothing to set. (While somebody has it open for writing it may be
+ * for his write, and is done whoever asks.) Returns -EPERM: it is somebody else's. */
 static int empty_chown(fuse_req_t req, struct inode *inode, int to_set)
 {
     bool is_chown = (to_set & FUSE_SET_ATTR_CTIME) != 0 || !inode_has_writers(inode);

@@ -21,13 +21,13 @@ static uint64_t page_up(uint64_t bytes)
 static struct timespec resize_time(struct inode *inode)
 {
     struct timespec now = fs_now(), tick, mtime;
+    if (!inode->fs->options.front_stamps)
+        return now;
     clock_gettime(CLOCK_REALTIME_COARSE, &tick);
     pthread_mutex_lock(&inode->i_lock);
     mtime = inode->mtime;
     pthread_mutex_unlock(&inode->i_lock);
-    bool same =
-        inode->fs->options.front_stamps && !is_before(mtime, tick) && !is_before(now, mtime);
-    return same ? mtime : now;
+    return is_before(mtime, tick) || is_before(now, mtime) ? now : mtime;
 }
 
 /* ---- truncate -------------------------------------------------------------------------------- */
