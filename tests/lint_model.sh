@@ -2,8 +2,9 @@
 # The rules of a page hold in every order of steps: a search of tests/model/page.pml with spin. And the
 # search can fail: with any one rule broken it finds what goes wrong.
 #
-#   lint_model.sh                     the searches below, and every broken rule
-#   lint_model.sh --long              larger searches, without the broken rules (minutes; up to 2 GB)
+#   lint_model.sh                     the searches below, and one that has to find what goes wrong
+#   lint_model.sh --broken            every rule broken, one at a time
+#   lint_model.sh --long              larger searches (minutes; up to 2 GB)
 #   lint_model.sh --trail FLAG...     the shortest way to the error, e.g. --trail $map -DBREAK_UNMAP
 #                                     with the flags of a scene below for $map
 set -u
@@ -49,7 +50,7 @@ build()
 # In the background, so that a signal reaches us at once and cleanup() ends the search.
 search()
 {
-    timeout "$1" ./pan "-m$2" -w23 >pan.out 2>&1 &
+    timeout "$1" ./pan "-m$2" "-w$3" >pan.out 2>&1 &
     children=$!
     wait "$children"
     children=
@@ -88,7 +89,7 @@ holds()
 {
     mine || return 0
     build "$2" "${optimise:--O1}"
-    search "${limit:-250}" "${3-4000000}"
+    search "${limit:-250}" "${3-4000000}" 23
     if ! grep -q 'errors: 0' pan.out ||
         grep -qE 'search not completed|depth too small|out of memory' pan.out; then
         echo "FAILED  $1: $(meaning "$(found)")"
@@ -105,7 +106,7 @@ breaks()
 {
     mine || return 0
     build "$2 -DBREAK_$1" -O0 # compiling takes longer than the search
-    search 100 4000000
+    search 100 4000000 20
     what=$(found)
     if [ -z "$what" ]; then
         echo "FAILED  BREAK_$1 goes unnoticed"
@@ -116,13 +117,18 @@ breaks()
     fi
 }
 
-all()
+scenes()
 {
     holds 'frames that change their index' "$find"
     holds 'a page that is mapped' "$map"
     holds 'reader and mapping over one frame' "$tight"
     holds 'a file that ends inside its page' "$tail"
+    breaks UNMAP "$map"
+    exit $bad
+}
 
+broken()
+{
     # Finding: no second look at the slot after taking the reference; none at page->mapping once locked.
     breaks RECHECK "$find"
     breaks MAPPING_CHECK "$map"
@@ -170,7 +176,8 @@ all()
 }
 
 case ${1-} in
-'') ;;
+'') all=scenes ;;
+--broken) all=broken ;;
 --long)
     limit=3000 optimise=-O2
     holds 'two indexes, two frames, a reader' '-DREADER -DRECLAIM' 12000000
@@ -182,7 +189,7 @@ case ${1-} in
 --trail)
     shift
     build "$*" '-O0 -DBFS'
-    search 300 4000000
+    search 300 4000000 23
     grep -q '^pan:[0-9]*:' pan.out || {
         echo 'no error'
         exit 0
@@ -191,7 +198,7 @@ case ${1-} in
     exit 1
     ;;
 *)
-    echo 'usage: lint_model.sh [--long | --trail FLAG...]' >&2
+    echo 'usage: lint_model.sh [--broken | --long | --trail FLAG...]' >&2
     exit 2
     ;;
 esac
@@ -206,7 +213,7 @@ while [ "$lane" -lt "$lanes" ]; do
         children=
         trap '[ -z "$children" ] || kill $children; exit 1' HUP INT TERM
         mkdir "lane$lane" && cp page.pml "lane$lane" && cd "lane$lane" || exit 1
-        all
+        "$all"
     ) &
     # shellcheck disable=SC2031
     children="$children $!"

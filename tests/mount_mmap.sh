@@ -3,12 +3,13 @@
 # then on ours, with both caches, with a cache of 1 MiB whose pages are dropped meanwhile, and for what must
 # survive the daemon's death.
 #
-#   FOLIO_SECONDS  how long each race lasts (1)
+#   FOLIO_SECONDS  how long each race lasts where pages are dropped meanwhile (1); half of it elsewhere
 . "$(dirname -- "$0")/lib.sh"
 build_helper mmap_ops
 build_helper mmap_races
 build_helper mmap_durable
-seconds=${FOLIO_SECONDS:-1}
+longer=${FOLIO_SECONDS:-1}
+shorter=$(awk -v whole="$longer" 'BEGIN { print whole / 2 }')
 
 # What FUSE does not let a file system do: the kernel neither asks nor says anything, before it is done, when ftruncate
 # (and, where it caches writes, write) lets a file grow whose last page has been stored to behind its end, and
@@ -17,15 +18,15 @@ seconds=${FOLIO_SECONDS:-1}
 direct_cannot=tail_is_zeros_after_ftruncate
 kernel_cannot='tail_is_zeros_after_(ftruncate|a_write_in_the_page|a_write_behind_it)'
 
-properties() # DIRECTORY [PATTERN of what cannot hold [RACE that may be lost]]
+properties() # DIRECTORY SECONDS [PATTERN of what cannot hold [RACE that may be lost]]
 {
     mkdir "$1"
     timeout 300 "$T/mmap_ops" all "$1" >"$T/out" 2>&1
     grep -q '^ok' "$T/out" || fail "$what: mmap_ops ended early: $(cat "$T/out")"
-    grep -v '^ok' "$T/out" | grep -Ev "^FAIL (${2-none}):" >"$T/bad"
+    grep -v '^ok' "$T/out" | grep -Ev "^FAIL (${3-none}):" >"$T/bad"
     [ ! -s "$T/bad" ] || fail "$what: $(cat "$T/bad")"
     say "$what: $(grep -c '^ok' "$T/out") properties hold, $(grep -c '^FAIL' "$T/out") cannot"
-    timeout 300 "$T/mmap_races" "$1" "$seconds" "-${3-none}" >"$T/out" 2>&1 || fail "$what: $(cat "$T/out")"
+    timeout 300 "$T/mmap_races" "$1" "$2" "-${4-none}" >"$T/out" 2>&1 || fail "$what: $(cat "$T/out")"
     timeout 300 "$T/mmap_ops" big "$1" 16 >>"$T/out" 2>&1 || fail "$what: $(tail -n 1 "$T/out")"
     rmdir "$1" || fail "$what: files were left behind: $(ls "$1")"
 }
@@ -40,7 +41,7 @@ oracle_mount()
 }
 if oracle_mount 2>"$T/out"; then
     # It copies what is written to a large folio in one go, and a processor may show the end of that first.
-    properties "$T/oracle/d" none two_pages
+    properties "$T/oracle/d" "$shorter" none two_pages
     umount "$T/oracle" || fail 'cannot unmount the ext4'
 else
     say "not compared with ext4, which cannot be mounted here: $(tail -n 1 "$T/out")"
@@ -215,7 +216,7 @@ for cache in kernel direct; do
     fi
     cannot=$kernel_cannot
     [ $cache = kernel ] || cannot=$direct_cannot
-    properties "$M/d" "$cannot"
+    properties "$M/d" "$shorter" "$cannot"
     "$T/mmap_durable" make "$M/zeros" || fail "$what: make"
     unmount_volume
     check_volume "$what"
@@ -226,7 +227,7 @@ for cache in kernel direct; do
     drop_again_and_again &
     dropper=$!
     note_process "$dropper"
-    properties "$M/d" "$cannot"
+    properties "$M/d" "$longer" "$cannot"
     : >"$T/enough"
     wait "$dropper"
     rm -f "$T/pids/$dropper" "$T/enough"
@@ -245,7 +246,7 @@ done
 what=cache=kernel,attach
 make_volume
 mount_volume -o cache=kernel,attach
-properties "$M/d" "$direct_cannot"
+properties "$M/d" "$shorter" "$direct_cannot"
 unmount_volume
 stores_nobody_synced cache=kernel,attach
 storing_until_the_end cache=kernel,attach

@@ -4,19 +4,18 @@
 # that fails now and then, with a daemon that finds no memory now and then, and with one that is killed.
 #
 #   FOLIO_SECONDS  of each part (30)
-#   FOLIO_LANES    how many at a time (13: half of them)
+#   FOLIO_LANES    how many at a time (14: more are no faster)
 #   FOLIO_SEED     repeats a run (as far as an interleaving can be repeated)
-#   FOLIO_PARTS    which of them: tmpfs ext4 xfs kernel kernel_1M direct direct_1M through
-#                  attached attached_kernel mixed mixed_kernel full errors_kernel errors_direct errors_attached
-#                  errors_mixed memory_kernel memory_direct memory_attached memory_mixed
-#                  crash_kernel crash_direct crash_attached crash_mixed replay
+#   FOLIO_PARTS    which of them ("all": those below, too)
 . "$(dirname -- "$0")/lib.sh"
 stress=$FOLIO_BIN/folio-stress
 [ -x "$stress" ] || fail "FOLIO_BIN=$FOLIO_BIN has no folio-stress"
 seconds=${FOLIO_SECONDS:-30}
-parts=${FOLIO_PARTS:-'tmpfs ext4 xfs kernel kernel_1M direct direct_1M through attached attached_kernel
-mixed mixed_kernel full errors_kernel errors_direct errors_attached errors_mixed memory_kernel memory_direct
-memory_attached memory_mixed crash_kernel crash_direct crash_attached crash_mixed replay'}
+parts=${FOLIO_PARTS:-'tmpfs ext4 xfs kernel direct_1M attached mixed full errors_kernel errors_attached memory_mixed
+crash_kernel crash_attached replay'}
+[ "$parts" != all ] || parts='tmpfs ext4 xfs kernel kernel_1M direct direct_1M through attached attached_kernel mixed
+mixed_kernel full errors_kernel errors_direct errors_attached errors_mixed memory_kernel memory_direct memory_attached
+memory_mixed crash_kernel crash_direct crash_attached crash_mixed replay'
 
 # --- several parts: each is a run of this script ------------------------------------------------
 
@@ -35,7 +34,7 @@ lane()
 }
 in_lanes()
 {
-    for _ in $(seq "${FOLIO_LANES:-13}"); do
+    for _ in $(seq "${FOLIO_LANES:-14}"); do
         lane &
         note_process $!
     done

@@ -202,10 +202,11 @@ configure() # PRESET
     return 1
 }
 
-build() # PRESET
+build() # PRESET: $targets
 {
     configure "$1" || return
-    run cmake --build --preset "$1" -j "$jobs" && return
+    # shellcheck disable=SC2086 # several words
+    run cmake --build --preset "$1" -j "$jobs" --target $targets && return
     result fail "$1: build"
     return 1
 }
@@ -220,6 +221,7 @@ build_and_test() # PRESET LABEL...
     build "$1" && run_tests "$@"
 }
 
+targets=all
 stage install install_missing
 stage lint lint
 stage 'asan: unit, race, sim' build_and_test asan unit race sim
@@ -228,6 +230,7 @@ stage 'tsan: race' build_and_test tsan race
 if [ -n "$long" ]; then
     stage 'release: unit, race, sim, mount' build_and_test release unit race sim mount
 else
+    targets='programs sim'
     stage 'release: sim, mount' build_and_test release sim mount
 fi
 
