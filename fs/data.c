@@ -279,7 +279,7 @@ static ssize_t write_locked(const struct write *w, uint64_t offset, const void *
 void fs_make_room(struct fs *fs)
 {
     page_cache_sync(fs->cache);
-    store_commit(fs->store, store_tid(fs->store));
+    store_make_room(fs->store);
 }
 
 static ssize_t write_or_make_room(const struct write *w, uint64_t offset, const void *buf,

@@ -41,8 +41,7 @@ static void data_unreserve(struct address_space *m, uint32_t nr_pages, uint32_t 
  * promised: to have them written could take as long as some client likes. */
 static void data_make_room(struct address_space *m)
 {
-    struct store *store = inode_of(m)->fs->store;
-    store_commit(store, store_tid(store));
+    store_make_room(inode_of(m)->fs->store);
 }
 
 /* Called before a page is dirtied: from then on a block may exist there. */

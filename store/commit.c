@@ -10,6 +10,7 @@
 #define RETRY_MOST_MS  10000u
 #define GATHER_SHARE   2u      /* a sync waits for others at most a half of the last one's time, */
 #define GATHER_MOST_NS 500000u /* and at most so long */
+#define ROOM_TRIMS     64u     /* steps of trims that who is refused room does first */
 #define COMMIT_TRIES   12u     /* failures in a row (a minute) after which the store is read-only */
 
 void txn_started(struct store *s)
@@ -308,6 +309,33 @@ bool txn_full(const struct store *s, enum txn_room room)
 {
     return s->running->bytes >= s->txn_limit ||
            (room == ROOM_DATA && s->running->nr_data >= TXN_DATA_BLOCKS);
+}
+
+/* Write something that is there. Context: lock, dropped meanwhile. */
+static int commit_no_change(struct store *s)
+{
+    uint8_t value[SUPER_BYTES];
+    struct key key;
+    key_super(&key);
+    struct txn_record *r = record_new(&key, value, super_encode(&s->super, value), false);
+    if (r == NULL)
+        return -ENOMEM;
+    txn_started(s);
+    txn_insert_record(s->running, r);
+    return sync_locked(s, s->running->tid, false);
+}
+
+int store_make_room(struct store *s)
+{
+    for (unsigned i = 0; i < ROOM_TRIMS && atomic_load(&s->nr_trims) > 0 && trim_step(s, 0) > 0;
+         i++)
+        ;
+    pthread_mutex_lock(&s->lock);
+    int err = sync_locked(s, s->running->tid, false);
+    for (unsigned i = 0; i < 2 && err == 0 && space_is_held(s) && !atomic_load(&s->read_only); i++)
+        err = commit_no_change(s);
+    pthread_mutex_unlock(&s->lock);
+    return err;
 }
 
 /* Until running has room: freeze it if none is committing; wait for, or do, the commit that is in

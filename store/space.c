@@ -105,6 +105,11 @@ static uint64_t cap_used(const struct store *s)
     return n;
 }
 
+bool space_is_held(const struct store *s)
+{
+    return s->recent[0] + s->recent[1] > TREE_PAGES; /* a commit always frees some */
+}
+
 /* Pages inside the file that the next transaction can reuse. */
 static uint64_t reusable(const struct store *s)
 {
@@ -242,8 +247,8 @@ void store_space(struct store *s, struct store_space *out)
     pthread_mutex_lock(&s->lock);
     uint64_t cap = cap_pages(s), used = cap_used(s), spare = SPARE_PAGES;
     uint64_t free = cap > used + spare ? cap - used - spare : 0;
-    uint64_t inside =
-        (s->allocated != UINT64_MAX ? s->allocated - s->usage.last_page - 1 : 0) + reusable(s);
+    uint64_t end = s->usage.last_page + 1;
+    uint64_t inside = (s->allocated != UINT64_MAX ? s->allocated : end) - s->usage.used;
     pthread_mutex_unlock(&s->lock);
     struct statvfs v;
     uint64_t disk = free;

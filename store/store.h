@@ -161,7 +161,7 @@ int store_count_blocks(struct store *s, uint64_t data_id, uint64_t *out);
 struct store_space {
     uint64_t capacity;  /* bytes: the cap */
     uint64_t used;      /* bytes, promises included */
-    uint64_t available; /* bytes: the least of the cap's and the disk's */
+    uint64_t available; /* bytes: the least of the cap's and the disk's, after store_make_room() */
 };
 void store_space(struct store *s, struct store_space *out);
 
@@ -172,6 +172,9 @@ void store_space(struct store *s, struct store_space *out);
 int store_commit(struct store *s, uint64_t tid);
 /* Wait until it is durable: in the log if that has room for it (store/log.h), else committed. Likewise. */
 int store_sync(struct store *s, uint64_t tid);
+/* For who was refused room: delete a part of what is to be deleted, commit, and where pages that have just been freed
+ * wait for more commits (LMDB takes again what was free two commits ago), have some that change nothing. Likewise. */
+int store_make_room(struct store *s);
 
 /* The number of the running transaction: what store_commit() needs to make all so far durable. */
 uint64_t store_tid(struct store *s);

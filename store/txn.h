@@ -21,7 +21,7 @@
  *   T5  A block map entry or record is replaced, never changed in place: a reader that holds a
  *       reference on a block copies it without a lock.
  *
- *   locks: trim_lock or number_lock, then store->lock; LMDB is never called under store->lock.
+ *   locks: number_lock, trim_lock, store->lock; LMDB is never called under store->lock.
  */
 #ifndef FOLIO_STORE_TXN_H
 #define FOLIO_STORE_TXN_H
@@ -196,6 +196,8 @@ void txn_started(struct store *s);
 
 /* Room for records of one update. Context: lock.   0 or -ENOSPC: commit, and ask again; what frees
  * may then go on all the same. */
+/* Do pages that were freed wait for a commit? */
+bool space_is_held(const struct store *s);
 int space_check_update(struct store *s, uint32_t records, uint64_t bytes, bool frees);
 /* A commit ended well. Context: lock. */
 void space_after_commit(struct store *s);

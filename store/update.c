@@ -189,9 +189,8 @@ int update_apply(struct update *u, unsigned flags, uint64_t *tid)
                (err = space_check_update(s, u->nr_records, u->bytes, frees)) == -ENOSPC &&
                !retried) {
             /* A commit turns estimates into facts, and frees what was deleted. */
-            uint64_t t = s->running->tid;
             pthread_mutex_unlock(&s->lock);
-            store_commit(s, t);
+            store_make_room(s);
             pthread_mutex_lock(&s->lock);
             retried = true;
         }

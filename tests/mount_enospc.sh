@@ -75,6 +75,11 @@ can_write() # MiB: a new file of so much, fsynced
     dd if=/dev/zero of="$M/again" bs=1M count="$1" conv=fsync 2>"$T/dd.out"
 }
 
+is_trimmed()
+{
+    [ "$(stat_of store.pending_trims)" -eq 0 ]
+}
+
 remount()
 {
     unmount_volume
@@ -106,7 +111,8 @@ try_filling()
     truncate -s 0 "$M"/fill*[1-4] || fail "$what: truncating"
     grep -v 'fill[0-9]*[1-4]$' "$T/sums" >"$T/sums.left"
     mv "$T/sums.left" "$T/sums"
-    until_true 20 can_write 8 || fail "$what: no space after truncating: $(cat "$T/dd.out")"
+    until_true 20 is_trimmed || fail "$what: what was cut off stays"
+    can_write 8 || fail "$what: no space after truncating: $(cat "$T/dd.out")"
     remount
     intact 'after truncating'
     rm -rf "${M:?}"/* || fail "$what: rm -rf"

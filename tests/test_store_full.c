@@ -93,11 +93,8 @@ Test(store_full, deleting_much_on_a_full_disk_can_be_committed, .timeout = 120)
         cr_assert_eq(del(i), 0);
     err = store_commit(s, store_tid(s));
     cr_expect_eq(err, 0, "the commit says %d", err);
-    /* What a commit frees is reusable after the next two. */
-    for (unsigned i = 0; i < 3; i++) {
-        cr_expect_eq(del(0), 0);
-        cr_expect_eq(store_commit(s, store_tid(s)), 0);
-    }
+    /* What one commit frees the third after it takes again; that is not ours to know. */
+    cr_expect_eq(del(0), 0);
     cr_expect_eq(put(0), 0, "there is no room again");
     limit_disk(RLIM_INFINITY);
     tear_down();
