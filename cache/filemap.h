@@ -88,8 +88,7 @@ struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_loc
     _Atomic uint32_t nrpages; /* (t to change, a) */
     _Atomic uint32_t nrdirty; /* (t to change, a) */
     uint32_t nrshadows;       /* values in the tree: see workingset.c              (t) */
-    _Atomic uint32_t wb_err;  /* counts failed writes; see filemap_check_errors       (a) */
-    _Atomic int32_t wb_errno; /* the latest of them: -errno                           (a) */
+    _Atomic uint32_t wb_err;  /* an errseq: passes that failed                        (a) */
     unsigned wb_failures;     /* passes failed in a row, but for want of memory       (d) */
     struct list_head dirty;   /* cache->dirty_mappings                                (d) */
     uint64_t dirtied_ns;      /* when it entered that list                            (d) */
@@ -248,7 +247,7 @@ enum writeback_sync { WB_SYNC_NONE, WB_SYNC_ALL };
  * (uffd.h), and pages that it may store to were left out; failed pages stay dirty.   Context: no page locked. */
 int filemap_fdatawrite(struct address_space *m, enum writeback_sync sync);
 
-/* An error newer than *since (an open file's memory of wb_err): it, once; else 0. */
+/* An error newer than *since (an open file's, at first errseq_sample(&m->wb_err)): it, once; else 0. */
 int filemap_check_errors(struct address_space *m, _Atomic uint32_t *since);
 
 /* Slow the caller while too much is dirty. Context: no page locked, no i_rwsem of other files. */

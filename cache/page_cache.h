@@ -5,6 +5,7 @@
  *     write.c       writing into pages             truncate.c   removing them
  *     lru_*.c       reclaim policies               workingset.c what is known of evicted pages
  *     bounce.c      devices and memfds             mkwrite_ahead.c  pages made writable ahead
+ *     errseq.c      errors, told once
  */
 #ifndef FOLIO_CACHE_PAGE_CACHE_H
 #define FOLIO_CACHE_PAGE_CACHE_H

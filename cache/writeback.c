@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache/errseq.h"
 #include "cache/memory.h"
 #include "cache/page_cache.h"
 
@@ -301,12 +302,6 @@ static int write_cache_pages(struct pass *p, enum writeback_sync sync)
     return err != 0 ? err : atomic_load(&p->error);
 }
 
-static void record_error(struct address_space *m, int err)
-{
-    atomic_store(&m->wb_errno, err);
-    atomic_fetch_add(&m->wb_err, 1);
-}
-
 /* A pass that could not write everything, through no fault of the store's. */
 static bool left_out(int err)
 {
@@ -346,7 +341,7 @@ static int pass_and_release(struct address_space *m, enum writeback_sync sync)
     int err = run_pass(&p, sync);
     count_add(&m->cache->count.passes, 1);
     if (err != 0 && !left_out(err))
-        record_error(m, err);
+        errseq_set(&m->wb_err, err);
     /* While no pass can begin: what one has in hand is not dirty, but not written either, and a
      * sync must find it on the list. */
     bool removed = dirty_list_del_if_clean(m);
@@ -379,8 +374,7 @@ int filemap_fdatawrite(struct address_space *m, enum writeback_sync sync)
 
 int filemap_check_errors(struct address_space *m, _Atomic uint32_t *since)
 {
-    uint32_t now = atomic_load(&m->wb_err);
-    return atomic_exchange(since, now) != now ? atomic_load(&m->wb_errno) : 0;
+    return errseq_check_and_advance(&m->wb_err, since);
 }
 
 /* ---- the flusher ----------------------------------------------------------------------------- */

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "cache/clock.h"
+#include "cache/errseq.h"
 #include "cache/memfd.h"
 #include "fs/names.h"
 
@@ -114,7 +115,7 @@ void file_start(struct open_file *file, struct inode *inode, int flags)
     inode_ref(inode, 1);
     file->inode = inode;
     file->flags = flags;
-    atomic_store(&file->wb_err, atomic_load(&inode->mapping.wb_err));
+    atomic_store(&file->wb_err, errseq_sample(&inode->mapping.wb_err));
     atomic_store(&file->store_err, store_error_seq(inode->fs->store));
     pthread_mutex_lock(&inode->i_lock);
     struct readahead ra = choose_readahead(inode);

@@ -12,6 +12,7 @@
  */
 #include <errno.h>
 
+#include "cache/errseq.h"
 #include "fs/data.h"
 #include "fs/names.h"
 
@@ -247,18 +248,24 @@ int inode_fsync(struct inode *inode)
     return store_sync(inode->fs->store, atomic_load(&inode->tid));
 }
 
+/* Has a commit failed that this open file was not told of? *since is read first, so it is never the newer one. */
+static bool commit_has_failed(struct open_file *file)
+{
+    uint32_t since = atomic_load(&file->store_err), now;
+    do
+        now = store_error_seq(file->inode->fs->store);
+    while (now != since && !atomic_compare_exchange_weak(&file->store_err, &since, now));
+    return now != since;
+}
+
+/* The worst of what there is to tell: all of it is told with that. */
 int file_fsync(struct open_file *file, bool datasync)
 {
     struct inode *inode = file->inode;
-    struct fs *fs = inode->fs;
     (void)datasync; /* one record carries size and times: there is nothing to leave out */
     int err = inode_write_back(inode);
     if (err == 0)
         err = inode_fsync(inode);
-    int seen = filemap_check_errors(&inode->mapping, &file->wb_err);
-    uint32_t seq = store_error_seq(fs->store);
-    bool failed_commit = atomic_exchange(&file->store_err, seq) != seq;
-    if (err == 0)
-        err = seen;
-    return err == 0 && failed_commit ? -EIO : err;
+    err = worse_error(err, filemap_check_errors(&inode->mapping, &file->wb_err));
+    return worse_error(err, commit_has_failed(file) ? -EIO : 0);
 }

@@ -335,9 +335,9 @@ mutant redirtied_late cache/writeback.c \
     '/^static void end_page_writeback/,/^}/ s/^        set_dirty_tagged(m, page);/        (void)0;/' \
     '/^static void end_page_writeback/,/^}/ s/^    atomic_fetch_sub/    if (error != 0) { cache_yield(); pthread_mutex_lock(\&m->tree_lock); if (atomic_load(\&page->mapping) == m) set_dirty_tagged(m, page); pthread_mutex_unlock(\&m->tree_lock); }\n&/'
 mutant error_not_told cache/writeback.c \
-    '/^static int pass_and_release/,/^}/ s/record_error(m, err);/;/'
-mutant error_told_twice cache/writeback.c \
-    '/^int filemap_check_errors/,/^}/ s/atomic_exchange(since, now)/atomic_load(since)/'
+    '/^static int pass_and_release/,/^}/ s/errseq_set(&m->wb_err, err);/;/'
+mutant error_told_twice cache/errseq.c \
+    's/if (atomic_compare_exchange_strong(since, &seen, told))/if (1)/'
 mutant error_swallowed cache/writeback.c \
     '/^static int write_cache_pages/,/^}/ s/return err != 0 ? err : atomic_load(&p->error);/return err;/'
 

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "cache/errseq.h"
 #include "tests/sim_world.h"
 
 #define ALLOC_TRIES 50u /* sleeps of page_alloc(), at least, before it gives up */
@@ -335,7 +336,7 @@ static void check_told(struct sim_worker *k, struct sim_file *f, _Atomic uint32_
 
 static void do_sync(struct sim_worker *k, struct sim_file *f, enum writeback_sync sync)
 {
-    _Atomic uint32_t since = atomic_load(&f->m.wb_err);
+    _Atomic uint32_t since = errseq_sample(&f->m.wb_err);
     begin(k, sync == WB_SYNC_ALL ? "sync" : "sync_none", f->model.id, 0, 0);
     model_all_done(&f->model, k->done[0]);
     int err = filemap_fdatawrite(&f->m, sync);

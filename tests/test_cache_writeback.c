@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "cache/errseq.h"
 #include "cache/page_cache.h"
 #include "cache/vma_soft.h"
 #include "store/dev_fault.h"
@@ -209,16 +210,20 @@ Test(writeback, want_of_memory_is_no_failure_of_the_store)
 
 Test(writeback, an_error_is_seen_once_by_every_open_file)
 {
-    _Atomic uint32_t one = 0, two = 0, later;
+    _Atomic uint32_t one, two, later, last;
     start(64, WB_ERROR_RETRY, NULL);
     fill(1);
+    atomic_init(&one, errseq_sample(&m.wb_err));
+    atomic_init(&two, errseq_sample(&m.wb_err));
     fail_writes(0);
     filemap_fdatawrite(&m, WB_SYNC_ALL);
-    atomic_init(&later, atomic_load(&m.wb_err));
+    atomic_init(&later, errseq_sample(&m.wb_err));
     cr_assert_eq(filemap_check_errors(&m, &one), -EIO);
     cr_assert_eq(filemap_check_errors(&m, &one), 0);
     cr_assert_eq(filemap_check_errors(&m, &two), -EIO);
-    cr_assert_eq(filemap_check_errors(&m, &later), 0, "opened after the error");
+    cr_assert_eq(filemap_check_errors(&m, &later), -EIO, "opened before anybody was told");
+    atomic_init(&last, errseq_sample(&m.wb_err));
+    cr_assert_eq(filemap_check_errors(&m, &last), 0, "opened after that");
     finish();
 }
 

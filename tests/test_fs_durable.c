@@ -1,5 +1,5 @@
 /* What files hold and say of themselves: block counts, the largest size, what a crash leaves of a size
- * that grows while its file is being written back; who may attach a file, and when. */
+ * that grows while its file is being written back; who may attach a file, and when; who is told of errors. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -14,16 +14,19 @@
 #include "fs/dir.h"
 #include "fs/names.h"
 #include "store/check.h"
+#include "store/dev_fault.h"
 
 static char home[64], volume[80], copy[80];
 static struct fs *fs;
 static struct inode *root;
 static const struct cred cred = { .uid = 1000, .gid = 100 };
+static enum writeback_error on_error;
 
 static void mount_path(const char *path)
 {
     struct store_error error = { .text = "" };
-    struct fs_options options = { .cache = { .cache_bytes = 4 << 20 } };
+    struct fs_options options = { .cache = { .cache_bytes = 4 << 20, .on_error = on_error },
+                                  .inject = true };
     cr_assert_eq(fs_mount(path, &options, &fs, &error), 0, "%s", error.text);
     cr_assert_eq(inode_get(fs, ROOT_INO, &root), 0);
 }
@@ -434,4 +437,60 @@ Test(fs_durable, a_sync_says_so_when_what_is_handed_over_is_lost, .init = set_up
     file_release(file);
     loses = true;
     cr_expect_eq(fs_sync(fs), 0, "nobody can have stored anything");
+}
+
+/* ---- errors of writing ------------------------------------------------------------------------ */
+
+static void fail_writes(enum fault_kind kind, uint32_t index, uint64_t count)
+{
+    struct fault_rule r = {
+        .kind = kind, .writes = true, .first = index, .last = index, .count = count
+    };
+    cr_assert_eq(dev_fault_add(store_faults(fs->store), &r), 0);
+}
+
+static void set_up_lossy(void)
+{
+    on_error = WB_ERROR_CLEAN;
+    set_up();
+}
+
+/* As the flusher does. */
+static void write_in_background(struct open_file *file)
+{
+    (void)filemap_fdatawrite(&file->inode->mapping, WB_SYNC_NONE);
+}
+
+Test(fs_durable, what_nobody_was_told_is_lost_is_told_to_who_opens_the_file, .init = set_up_lossy,
+     .fini = tear_down, .timeout = 60)
+{
+    struct open_file *file = make("f"), *next;
+    struct inode *inode = file->inode;
+    inode_ref(inode, 1);
+    write_at(file, 0, PAGE_SIZE, 'a');
+    file_release(file);
+    fail_writes(FAULT_EIO, 0, 1);
+    (void)filemap_fdatawrite(&inode->mapping, WB_SYNC_NONE);
+    cr_assert_eq(file_open(inode, O_RDONLY, &file), 0);
+    cr_expect_eq(file_fsync(file, false), -EIO);
+    cr_expect_eq(file_fsync(file, false), 0);
+    cr_assert_eq(file_open(inode, O_RDONLY, &next), 0);
+    cr_expect_eq(file_fsync(next, false), 0, "somebody was told");
+    file_release(next);
+    file_release(file);
+    inode_put(inode, 1);
+}
+
+Test(fs_durable, an_fsync_that_is_short_of_memory_hides_no_loss, .init = set_up_lossy,
+     .fini = tear_down, .timeout = 60)
+{
+    struct open_file *file = make("f");
+    write_at(file, 0, PAGE_SIZE, 'a');
+    fail_writes(FAULT_EIO, 0, 1);
+    write_in_background(file);
+    write_at(file, PAGE_SIZE, PAGE_SIZE, 'b');
+    fail_writes(FAULT_ENOMEM, 1, 1);
+    cr_expect_eq(file_fsync(file, false), -EIO);
+    cr_expect_eq(file_fsync(file, false), 0);
+    file_release(file);
 }
