@@ -50,7 +50,7 @@ struct address_space_operations {
     /* Does a block exist?   1, 0, -EIO. */
     int (*block_exists)(struct address_space *m, uint32_t index);
     /* Around one writeback pass; begin may refuse (-errno) and then nothing is written. end gets
-     * the first error of the pass. No page is locked by the caller. */
+     * the worst error of the pass. No page is locked by the caller. */
     int (*writeback_begin)(struct address_space *m, struct writeback_pass *pass);
     int (*writeback_end)(struct address_space *m, struct writeback_pass *pass, int error);
     /* Writing has failed for good: refuse changes from now on. */
@@ -243,7 +243,7 @@ enum writeback_sync { WB_SYNC_NONE, WB_SYNC_ALL };
 
 /* One pass over the pages dirty now. ALL: waits until each has been copied into the store's
  * transaction. NONE: skips a page that somebody holds locked, or that cannot be write-protected now.
- * Returns 0 or the first error; ALL also -EBUSY: a client has kept its address space locked for half a minute
+ * Returns 0 or the worst error (worse_error()); ALL also -EBUSY: a client has kept its address space locked for half a minute
  * (uffd.h), and pages that it may store to were left out; failed pages stay dirty.   Context: no page locked. */
 int filemap_fdatawrite(struct address_space *m, enum writeback_sync sync);
 
@@ -262,8 +262,10 @@ unsigned dirty_room(struct page_cache *cache);
 void wakeup_flusher(struct page_cache *cache);
 /* Somebody who may be waited for without end keeps flushers: have at least nr. One thread at a time. */
 void page_cache_more_flushers(struct page_cache *cache, unsigned nr);
-/* Write every dirty mapping (WB_SYNC_ALL).   Returns the first error; -ENOMEM if there was one. */
+/* Write every dirty mapping (WB_SYNC_ALL).   Returns 0 or the worst error (worse_error()). */
 int page_cache_sync(struct page_cache *cache);
+/* How often writing has met want of memory so far, whatever else went wrong: trying again may help. */
+uint64_t page_cache_nr_short(const struct page_cache *cache);
 /* One step of the flusher's work.   Returns milliseconds until the next. */
 unsigned flusher_step(struct page_cache *cache);
 

@@ -67,6 +67,7 @@ struct page_cache { /* (c) constant  (r) lru_lock  (s) shadow_lock  (d) dirty_lo
     _Atomic uint64_t nr_dirty, nr_writeback; /* pages                                     (a) */
     _Atomic unsigned dirty_ratio, dirty_background_ratio; /* per cent of limit   (a) */
     _Atomic unsigned dirty_expire_ms, dirty_writeback_ms; /*                     (a) */
+    _Atomic uint64_t nr_short;  /* times that a pass met want of memory                (a) */
     _Atomic uint64_t bandwidth; /* pages per second the store took lately; 0: unknown   (a) */
     _Atomic unsigned fault_around, store_around; /* pages                              (a) */
     enum writeback_error on_error;               /* (c) */

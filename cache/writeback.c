@@ -119,11 +119,27 @@ struct pass {
     struct address_space *m;
     struct bio *bio;           /* being filled */
     _Atomic uint32_t inflight; /* bios submitted and not ended */
-    _Atomic int error;         /* the first */
+    _Atomic int error;         /* the worst: worse_error() */
     uint64_t written;          /* pages in bios */
     bool skipped;              /* a page was left out */
     bool held;                 /* likewise, because a client keeps others waiting for too long */
 };
+
+/* A pass that could not write everything, through no fault of the store's. */
+static bool left_out(int err)
+{
+    return err == -EAGAIN || err == -EBUSY;
+}
+
+/* err: what went wrong, if anything did. Want of memory is counted apart, as something worse may hide it. */
+static void pass_note(struct pass *p, int err)
+{
+    int worst = atomic_load(&p->error);
+    while (!atomic_compare_exchange_weak(&p->error, &worst, worse_error(worst, err)))
+        ;
+    if (err == -ENOMEM)
+        count_add(&p->m->cache->nr_short, 1);
+}
 
 /* The write's outcome. Dirty again comes before the end of writeback: in between the page would look
  * clean with its bytes nowhere. */
@@ -148,14 +164,13 @@ static void write_end_io(struct bio *bio)
     struct pass *p = bio->private;
     struct page_cache *cache = p->m->cache;
     for (uint32_t i = 0; i < bio->nr_vecs; i++) {
+        pass_note(p, bio->vecs[i].error);
         end_page_writeback(p->m, bio->vecs[i].owner, bio->vecs[i].error);
         put_page(cache, bio->vecs[i].owner);
     }
     count_add(&cache->count.written_pages, bio->nr_vecs);
     if (bio->error != 0) {
-        int none = 0;
         count_add(&cache->count.write_errors, 1);
-        atomic_compare_exchange_strong(&p->error, &none, bio->error);
         dirty_list_add(p->m);
     }
     bio_free(bio);
@@ -276,7 +291,7 @@ static void tag_pages_for_writeback(struct address_space *m)
     } while (next != 0 && next <= UINT32_MAX);
 }
 
-static int write_cache_pages(struct pass *p, enum writeback_sync sync)
+static void write_cache_pages(struct pass *p, enum writeback_sync sync)
 {
     struct page *pages[PAGEVEC];
     uint64_t next = 0;
@@ -299,17 +314,11 @@ static int write_cache_pages(struct pass *p, enum writeback_sync sync)
     uint32_t left;
     while ((left = atomic_load(&p->inflight)) != 0)
         wait_on_word(&p->inflight, left, 0);
-    return err != 0 ? err : atomic_load(&p->error);
+    pass_note(p, err);
 }
 
-/* A pass that could not write everything, through no fault of the store's. */
-static bool left_out(int err)
-{
-    return err == -EAGAIN || err == -EBUSY;
-}
-
-/* Begin, write, end.   Returns 0; -EBUSY, -EAGAIN: pages were held, or skipped; the first error. */
-static int run_pass(struct pass *p, enum writeback_sync sync)
+/* Begin, write, end. */
+static void run_pass(struct pass *p, enum writeback_sync sync)
 {
     struct address_space *m = p->m;
     const struct address_space_operations *ops = m->a_ops;
@@ -318,27 +327,27 @@ static int run_pass(struct pass *p, enum writeback_sync sync)
     wp.size = atomic_load(&m->i_size); /* before the tags: see above */
     wp.writes = atomic_load(&m->nrdirty) > 0;
     int err = ops != NULL && ops->writeback_begin != NULL ? ops->writeback_begin(m, &wp) : 0;
+    pass_note(p, err);
     if (err != 0)
-        return err;
-    err = wp.writes ? write_cache_pages(p, sync) : 0;
-    int rest = p->held ? -EBUSY : p->skipped ? -EAGAIN : 0;
-    int end = ops != NULL && ops->writeback_end != NULL ? ops->writeback_end(m, &wp,
-                                                                             err != 0    ? err
-                                                                             : rest != 0 ? -EAGAIN
-                                                                                         : 0)
-                                                        : 0;
-    if (err == 0)
-        err = end != 0 ? end : rest;
-    if (err == 0 && wp.writes)
+        return;
+    if (wp.writes)
+        write_cache_pages(p, sync);
+    if (p->skipped)
+        pass_note(p, p->held ? -EBUSY : -EAGAIN);
+    err = atomic_load(&p->error);
+    if (ops != NULL && ops->writeback_end != NULL)
+        pass_note(p, ops->writeback_end(m, &wp, left_out(err) ? -EAGAIN : err));
+    if (wp.writes && atomic_load(&p->error) == 0)
         note_bandwidth(m->cache, p->written, clock_now(m->cache->clock) - start);
-    return err;
 }
 
-/* Context: writeback_sem, which is released. */
+/* Returns 0; -EBUSY, -EAGAIN: pages were held, or skipped; errors: the worst.
+ * Context: writeback_sem, which is released. */
 static int pass_and_release(struct address_space *m, enum writeback_sync sync)
 {
     struct pass p = { .m = m };
-    int err = run_pass(&p, sync);
+    run_pass(&p, sync);
+    int err = atomic_load(&p.error);
     count_add(&m->cache->count.passes, 1);
     if (err != 0 && !left_out(err))
         errseq_set(&m->wb_err, err);
@@ -511,7 +520,7 @@ static struct address_space *next_to_sync(struct page_cache *cache, uint64_t syn
  * the second would pass over what the first has not finished. */
 int page_cache_sync(struct page_cache *cache)
 {
-    int first = 0;
+    int worst = 0;
     struct address_space *m;
     uint64_t until = clock_now(&clock_monotonic) + HELD_NS;
     down_write(&cache->sync_sem);
@@ -519,9 +528,13 @@ int page_cache_sync(struct page_cache *cache)
     while ((m = next_to_sync(cache, sync)) != NULL) {
         int err = write_all(m, until);
         done_with(m, err);
-        if (first == 0 || err == -ENOMEM)
-            first = err;
+        worst = worse_error(worst, err);
     }
     up_write(&cache->sync_sem);
-    return first;
+    return worst;
+}
+
+uint64_t page_cache_nr_short(const struct page_cache *cache)
+{
+    return atomic_load(&cache->nr_short);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cache/clock.h"
+#include "cache/errseq.h"
 #include "fs/data.h"
 #include "fs/names.h"
 #include "store/error.h"
@@ -141,72 +142,73 @@ int fs_mount(const char *volume, const struct fs_options *o, struct fs **out,
 
 /* ---- writing back ----------------------------------------------------------------------------- */
 
-/* The first of two errors; but want of memory, which may pass, is not to be hidden by what stays. */
-static int graver(int first, int second)
+/* What came of several things that were tried. */
+struct outcome {
+    int error;      /* the worst: worse_error() */
+    bool no_memory; /* memory was short: trying again may do better, whatever else there was */
+};
+
+static void note(struct outcome *o, int err)
 {
-    return first == 0 || second == -ENOMEM ? second : first;
+    o->error = worse_error(o->error, err);
+    o->no_memory = o->no_memory || err == -ENOMEM;
 }
 
 /* Sizes and times that are ahead of their records although no page is dirty. (An inode that nobody
  * uses was written when its last user left.) */
-static int write_lagging(struct fs *fs)
+static void write_lagging(struct fs *fs, struct outcome *o)
 {
     struct inode **inodes;
-    int first_error = 0;
     ssize_t nr = inode_list_used(fs, &inodes);
-    if (nr < 0)
-        return (int)nr;
+    if (nr < 0) {
+        note(o, (int)nr);
+        return;
+    }
     for (ssize_t i = 0; i < nr; i++) {
-        int err = inode_lags(inodes[i]) ? inode_write_back(inodes[i]) : 0;
-        first_error = graver(first_error, err);
+        note(o, inode_lags(inodes[i]) ? inode_write_back(inodes[i]) : 0);
         inode_put(inodes[i], 1);
     }
     free(inodes);
-    return first_error;
 }
 
 int fs_collect_writes(struct fs *fs)
 {
     const struct fs_options *o = &fs->options;
     struct inode **inodes;
-    int first_error = 0;
+    struct outcome all = { .error = 0 };
     if (o->flush_front == NULL)
         return 0;
     ssize_t nr = inode_list_used(fs, &inodes);
     if (nr < 0)
         return (int)nr;
     for (ssize_t i = 0; i < nr; i++) {
-        int err = inode_has_writers(inodes[i]) ? o->flush_front(o->front, inodes[i]->ino) : 0;
-        first_error = graver(first_error, err);
+        note(&all, inode_has_writers(inodes[i]) ? o->flush_front(o->front, inodes[i]->ino) : 0);
         inode_put(inodes[i], 1);
     }
     free(inodes);
-    return first_error;
+    return all.no_memory ? -ENOMEM : all.error;
 }
 
-/* Put everything into the running transaction. */
-static int write_everything(struct fs *fs)
+/* Put everything into the running transaction, and commit it. */
+static void write_and_commit(struct fs *fs, struct outcome *o)
 {
     if (fs->options.read_only)
-        return 0;
-    int err = page_cache_sync(fs->cache);
-    return graver(err, write_lagging(fs));
-}
-
-static int write_and_commit(struct fs *fs)
-{
-    int err = write_everything(fs);
-    return graver(err, fs->options.read_only ? 0 : store_commit(fs->store, store_tid(fs->store)));
+        return;
+    uint64_t nr_short = page_cache_nr_short(fs->cache);
+    note(o, page_cache_sync(fs->cache));
+    write_lagging(fs, o);
+    o->no_memory = o->no_memory || page_cache_nr_short(fs->cache) != nr_short;
+    note(o, store_commit(fs->store, store_tid(fs->store)));
 }
 
 int fs_sync(struct fs *fs)
 {
     fs_count(fs, FS_FSYNCS);
     uint64_t lost = atomic_load(&fs->ops[FS_LOST_WRITES]);
-    int err = fs_collect_writes(fs); /* says nothing of writes that failed */
-    if (err == 0 && atomic_load(&fs->ops[FS_LOST_WRITES]) != lost)
-        err = -EIO;
-    return graver(err, write_and_commit(fs));
+    struct outcome o = { .error = fs_collect_writes(fs) }; /* says nothing of writes that failed */
+    note(&o, atomic_load(&fs->ops[FS_LOST_WRITES]) != lost ? -EIO : 0);
+    write_and_commit(fs, &o);
+    return o.error;
 }
 
 /* ---- unmounting ------------------------------------------------------------------------------- */
@@ -230,9 +232,9 @@ static void discard_deleted(struct fs *fs)
 }
 
 /* What is not written now is lost: if it is for want of memory, try again for a while. */
-static bool try_again(int err, uint64_t until)
+static bool try_again(const struct outcome *o, uint64_t until)
 {
-    if (err != -ENOMEM || clock_now(&clock_monotonic) > until)
+    if (!o->no_memory || clock_now(&clock_monotonic) > until)
         return false;
     (void)poll(NULL, 0, MEMORY_WAIT_MS);
     return true;
@@ -241,13 +243,29 @@ static bool try_again(int err, uint64_t until)
 /* Those that cannot be deleted for want of memory the next mount deletes. */
 static int delete_orphans(struct fs *fs, uint64_t until)
 {
-    int err;
+    struct outcome o;
     do {
-        err = inode_delete_orphans(fs);
+        o = (struct outcome){ .error = 0 };
+        note(&o, inode_delete_orphans(fs));
         if (!fs->options.read_only)
-            err = graver(err, store_commit(fs->store, store_tid(fs->store)));
-    } while (try_again(err, until));
-    return err == -ENOMEM ? 0 : err;
+            note(&o, store_commit(fs->store, store_tid(fs->store)));
+    } while (try_again(&o, until));
+    return o.error == -ENOMEM ? 0 : o.error;
+}
+
+/* Everything, until memory suffices. What failed for another reason may be lost (on_error=clean), and the next try
+ * knows nothing of it. */
+static int write_everything(struct fs *fs, uint64_t until)
+{
+    struct outcome o;
+    int lasting = 0;
+    do {
+        o = (struct outcome){ .error = 0 };
+        write_and_commit(fs, &o);
+        if (worse_error(-ENOMEM, o.error) != -ENOMEM)
+            lasting = worse_error(lasting, o.error);
+    } while (try_again(&o, until));
+    return worse_error(lasting, o.error);
 }
 
 /* The order: our threads first, as each may have an inode in hand when the table is taken apart;
@@ -261,10 +279,7 @@ int fs_unmount(struct fs *fs)
     file_release_all(fs);
     discard_deleted(fs);
     uint64_t until = clock_now(&clock_monotonic) + MEMORY_MOST_NS;
-    int err;
-    do
-        err = write_and_commit(fs);
-    while (try_again(err, until));
+    int err = write_everything(fs, until);
     inode_table_destroy(fs);
     page_cache_destroy(fs->cache);
     int orphans = delete_orphans(fs, until);

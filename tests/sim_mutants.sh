@@ -214,7 +214,7 @@ mutant cleaned_after_copy cache/writeback.c \
 mutant dirty_after_unlock cache/write.c \
     '/^static int write_locked/,/^}/ s/    set_page_dirty(m, page);/    unlock_page(page); lock_page(page); if (atomic_load(\&page->mapping) == m) set_page_dirty(m, page);/'
 mutant pass_does_not_wait cache/writeback.c \
-    '/^static int write_cache_pages/,/^}/ s/while ((left = atomic_load(&p->inflight)) != 0)/while ((left = atomic_load(\&p->inflight)) > 1)/'
+    '/^static void write_cache_pages/,/^}/ s/while ((left = atomic_load(&p->inflight)) != 0)/while ((left = atomic_load(\&p->inflight)) > 1)/'
 mutant passes_overlap cache/writeback.c \
     's/down_write(&m->writeback_sem);//; s/down_write_trylock(&m->writeback_sem)/true/; s/up_write(&m->writeback_sem);//'
 mutant sync_all_skips cache/writeback.c \
@@ -229,7 +229,7 @@ mutant protect_not_known_missing cache/memory.c \
 mutant protect_uncertain_forgotten cache/memory.c '/^int page_mkclean/,/^}/ s/if (err == 0)/if (1)/'
 mutant protect_busy_is_done cache/memory.c '/^static int for_each_vma/,/^}/ s/== -EAGAIN)/== 1)/' \
     '/^static int for_each_vma/,/^}/ s/return err;/return err == -EAGAIN ? 0 : err;/'
-mutant left_out_is_success cache/writeback.c 's/err = end != 0 ? end : rest;/err = end;/'
+mutant left_out_is_success cache/writeback.c 's/pass_note(p, p->held ? -EBUSY : -EAGAIN);/;/'
 mutant sync_misses_second_pass cache/writeback.c \
     '/^static int pass_and_release/,/^}/ s/^    up_write(&m->writeback_sem);//' \
     '/^static int pass_and_release/,/^}/ s/^    bool removed/    up_write(\&m->writeback_sem);\n&/'
@@ -339,7 +339,7 @@ mutant error_not_told cache/writeback.c \
 mutant error_told_twice cache/errseq.c \
     's/if (atomic_compare_exchange_strong(since, &seen, told))/if (1)/'
 mutant error_swallowed cache/writeback.c \
-    '/^static int write_cache_pages/,/^}/ s/return err != 0 ? err : atomic_load(&p->error);/return err;/'
+    '/^static void write_end_io/,/^}/ s/^        pass_note(p, bio->vecs\[i\].error);//'
 
 rule - 'shadows: in the ring if and only if in the tree; never taken for a page'
 mutant shadow_found_as_page cache/filemap.c \
@@ -354,7 +354,7 @@ mutant shadows_without_limit cache/workingset.c \
 
 rule - 'a pass: the size is read before the pages are chosen'
 mutant size_read_late cache/writeback.c \
-    '/^static int run_pass/,/^}/ s/int rest = /wp.size = atomic_load(\&m->i_size);\n        &/'
+    '/^static void run_pass/,/^}/ s/^    if (p->skipped)/    wp.size = atomic_load(\&m->i_size);\n&/'
 
 rule - 'waiting: nobody is forgotten'
 mutant lost_wakeup_page cache/page.c '/^void page_clear_and_wake/,/^}/ s/wake_word(&page->flags);/;/'

@@ -208,6 +208,28 @@ Test(writeback, want_of_memory_is_no_failure_of_the_store)
     }
 }
 
+Test(writeback, want_of_memory_hides_no_error_in_a_pass_nor_in_a_sync)
+{
+    static const char buf[PAGE_SIZE];
+    struct fault_rule r = { .kind = FAULT_ENOMEM, .writes = true };
+    struct address_space second;
+    start(64, WB_ERROR_RETRY, NULL);
+    mapping_init(&second, cache, faulty, 2, &ops, 0);
+    cr_assert_eq(filemap_write(&second, 0, buf, sizeof buf), PAGE_SIZE);
+    fill(2);
+    cr_assert_eq(dev_fault_add(faulty, &r), 0); /* the first page, of both */
+    fail_writes(1);
+    cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), -EIO);
+    cr_assert_eq(page_cache_nr_short(cache), 1);
+    for (unsigned i = 0; i < 2; i++) /* in both orders */
+        cr_assert_eq(page_cache_sync(cache), -EIO);
+    cr_assert_eq(page_cache_nr_short(cache), 5);
+    dev_fault_clear(faulty);
+    cr_assert_eq(page_cache_sync(cache), 0);
+    mapping_destroy(&second);
+    finish();
+}
+
 Test(writeback, an_error_is_seen_once_by_every_open_file)
 {
     _Atomic uint32_t one, two, later, last;

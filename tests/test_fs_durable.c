@@ -55,10 +55,9 @@ static void report(void *ctx, enum check_kind kind, bool fixable, const char *li
     fprintf(stderr, "check: %s\n", line);
 }
 
-static void tear_down(void)
+static void check_and_remove(void)
 {
     struct check *c;
-    unmount();
     int fd = open(volume, O_RDONLY);
     cr_assert_eq(check_volume(fd, report, NULL, &c), 0);
     cr_expect_eq(check_summary(c)->found, 0);
@@ -67,6 +66,12 @@ static void tear_down(void)
     unlink(volume);
     unlink(copy);
     cr_assert_eq(rmdir(home), 0);
+}
+
+static void tear_down(void)
+{
+    unmount();
+    check_and_remove();
 }
 
 static struct open_file *make(const char *name)
@@ -493,4 +498,27 @@ Test(fs_durable, an_fsync_that_is_short_of_memory_hides_no_loss, .init = set_up_
     cr_expect_eq(file_fsync(file, false), -EIO);
     cr_expect_eq(file_fsync(file, false), 0);
     file_release(file);
+}
+
+Test(fs_durable, an_unmount_that_is_short_of_memory_hides_no_loss, .init = set_up_lossy,
+     .timeout = 60)
+{
+    struct open_file *lost = make("lost"), *kept = make("f");
+    write_at(lost, 0, PAGE_SIZE, 'a');
+    write_at(kept, PAGE_SIZE, PAGE_SIZE, 'b');
+    fail_writes(FAULT_EIO, 0, 1);
+    fail_writes(FAULT_ENOMEM, 1, 1);
+    file_release(lost);
+    file_release(kept);
+    inode_put(root, 1);
+    cr_expect_eq(fs_unmount(fs), -EIO);
+    mount_path(volume);
+    struct inode *inode;
+    cr_assert_eq(dir_lookup(root, "f", &inode), 0);
+    cr_assert_eq(file_open(inode, O_RDONLY, &kept), 0);
+    inode_put(inode, 1);
+    cr_expect_eq(byte_at(kept, PAGE_SIZE), 'b', "not tried again");
+    file_release(kept);
+    unmount();
+    check_and_remove();
 }
