@@ -242,9 +242,10 @@ int filemap_allocate(struct address_space *m, uint32_t first, uint32_t last);
 enum writeback_sync { WB_SYNC_NONE, WB_SYNC_ALL };
 
 /* One pass over the pages dirty now. ALL: waits until each has been copied into the store's
- * transaction. NONE: skips a page that somebody holds locked, or that cannot be write-protected now.
- * Returns 0 or the worst error (worse_error()); ALL also -EBUSY: a client has kept its address space locked for half a minute
- * (uffd.h), and pages that it may store to were left out; failed pages stay dirty.   Context: no page locked. */
+ * transaction. NONE: skips a page that somebody holds locked, or whose client keeps its address space locked.
+ * Returns 0 or the worst error (worse_error()), also of write-protecting a page: it was left out. ALL also -EBUSY: a
+ * client has kept its address space locked for half a minute (uffd.h), and pages that it may store to were left out.
+ * What failed or was left out stays dirty.   Context: no page locked. */
 int filemap_fdatawrite(struct address_space *m, enum writeback_sync sync);
 
 /* An error newer than *since (an open file's, at first errseq_sample(&m->wb_err)): it, once; else 0. */

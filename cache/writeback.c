@@ -121,24 +121,35 @@ struct pass {
     _Atomic uint32_t inflight; /* bios submitted and not ended */
     _Atomic int error;         /* the worst: worse_error() */
     uint64_t written;          /* pages in bios */
-    bool skipped;              /* a page was left out */
-    bool held;                 /* likewise, because a client keeps others waiting for too long */
+    int left_out;              /* why pages were, the worst: -EAGAIN, or page_mkclean's error */
 };
 
-/* A pass that could not write everything, through no fault of the store's. */
+/* Pages were left out because others hold them, which is nobody's error. */
 static bool left_out(int err)
 {
     return err == -EAGAIN || err == -EBUSY;
 }
 
-/* err: what went wrong, if anything did. Want of memory is counted apart, as something worse may hide it. */
+/* Want of memory is counted apart, as something worse may hide it. */
+static void note_short(struct address_space *m, int err)
+{
+    if (err == -ENOMEM)
+        count_add(&m->cache->nr_short, 1);
+}
+
+/* err: what went wrong, if anything did. */
 static void pass_note(struct pass *p, int err)
 {
     int worst = atomic_load(&p->error);
     while (!atomic_compare_exchange_weak(&p->error, &worst, worse_error(worst, err)))
         ;
-    if (err == -ENOMEM)
-        count_add(&p->m->cache->nr_short, 1);
+    note_short(p->m, err);
+}
+
+static void pass_leave_out(struct pass *p, int err)
+{
+    p->left_out = worse_error(p->left_out, err);
+    note_short(p->m, err);
 }
 
 /* The write's outcome. Dirty again comes before the end of writeback: in between the page would look
@@ -195,8 +206,8 @@ static void pass_submit(struct pass *p)
         submit_bio(p->m->dev, bio);
 }
 
-/* Clean a locked page for its write, in rule 4's order: write-protected in every mapping first, or a
- * store through one of them would be lost.   Returns 0, or page_mkclean's error: the page stays dirty. */
+/* Clean a locked page for its write. It is write-protected in every mapping first, or a store through one of them would
+ * be lost.   Returns 0, or page_mkclean's error: the page stays dirty. */
 static int clear_page_dirty_for_io(struct address_space *m, struct page *page)
 {
     int err = page_mkclean(m, page);
@@ -234,8 +245,7 @@ static bool pass_take_page(struct pass *p, struct page *page)
     if (err == 0)
         err = clear_page_dirty_for_io(m, page);
     if (err != 0) { /* the next pass tries again */
-        p->held = p->held || err == -EBUSY;
-        p->skipped = true;
+        pass_leave_out(p, err);
         return false;
     }
     uint32_t index = atomic_load(&page->index);
@@ -251,7 +261,7 @@ static bool pass_lock_page(struct pass *p, struct page *page, enum writeback_syn
     switch (sync) {
     case WB_SYNC_NONE:
         if (!trylock_page(page)) {
-            p->skipped = true;
+            pass_leave_out(p, -EAGAIN);
             return false;
         }
         break;
@@ -332,22 +342,20 @@ static void run_pass(struct pass *p, enum writeback_sync sync)
         return;
     if (wp.writes)
         write_cache_pages(p, sync);
-    if (p->skipped)
-        pass_note(p, p->held ? -EBUSY : -EAGAIN);
     err = atomic_load(&p->error);
     if (ops != NULL && ops->writeback_end != NULL)
-        pass_note(p, ops->writeback_end(m, &wp, left_out(err) ? -EAGAIN : err));
-    if (wp.writes && atomic_load(&p->error) == 0)
+        pass_note(p, ops->writeback_end(m, &wp, err == 0 && p->left_out != 0 ? -EAGAIN : err));
+    if (wp.writes && atomic_load(&p->error) == 0 && p->left_out == 0)
         note_bandwidth(m->cache, p->written, clock_now(m->cache->clock) - start);
 }
 
-/* Returns 0; -EBUSY, -EAGAIN: pages were held, or skipped; errors: the worst.
+/* Returns 0; -EAGAIN, -EBUSY: pages were skipped, or a client keeps them; errors: the worst.
  * Context: writeback_sem, which is released. */
 static int pass_and_release(struct address_space *m, enum writeback_sync sync)
 {
     struct pass p = { .m = m };
     run_pass(&p, sync);
-    int err = atomic_load(&p.error);
+    int err = worse_error(atomic_load(&p.error), p.left_out);
     count_add(&m->cache->count.passes, 1);
     if (err != 0 && !left_out(err))
         errseq_set(&m->wb_err, err);

@@ -229,7 +229,7 @@ mutant protect_not_known_missing cache/memory.c \
 mutant protect_uncertain_forgotten cache/memory.c '/^int page_mkclean/,/^}/ s/if (err == 0)/if (1)/'
 mutant protect_busy_is_done cache/memory.c '/^static int for_each_vma/,/^}/ s/== -EAGAIN)/== 1)/' \
     '/^static int for_each_vma/,/^}/ s/return err;/return err == -EAGAIN ? 0 : err;/'
-mutant left_out_is_success cache/writeback.c 's/pass_note(p, p->held ? -EBUSY : -EAGAIN);/;/'
+mutant left_out_is_success cache/writeback.c 's/worse_error(atomic_load(&p.error), p.left_out);/atomic_load(\&p.error);/'
 mutant sync_misses_second_pass cache/writeback.c \
     '/^static int pass_and_release/,/^}/ s/^    up_write(&m->writeback_sem);//' \
     '/^static int pass_and_release/,/^}/ s/^    bool removed/    up_write(\&m->writeback_sem);\n&/'
@@ -354,7 +354,7 @@ mutant shadows_without_limit cache/workingset.c \
 
 rule - 'a pass: the size is read before the pages are chosen'
 mutant size_read_late cache/writeback.c \
-    '/^static void run_pass/,/^}/ s/^    if (p->skipped)/    wp.size = atomic_load(\&m->i_size);\n&/'
+    '/^static void run_pass/,/^}/ s/^    err = atomic_load(&p->error);/    wp.size = atomic_load(\&m->i_size);\n&/'
 
 rule - 'waiting: nobody is forgotten'
 mutant lost_wakeup_page cache/page.c '/^void page_clear_and_wake/,/^}/ s/wake_word(&page->flags);/;/'

@@ -344,7 +344,7 @@ static void do_sync(struct sim_worker *k, struct sim_file *f, enum writeback_syn
         model_synced(&f->model, k->done[0]);
         check_disk(k->world, f);
     }
-    if (err != 0 && err != -EAGAIN)
+    if (err != 0 && err != -EBUSY)
         check_told(k, f, &since);
     end(k, "sync", err, false);
 }

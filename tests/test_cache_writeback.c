@@ -230,6 +230,67 @@ Test(writeback, want_of_memory_hides_no_error_in_a_pass_nor_in_a_sync)
     finish();
 }
 
+/* ---- a page that cannot be write-protected ----------------------------------------------------- */
+
+static struct vma_ops protect_ops;
+static const struct vma_ops *soft;
+static int protect_error;
+
+static int write_protect(struct vm_area *vma, uint32_t first, uint32_t last)
+{
+    return protect_error != 0 ? protect_error : soft->write_protect(vma, first, last);
+}
+
+static struct vm_area *map(uint32_t pages)
+{
+    struct vm_area *vma;
+    cr_assert_eq(vma_soft_create(&m, 0, pages, NULL, &vma), 0);
+    soft = vma->ops;
+    protect_ops = *soft;
+    protect_ops.write_protect = write_protect;
+    vma->ops = &protect_ops;
+    return vma;
+}
+
+Test(writeback, what_cannot_be_protected_is_left_out_and_the_reason_is_told)
+{
+    const int all[] = { -ENOMEM, -EIO };
+    for (unsigned i = 0; i < 2; i++) {
+        start(64, WB_ERROR_RO, NULL);
+        fill(2);
+        struct vm_area *vma = map(2);
+        _Atomic uint32_t since = errseq_sample(&m.wb_err);
+        cr_assert_eq(vma_store(vma, PAGE_SIZE, "x", 1), 0);
+        protect_error = all[i];
+        cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), all[i]);
+        cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_NONE), all[i]);
+        cr_assert_eq(page_cache_sync(cache), all[i]);
+        cr_assert_eq(page_cache_nr_short(cache), all[i] == -ENOMEM ? 3 : 0);
+        cr_assert_eq(filemap_check_errors(&m, &since), all[i]);
+        cr_assert_eq(atomic_load(&m.nrdirty), 1);
+        protect_error = 0;
+        cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), 0);
+        vma_soft_destroy(vma);
+        page_cache_drop(cache);
+        cr_assert_eq(first_byte(1), 'x');
+        finish();
+    }
+}
+
+Test(writeback, who_stores_does_not_wait_for_what_cannot_be_protected, .timeout = 60)
+{
+    start(64, WB_ERROR_RETRY, NULL);
+    fill(40);
+    cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), 0);
+    struct vm_area *vma = map(40);
+    protect_error = -ENOMEM;
+    for (uint64_t i = 0; i < 40; i++)
+        cr_assert_eq(vma_store(vma, i << PAGE_SHIFT, "x", 1), 0);
+    protect_error = 0;
+    vma_soft_destroy(vma);
+    finish();
+}
+
 Test(writeback, an_error_is_seen_once_by_every_open_file)
 {
     _Atomic uint32_t one, two, later, last;
