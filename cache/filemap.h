@@ -89,7 +89,7 @@ struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_loc
     _Atomic uint32_t nrdirty; /* (t to change, a) */
     uint32_t nrshadows;       /* values in the tree: see workingset.c              (t) */
     _Atomic uint32_t wb_err;  /* an errseq: passes that failed                        (a) */
-    unsigned wb_failures;     /* passes failed in a row, but for want of memory       (d) */
+    unsigned wb_failures;     /* see WB_TRIES; changed with writeback_sem, too        (d) */
     struct list_head dirty;   /* cache->dirty_mappings                                (d) */
     uint64_t dirtied_ns;      /* when it entered that list                            (d) */
     uint64_t synced;          /* the last page_cache_sync that took it                (d) */
@@ -102,7 +102,9 @@ enum writeback_error {
     WB_ERROR_CLEAN, /* it counts as written, as on most file systems: what was in it may be lost */
     WB_ERROR_RO,    /* it stays dirty, and the owner is told to refuse changes from now on */
 };
-#define WB_TRIES 12u /* failed passes over one mapping in a row: about a minute */
+/* Times in a row that passes over one mapping failed, but for want of memory; with back-off in between, and all that
+ * fail meanwhile are none: about a minute. */
+#define WB_TRIES 12u
 
 struct cache_options {
     uint64_t cache_bytes; /* page memory; at least CACHE_MIN_PAGES pages */

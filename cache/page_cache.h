@@ -72,7 +72,7 @@ struct page_cache { /* (c) constant  (r) lru_lock  (s) shadow_lock  (d) dirty_lo
     _Atomic unsigned fault_around, store_around; /* pages                              (a) */
     enum writeback_error on_error;               /* (c) */
     _Atomic bool want_writeback;    /* reclaim met dirty pages, or somebody asked            (a) */
-    _Atomic bool writeback_failing; /* the flusher's last round got nowhere               (a) */
+    _Atomic bool writeback_failing; /* writing got nowhere lately: note_progress()        (a) */
 
     /* Counts frames freed and pages written: who waits for memory or for fewer dirty pages sleeps
      * on it. */

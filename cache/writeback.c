@@ -349,6 +349,64 @@ static void run_pass(struct pass *p, enum writeback_sync sync)
         note_bandwidth(m->cache, p->written, clock_now(m->cache->clock) - start);
 }
 
+static bool above_background(struct page_cache *cache, uint64_t pages)
+{
+    return pages > dirty_limit(cache, atomic_load(&cache->dirty_background_ratio));
+}
+
+/* Try again later, and the longer it has failed the later. Context: dirty_lock. */
+static void back_off(struct address_space *m, uint64_t now)
+{
+    uint64_t ms = (uint64_t)RETRY_FIRST_MS << (m->wb_failures < 10 ? m->wb_failures : 10);
+    m->wb_retry_ns = now + (ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS) * 1000000u;
+}
+
+/* Count failures in a row, and put off the next try. One before the mapping was to be tried again is no new one: fsyncs,
+ * and writers that a full volume has sync everything, may come as fast as they like.   Returns: is err news?
+ * Context: writeback_sem. */
+static bool count_failure(struct address_space *m, int err, bool failed)
+{
+    uint64_t now = err != 0 ? clock_now(m->cache->clock) : 0;
+    pthread_mutex_lock(&m->cache->dirty_lock);
+    bool news = err == 0 || now >= m->wb_retry_ns;
+    if (err == 0) {
+        m->wb_failures = 0;
+        m->wb_retry_ns = 0;
+    } else if (news && err != -EAGAIN) {
+        back_off(m, now);
+        m->wb_failures += failed;
+        if (err != -EBUSY)
+            m->dirtied_ns = 0; /* it is as old as it was */
+    }
+    pthread_mutex_unlock(&m->cache->dirty_lock);
+    return news;
+}
+
+/* Who dirties pages waits for them to be written only while that gets somewhere. What others hold says nothing about the
+ * store; but nobody can wait for so much of it to be written. */
+static void note_progress(const struct pass *p, int err)
+{
+    struct page_cache *cache = p->m->cache;
+    bool stuck =
+        err != 0 &&
+        (!left_out(err) || (err == -EBUSY && above_background(cache, atomic_load(&p->m->nrdirty))));
+    if (stuck || err == 0 || (err == -EAGAIN && p->written > 0))
+        atomic_store_explicit(&cache->writeback_failing, stuck, memory_order_relaxed);
+}
+
+/* A pass has ended with err. Context: writeback_sem. */
+static void note_outcome(const struct pass *p, int err)
+{
+    struct address_space *m = p->m;
+    int store_err = atomic_load(&p->error);
+    bool failed = store_err != 0 && store_err != -ENOMEM;
+    if (count_failure(m, err, failed))
+        note_progress(p, err);
+    bool give_up = failed && (m->cache->on_error == WB_ERROR_RO || m->wb_failures >= WB_TRIES);
+    if (give_up && m->a_ops != NULL && m->a_ops->shutdown != NULL)
+        m->a_ops->shutdown(m);
+}
+
 /* Returns 0; -EAGAIN, -EBUSY: pages were skipped, or a client keeps them; errors: the worst.
  * Context: writeback_sem, which is released. */
 static int pass_and_release(struct address_space *m, enum writeback_sync sync)
@@ -359,6 +417,7 @@ static int pass_and_release(struct address_space *m, enum writeback_sync sync)
     count_add(&m->cache->count.passes, 1);
     if (err != 0 && !left_out(err))
         errseq_set(&m->wb_err, err);
+    note_outcome(&p, err);
     /* While no pass can begin: what one has in hand is not dirty, but not written either, and a
      * sync must find it on the list. */
     bool removed = dirty_list_del_if_clean(m);
@@ -437,42 +496,15 @@ static struct address_space *oldest_dirty(struct page_cache *cache, uint64_t now
     return m;
 }
 
-static bool above_background(struct page_cache *cache, uint64_t pages)
-{
-    return pages > dirty_limit(cache, atomic_load(&cache->dirty_background_ratio));
-}
-
-static void note_outcome(struct address_space *m, int err)
+/* What was left out, because somebody holds it, is as old as it was. */
+static void retry_soon(struct address_space *m)
 {
     struct page_cache *cache = m->cache;
-    bool failed = err != 0 && !left_out(err) && err != -ENOMEM; /* the store has */
+    uint64_t now = clock_now(cache->clock);
     pthread_mutex_lock(&cache->dirty_lock);
-    if (err == 0) {
-        m->wb_failures = 0;
-        m->wb_retry_ns = 0;
-    } else {
-        uint64_t ms = (uint64_t)RETRY_FIRST_MS << (m->wb_failures < 10 ? m->wb_failures : 10);
-        m->wb_failures += failed;
-        if (err == -EAGAIN)
-            m->dirtied_ns = 0; /* it is as old as it was */
-        m->wb_retry_ns =
-            clock_now(cache->clock) + (ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS) * 1000000u;
-    }
-    bool give_up = failed && (cache->on_error == WB_ERROR_RO || m->wb_failures >= WB_TRIES);
+    m->dirtied_ns = 0;
+    back_off(m, now);
     pthread_mutex_unlock(&cache->dirty_lock);
-    /* What others hold says nothing about the store; but nobody can wait for so much of it to be written. */
-    if (!left_out(err) || (err == -EBUSY && above_background(cache, atomic_load(&m->nrdirty))))
-        atomic_store_explicit(&cache->writeback_failing, err != 0, memory_order_relaxed);
-    if (give_up && m->a_ops != NULL && m->a_ops->shutdown != NULL)
-        m->a_ops->shutdown(m);
-}
-
-/* Consumes the reference. */
-static void done_with(struct address_space *m, int err)
-{
-    note_outcome(m, err);
-    if (m->a_ops != NULL && m->a_ops->put != NULL)
-        m->a_ops->put(m);
 }
 
 /* The flusher waits for nobody who may hold a page or the mapping: all other files wait for it.
@@ -485,7 +517,9 @@ static int flush_mapping(struct address_space *m, bool expired)
         if (err == -EAGAIN && !expired)
             err = 0;
     }
-    done_with(m, err);
+    if (err == -EAGAIN)
+        retry_soon(m);
+    dirty_list_put(m);
     return err;
 }
 
@@ -534,9 +568,8 @@ int page_cache_sync(struct page_cache *cache)
     down_write(&cache->sync_sem);
     uint64_t sync = ++cache->nr_syncs;
     while ((m = next_to_sync(cache, sync)) != NULL) {
-        int err = write_all(m, until);
-        done_with(m, err);
-        worst = worse_error(worst, err);
+        worst = worse_error(worst, write_all(m, until));
+        dirty_list_put(m);
     }
     up_write(&cache->sync_sem);
     return worst;

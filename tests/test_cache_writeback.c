@@ -160,6 +160,10 @@ Test(writeback, on_error_ro_tells_the_owner_at_once_and_retry_after_many_tries)
     cr_assert_eq(shutdowns, 1);
     dev_fault_clear(faulty);
     cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), 0, "and nothing was dropped");
+    fill(1);
+    fail_writes(0);
+    cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), -EIO);
+    cr_assert_eq(shutdowns, 2, "by whomever it is written");
     finish();
 }
 
@@ -185,6 +189,65 @@ Test(writeback, retrying_backs_off_and_ends_in_telling_the_owner)
         now += 100 * 1000000u;
     }
     cr_assert(steps > 200 && steps < 2000, "%u steps of 100 ms", steps);
+    finish();
+}
+
+Test(writeback, the_flusher_alone_ends_in_telling_the_owner_within_minutes)
+{
+    struct clock clock = { .now_ns = test_now };
+    now = 1;
+    start(64, WB_ERROR_RETRY, &clock);
+    fill(1);
+    fail_writes(0);
+    while (m.wb_failures == 0)
+        now += (uint64_t)flusher_step(cache) * 1000000u;
+    uint64_t first = now;
+    while (shutdowns == 0 && now < first + 600000000000u)
+        now += (uint64_t)flusher_step(cache) * 1000000u;
+    uint64_t seconds = (now - first) / 1000000000u;
+    cr_assert(seconds > 30 && seconds < 120, "%u s", (unsigned)seconds);
+    finish();
+}
+
+Test(writeback, failures_are_counted_with_back_off_whoever_writes)
+{
+    struct clock clock = { .now_ns = test_now };
+    now = 1;
+    start(64, WB_ERROR_RETRY, &clock);
+    fill(1);
+    fail_writes(0);
+    for (unsigned i = 0; i < 3 * WB_TRIES; i++) {
+        cr_assert_eq(page_cache_sync(cache), -EIO);
+        cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), -EIO);
+        now += 1000000u;
+    }
+    cr_assert_eq(shutdowns, 0, "%u failures within %u ms", m.wb_failures, 3 * WB_TRIES);
+    for (unsigned i = 0; shutdowns == 0 && i < WB_TRIES; i++) {
+        now += 10000000000u;
+        cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), -EIO);
+    }
+    cr_assert_eq(shutdowns, 1);
+    finish();
+}
+
+Test(writeback, a_pass_without_a_failure_ends_the_row_whoever_writes)
+{
+    struct clock clock = { .now_ns = test_now };
+    now = 1;
+    start(64, WB_ERROR_RETRY, &clock);
+    for (unsigned i = 0; i < 2; i++) {
+        fill(1);
+        fail_writes(0);
+        for (unsigned n = 0; n < WB_TRIES - 1; n++) {
+            now += 60000000000u;
+            wakeup_flusher(cache);
+            flusher_step(cache);
+        }
+        cr_assert_eq(m.wb_failures, WB_TRIES - 1);
+        dev_fault_clear(faulty);
+        cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), 0);
+    }
+    cr_assert_eq(shutdowns, 0);
     finish();
 }
 
@@ -268,6 +331,7 @@ Test(writeback, what_cannot_be_protected_is_left_out_and_the_reason_is_told)
         cr_assert_eq(page_cache_nr_short(cache), all[i] == -ENOMEM ? 3 : 0);
         cr_assert_eq(filemap_check_errors(&m, &since), all[i]);
         cr_assert_eq(atomic_load(&m.nrdirty), 1);
+        cr_assert_eq(shutdowns, 0, "it is no failure of the store's");
         protect_error = 0;
         cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), 0);
         vma_soft_destroy(vma);
