@@ -90,7 +90,7 @@ struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_loc
     uint32_t nrshadows;       /* values in the tree: see workingset.c              (t) */
     _Atomic uint32_t wb_err;  /* an errseq: passes that failed                        (a) */
     unsigned wb_failures;     /* see WB_TRIES; changed with writeback_sem, too        (d) */
-    struct list_head dirty;   /* cache->dirty_mappings                                (d) */
+    struct list_head dirty;   /* cache->dirty_mappings: dirty, or its last pass failed (d) */
     uint64_t dirtied_ns;      /* when it entered that list                            (d) */
     uint64_t synced;          /* the last page_cache_sync that took it                (d) */
     uint64_t wb_retry_ns;     /* not before                                           (d) */

@@ -180,10 +180,8 @@ static void write_end_io(struct bio *bio)
         put_page(cache, bio->vecs[i].owner);
     }
     count_add(&cache->count.written_pages, bio->nr_vecs);
-    if (bio->error != 0) {
+    if (bio->error != 0)
         count_add(&cache->count.write_errors, 1);
-        dirty_list_add(p->m);
-    }
     bio_free(bio);
     cache_made_progress(cache);
     if (atomic_fetch_sub(&p->inflight, 1) == 1)
@@ -361,8 +359,8 @@ static void back_off(struct address_space *m, uint64_t now)
     m->wb_retry_ns = now + (ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS) * 1000000u;
 }
 
-/* Count failures in a row, and put off the next try. One before the mapping was to be tried again is no new one: fsyncs,
- * and writers that a full volume has sync everything, may come as fast as they like.   Returns: is err news?
+/* Count failures in a row, and put off the next try. One before the mapping was to be tried again is no new one:
+ * fsyncs, and writers that a full volume has sync everything, may come as fast as they like.   Returns: is err news?
  * Context: writeback_sem. */
 static bool count_failure(struct address_space *m, int err, bool failed)
 {
@@ -382,8 +380,8 @@ static bool count_failure(struct address_space *m, int err, bool failed)
     return news;
 }
 
-/* Who dirties pages waits for them to be written only while that gets somewhere. What others hold says nothing about the
- * store; but nobody can wait for so much of it to be written. */
+/* Who dirties pages waits for them to be written only while that gets somewhere. What others hold says nothing about
+ * the store; but nobody can wait for so much of it to be written. */
 static void note_progress(const struct pass *p, int err)
 {
     struct page_cache *cache = p->m->cache;
@@ -417,10 +415,13 @@ static int pass_and_release(struct address_space *m, enum writeback_sync sync)
     count_add(&m->cache->count.passes, 1);
     if (err != 0 && !left_out(err))
         errseq_set(&m->wb_err, err);
+    /* Where anything went wrong the owner may have a size and times to record, though no page is dirty. */
+    if (err != 0)
+        dirty_list_add(m);
     note_outcome(&p, err);
     /* While no pass can begin: what one has in hand is not dirty, but not written either, and a
      * sync must find it on the list. */
-    bool removed = dirty_list_del_if_clean(m);
+    bool removed = err == 0 && dirty_list_del_if_clean(m);
     up_write(&m->writeback_sem);
     if (removed)
         dirty_list_put(m);

@@ -537,7 +537,7 @@ static bool catch_up(struct inode_table *t, struct inode *inode)
 {
     inode->refs++;
     pthread_mutex_unlock(&t->lock);
-    inode_write_back(inode); /* an error: it still lags, and shrinking tries again */
+    inode_write_back(inode); /* an error: the list of dirty files has it then, and a reference */
     pthread_mutex_lock(&t->lock);
     return --inode->refs == 0;
 }
@@ -594,8 +594,8 @@ void inode_forget(struct fs *fs, uint64_t ino, uint64_t n)
         inode_put(inode, n);
 }
 
-/* An unused inode that lags behind is no candidate before it has been written. If that fails it goes
- * to the end of the list; and while it was in hand it may have lost its last name. */
+/* An unused inode that lags behind is no candidate before it has been written; and while it was in hand it
+ * may have lost its last name. */
 static void catch_up_unused(struct inode_table *t, struct inode *inode)
 {
     if (!catch_up(t, inode))

@@ -293,6 +293,85 @@ Test(writeback, want_of_memory_hides_no_error_in_a_pass_nor_in_a_sync)
     finish();
 }
 
+/* ---- an owner that cannot follow --------------------------------------------------------------- */
+
+static unsigned ends, ends_to_fail;
+static uint64_t recorded;
+
+static int end_pass(struct address_space *map, struct writeback_pass *pass, int error)
+{
+    (void)map;
+    ends++;
+    if (error != 0)
+        return error == -EAGAIN ? 0 : error;
+    if (ends_to_fail > 0) {
+        ends_to_fail--;
+        return -ENOMEM;
+    }
+    recorded = pass->size;
+    return 0;
+}
+
+static void start_with_owner(enum writeback_error on_error, const struct clock *clock)
+{
+    static struct address_space_operations with_end;
+    start(64, on_error, clock);
+    with_end = ops;
+    with_end.writeback_end = end_pass;
+    m.a_ops = &with_end;
+    ends = ends_to_fail = 0;
+    recorded = 0;
+    now = 1;
+}
+
+/* With nothing to do but what is overdue. */
+static void flush_for(unsigned seconds)
+{
+    for (uint64_t until = now + (uint64_t)seconds * 1000000000u; now < until;)
+        now += (uint64_t)flusher_step(cache) * 1000000u;
+}
+
+Test(writeback, an_owner_that_could_not_follow_is_asked_again_with_nothing_dirty)
+{
+    struct clock clock = { .now_ns = test_now };
+    start_with_owner(WB_ERROR_RETRY, &clock);
+    fill(3);
+    ends_to_fail = 2;
+    cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), -ENOMEM);
+    cr_assert_eq(atomic_load(&m.nrdirty), 0);
+    flush_for(30);
+    cr_assert_eq(ends, 3);
+    cr_assert_eq(recorded, 3 * PAGE_SIZE);
+    flush_for(300);
+    cr_assert_eq(ends, 3, "it has nothing to follow any more");
+    finish();
+}
+
+Test(writeback, the_size_follows_where_a_page_was_given_up)
+{
+    struct clock clock = { .now_ns = test_now };
+    start_with_owner(WB_ERROR_CLEAN, &clock);
+    fill(3);
+    fail_writes(1);
+    cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), -EIO);
+    cr_assert_eq(recorded, 0);
+    flush_for(30);
+    cr_assert_eq(recorded, 3 * PAGE_SIZE);
+    finish();
+}
+
+Test(writeback, an_owner_that_never_follows_keeps_nobody, .timeout = 60)
+{
+    struct clock clock = { .now_ns = test_now };
+    start_with_owner(WB_ERROR_RETRY, &clock);
+    fill(3);
+    ends_to_fail = UINT32_MAX;
+    flush_for(600);
+    cr_assert(ends > 20 && ends < 200, "%u passes in ten minutes", ends);
+    cr_assert_eq(page_cache_sync(cache), -ENOMEM);
+    finish();
+}
+
 /* ---- a page that cannot be write-protected ----------------------------------------------------- */
 
 static struct vma_ops protect_ops;

@@ -522,3 +522,25 @@ Test(fs_durable, an_unmount_that_is_short_of_memory_hides_no_loss, .init = set_u
     unmount();
     check_and_remove();
 }
+
+Test(fs_durable, what_is_written_beside_a_page_that_is_lost_survives_a_crash, .init = set_up_lossy,
+     .fini = tear_down, .timeout = 60)
+{
+    struct open_file *file = make("f");
+    cr_assert_eq(file_fsync(file, false), 0); /* the name */
+    write_at(file, 0, 3 * PAGE_SIZE, 'a');
+    fail_writes(FAULT_EIO, 0, 1);
+    write_in_background(file);
+    cr_assert_eq(atomic_load(&file->inode->mapping.nrdirty), 0);
+    usleep(200000); /* it is not tried again at once */
+    wakeup_flusher(fs->cache);
+    flusher_step(fs->cache);
+    cr_assert_eq(store_commit(fs->store, store_tid(fs->store)), 0);
+    copy_volume();
+    struct open_file *after = open_in_copy();
+    cr_expect_eq(atomic_load(&after->inode->mapping.i_size), 3 * PAGE_SIZE);
+    cr_expect_eq(byte_at(after, 0), 0);
+    cr_expect_eq(byte_at(after, 2 * PAGE_SIZE), 'a');
+    leave_copy(after);
+    file_release(file);
+}
