@@ -337,22 +337,28 @@ static int page_mkwrite(struct vm_area *vma, uint32_t index, struct page *page, 
 
 /* ---- pages that cannot be had ----------------------------------------------------------------- */
 
+/* Context: locked, and frozen: page_ref_freeze(page, 2). The caller's reference is left. */
+static void remove_frozen(struct address_space *m, struct page *page)
+{
+    pthread_mutex_lock(&m->tree_lock);
+    page_delete_locked(m, page);
+    pthread_mutex_unlock(&m->tree_lock);
+    lru_remove(m->cache, page);
+    page_ref_unfreeze(page, 1);
+}
+
 static int call_while_gone(struct address_space *m, struct page *page, int (*work)(void *arg),
                            void *arg)
 {
     if (page_test(page, PG_dirty | PG_writeback) || !page_ref_freeze(page, 2))
-        return -EAGAIN;
-    if (!page_unmap(m, page)) {
+        return -EAGAIN; /* whoever else has a reference, a writer say, relies on it staying in its tree */
+    bool unmapped = page_unmap(m, page);
+    int err = unmapped ? work(arg) : -EAGAIN;
+    /* Its bytes went with page_unmap(), or it never had any: nobody may find it again. */
+    if (unmapped || !page_test(page, PG_uptodate))
+        remove_frozen(m, page);
+    else
         page_ref_unfreeze(page, 2);
-        return -EAGAIN;
-    }
-    int err = work(arg);
-    pthread_mutex_lock(
-        &m->tree_lock); /* its bytes went with page_unmap(): nobody may find it again */
-    page_delete_locked(m, page);
-    pthread_mutex_unlock(&m->tree_lock);
-    lru_remove(m->cache, page);
-    page_ref_unfreeze(page, 1); /* the caller's */
     return err;
 }
 
@@ -363,8 +369,6 @@ int page_call_while_gone(struct address_space *m, uint32_t index, int (*work)(vo
     struct page *page = find_or_create_page(m, index, &err);
     if (page != NULL) {
         err = call_while_gone(m, page, work, arg);
-        if (!page_test(page, PG_uptodate) && atomic_load(&page->mapping) == m)
-            remove_from_page_cache(page, m);
         page_done(m, page);
     }
     up_read(&m->invalidate_lock);

@@ -478,6 +478,53 @@ Test(truncate, what_was_to_be_read_ahead_does_not_come_in_behind_the_new_end)
     cr_expect_eq(atomic_load(&m.nrpages), 0u);
 }
 
+static void *append_behind_a_gap(void *arg)
+{
+    (void)arg;
+    write_at(2 * PAGE_SIZE, 'w', 10);
+    return NULL;
+}
+
+static int never(void *arg)
+{
+    (void)arg;
+    cr_assert_fail("called beside somebody who has the page");
+    return 0;
+}
+
+static int count(void *arg)
+{
+    ++*(int *)arg;
+    return 0;
+}
+
+/* It has let the lock go, to wait for the page that the old end cuts. */
+Test(truncate, new_page_of_a_writer_stays_while_somebody_wants_it_gone)
+{
+    pthread_t writer;
+    file_with_stores_behind();
+    protected = 0;
+    busy = true;
+    cr_assert_eq(pthread_create(&writer, NULL, append_behind_a_gap, NULL), 0);
+    while (protected == 0)
+        sched_yield();
+    cr_expect_eq(page_call_while_gone(&m, 2, never, NULL), -EAGAIN);
+    busy = false;
+    pthread_join(writer, NULL);
+    cr_expect(all(2 * PAGE_SIZE, 2 * PAGE_SIZE + 10, 'w'));
+}
+
+Test(truncate, nothing_is_left_of_a_hole_behind_the_end_that_somebody_wanted_gone)
+{
+    int calls = 0;
+    write_at(0, 'f', 100);
+    cr_expect_eq(page_call_while_gone(&m, 2, count, &calls), 0);
+    unsure = true;
+    cr_expect_eq(page_call_while_gone(&m, 2, never, NULL), -EAGAIN);
+    cr_expect_eq(calls, 1);
+    cr_expect(find_get_page(&m, 2) == NULL);
+}
+
 static void *write_back(void *arg)
 {
     (void)arg;
