@@ -589,17 +589,20 @@ static unsigned pages_in_a_row(const struct page_cache *cache, struct page *cons
     return n;
 }
 
-/* Copy what [pos, pos + len) has of nr pages that lie in a row, from the first.
- * Returns bytes; 0: the file ends before pos by now. */
-static size_t copy_from_pages(struct address_space *m, struct page *first, unsigned nr,
-                              uint64_t pos, char *to, size_t len)
+/* Copy what [pos, pos + len) has of nr pages, which follow each other in the file.   Returns bytes. */
+static size_t copy_from_pages(const struct page_cache *cache, struct page *const *pages,
+                              unsigned nr, uint64_t pos, char *to, size_t len)
 {
-    uint32_t in = (uint32_t)(pos & (PAGE_SIZE - 1));
-    size_t n = clamp_to_size(m, pos, len), have = ((size_t)nr << PAGE_SHIFT) - in;
-    if (n > have)
-        n = have;
-    copy_bytes(to, (char *)page_address(m->cache, first) + in, n);
-    return n;
+    size_t done = 0;
+    for (unsigned i = 0, run; i < nr && done < len; i += run) {
+        uint32_t in = (uint32_t)((pos + done) & (PAGE_SIZE - 1));
+        run = pages_in_a_row(cache, pages + i, nr - i);
+        size_t n = ((size_t)run << PAGE_SHIFT) - in;
+        n = n < len - done ? n : len - done;
+        copy_bytes(to + done, (char *)page_address(cache, pages[i]) + in, n);
+        done += n;
+    }
+    return done;
 }
 
 ssize_t filemap_read(struct address_space *m, struct file_ra_state *ra, uint64_t offset, void *buf,
@@ -620,13 +623,9 @@ ssize_t filemap_read(struct address_space *m, struct file_ra_state *ra, uint64_t
                 break;
         }
         cache_yield();
-        for (unsigned i = 0, run; i < nr; i += run) {
-            run = pages_in_a_row(m->cache, pages + i, nr - i);
-            size_t n = copy_from_pages(m, pages[i], run, offset + done, to + done, len - done);
-            done += n;
-            if (n == 0)
-                len = done; /* truncated meanwhile */
-        }
+        /* Truncated meanwhile? One look for all that is in hand, or it might be cut and grow again between two. */
+        len = done + clamp_to_size(m, offset + done, len - done);
+        done += copy_from_pages(m->cache, pages, nr, offset + done, to + done, len - done);
         for (unsigned i = 0; i < nr; i++)
             put_page(m->cache, pages[i]);
     }

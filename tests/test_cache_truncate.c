@@ -5,8 +5,10 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "cache/page_cache.h"
 #include "cache/vma_soft.h"
@@ -548,4 +550,42 @@ Test(truncate, pages_are_read_and_evicted_while_a_client_cannot_be_write_protect
         cr_assert_eq(filemap_read(&m, NULL, i * PAGE_SIZE, &c, 1), 1);
     busy = false;
     pthread_join(writer, NULL);
+}
+
+static char *reader_has; /* PAGES pages, whose first touch is seen */
+static unsigned touched;
+
+/* The file is cut while its first page is copied, and grows again while its second one is. */
+static void on_touch(int sig, siginfo_t *info, void *context)
+{
+    (void)sig, (void)context;
+    size_t at = (size_t)((char *)info->si_addr - reader_has) / PAGE_SIZE;
+    if (at >= PAGES ||
+        mprotect(reader_has + at * PAGE_SIZE, PAGE_SIZE, PROT_READ | PROT_WRITE) != 0)
+        abort();
+    touched++;
+    if (at == 0)
+        shrink_to(PAGE_SIZE + 1000);
+    else if (at == 1)
+        grow_to(3 * PAGE_SIZE);
+}
+
+Test(truncate, a_reader_that_meets_a_truncation_and_a_growth_gets_each_byte_from_its_place)
+{
+    struct sigaction action = { .sa_sigaction = on_touch, .sa_flags = SA_SIGINFO | SA_NODEFER };
+    for (unsigned i = 3; i-- > 0;) /* so that they do not lie in a row */
+        write_at(i * PAGE_SIZE, (char)('a' + i), PAGE_SIZE);
+    reader_has = mmap(NULL, PAGES * PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    cr_assert(reader_has != MAP_FAILED);
+    touched = 0;
+    cr_assert_eq(sigaction(SIGSEGV, &action, NULL), 0);
+    ssize_t n = filemap_read(&m, NULL, 0, reader_has, 3 * PAGE_SIZE);
+    signal(SIGSEGV, SIG_DFL);
+    cr_assert_gt(n, 0);
+    cr_expect_geq(touched, 2u);
+    for (ssize_t i = 0; i < n; i++) {
+        char is = reader_has[i], was = (char)('a' + i / PAGE_SIZE);
+        cr_assert(is == was || is == 0, "byte %zd is '%c'", i, is);
+    }
+    munmap(reader_has, PAGES * PAGE_SIZE);
 }
