@@ -536,10 +536,12 @@ static size_t clamp_to_size(struct address_space *m, uint64_t offset, size_t len
     return len < size - offset ? len : (size_t)(size - offset);
 }
 
-/* What a read of [offset, offset+len) wants from its pages on; beyond the end of the file too, for
- * Linux takes the size of a request as it is. */
+/* What a read of [offset, offset+len), which begins in the file, wants from its pages on; beyond the end of the file
+ * too, for Linux takes the size of a request as it is; but not beyond the largest file's. */
 static struct ra_request read_request(uint64_t offset, uint64_t len)
 {
+    uint64_t most = MAX_FILE_SIZE - offset;
+    len = len < most ? len : most;
     uint64_t first = offset >> PAGE_SHIFT, last = (offset + len - 1) >> PAGE_SHIFT;
     uint64_t nr = last - first + 1;
     return (struct ra_request){ .index = (uint32_t)first,

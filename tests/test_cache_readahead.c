@@ -458,6 +458,19 @@ static void check_loaded(const char *dir)
     world_close(&w);
 }
 
+Test(readahead, a_read_of_more_than_any_file_has_asks_for_what_is_behind_its_start)
+{
+    static char all[FILE_PAGES << PAGE_SHIFT];
+    struct world w;
+    world_open(&w, "stride");
+    for (uint64_t i = 0; i < 5; i++) /* a stream */
+        cr_assert_eq(filemap_read(&w.m, &w.ra, (i * 8 + 1) << PAGE_SHIFT, all, PAGE_SIZE),
+                     PAGE_SIZE);
+    uint64_t at = 41 << PAGE_SHIFT;
+    cr_expect_eq(filemap_read(&w.m, &w.ra, at, all, SIZE_MAX), (ssize_t)(sizeof all - at));
+    world_close(&w);
+}
+
 static void remove_all(const char *dir)
 {
     static const char *const names[] = { "twice", "empty", "old" };
