@@ -14,6 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "cache/memory.h"
 #include "cache/page_cache.h"
 #include "cache/worker.h"
 
@@ -520,23 +521,29 @@ static int memfd_create_for(struct address_space *m, struct memfd **out)
     return 0;
 }
 
-/* Take every page out of the tree; none may be dirty.   Returns false: one was. */
+/* Take a page out of the tree that is not dirty, nor stored to meanwhile.   Returns false: it has to stay. */
+static bool remove_clean_page(struct address_space *m, struct page *page)
+{
+    lock_page(page);
+    wait_on_page_writeback(page);
+    bool there = atomic_load(&page->mapping) == m;
+    bool goes = there && !page_test(page, PG_dirty) && page_unmap(m, page);
+    if (goes)
+        remove_from_page_cache(page, m);
+    unlock_page(page);
+    put_page(m->cache, page);
+    return goes || !there;
+}
+
+/* Take every page out of the tree.   Returns false: one has to stay. */
 static bool remove_clean_pages(struct address_space *m)
 {
     struct page *pages[PAGEVEC];
     bool all = true;
     for (uint64_t next = 0; all && next <= UINT32_MAX;) {
         unsigned n = find_get_pages(m, &next, UINT32_MAX, pages, PAGEVEC);
-        for (unsigned i = 0; i < n; i++) {
-            lock_page(pages[i]);
-            wait_on_page_writeback(pages[i]);
-            bool dirty = page_test(pages[i], PG_dirty);
-            if (!dirty && atomic_load(&pages[i]->mapping) == m)
-                remove_from_page_cache(pages[i], m);
-            unlock_page(pages[i]);
-            put_page(m->cache, pages[i]);
-            all = all && !dirty;
-        }
+        for (unsigned i = 0; i < n; i++)
+            all = remove_clean_page(m, pages[i]) && all;
     }
     return all;
 }

@@ -44,10 +44,11 @@ struct memfd {
     struct memfd *next; /* of the dead                                             (dead_lock) */
 };
 
-/* Have the mapping's frames in a memfd from now on, if they are not. What is dirty is written first.
+/* Have the mapping's frames in a memfd from now on, if they are not. What is dirty is written first; what is mapped
+ * (by vma_soft.h) is unmapped, and its next touch finds it there.
  * Context: i_rwsem held for writing, nothing else.
- * Errors: -EIO and the like (what is dirty could not be written), -EMFILE, -ENOMEM, -EOPNOTSUPP (the
- * system would put huge pages into it). */
+ * Errors: -EIO and the like (what is dirty could not be written, or was stored to meanwhile; what is mapped could not
+ * be unmapped), -EMFILE, -ENOMEM, -EOPNOTSUPP (the system would put huge pages into it). */
 int mapping_use_memfd(struct address_space *m);
 /* Let the mapping, which nobody has mapped, be without: what becomes of its pages need not be punched.
  * Returns what it had, or NULL; memfd_bury() it when no page is left. */

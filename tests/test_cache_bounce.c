@@ -7,6 +7,7 @@
 
 #include "cache/memfd.h"
 #include "cache/page_cache.h"
+#include "cache/vma_soft.h"
 
 #define FILE_PAGES  1024u
 #define CACHE_BYTES ((uint64_t)16 * BOUNCES_MOST * BIO_MAX_VECS << PAGE_SHIFT) /* all buffers */
@@ -275,4 +276,37 @@ Test(cache_bounce, bytes_that_cannot_be_had_are_not_written_and_that_is_an_error
     for (uint32_t i = 0; i < 8; i++)
         cr_expect_eq(w.shelf.written[i], letter(i), "page %u", i);
     world_close(&w);
+}
+
+/* ---- beginning to use one ------------------------------------------------------------------------ */
+
+Test(cache_bounce, what_was_mapped_before_is_seen_in_the_memfd_afterwards, .timeout = 60)
+{
+    struct cache_options o = { .cache_bytes = CACHE_MIN_PAGES << PAGE_SHIFT };
+    struct page_cache *cache;
+    struct device *dev = dev_memory_create();
+    struct address_space m, other;
+    struct vm_area *vma;
+    static char buf[CACHE_MIN_PAGES / 2 * PAGE_SIZE];
+    char c;
+    cr_assert_eq(page_cache_create(&cache, &o), 0);
+    mapping_init(&m, cache, dev, 1, NULL, 0);
+    mapping_init(&other, cache, dev, 2, NULL, 0);
+    cr_assert_eq(filemap_write(&m, 0, "a", 1), 1);
+    cr_assert_eq(vma_soft_create(&m, 0, 1, NULL, &vma), 0);
+    cr_assert_eq(vma_store(vma, 0, "b", 1), 0);
+    cr_assert_eq(mapping_use_memfd(&m), 0);
+    memset(buf, 'x', sizeof buf); /* the frame is another file's by now */
+    cr_assert_eq(filemap_write(&other, 0, buf, sizeof buf), (ssize_t)sizeof buf);
+    cr_assert_eq(vma_load(vma, 0, &c, 1), 0);
+    cr_expect_eq(c, 'b', "'%c'", c);
+    cr_assert_eq(filemap_write(&m, 0, "c", 1), 1);
+    cr_assert_eq(vma_load(vma, 0, &c, 1), 0);
+    cr_expect_eq(c, 'c', "'%c'", c);
+    vma_soft_destroy(vma);
+    cr_expect_eq(mapping_check(&m), 0);
+    mapping_destroy(&other);
+    mapping_destroy(&m);
+    page_cache_destroy(cache);
+    device_destroy(dev);
 }
