@@ -72,7 +72,7 @@ void fs_make_room(struct fs *fs);
 ssize_t file_get_pages(struct open_file *file, uint64_t offset, size_t *len, struct page **pages,
                        size_t max);
 
-/* Set the size. Times are set unless the caller does. -EFBIG, -ENOSPC, -EIO, -ENOMEM. */
+/* Set the size. Times are set unless the caller does. -EFBIG, -EROFS, -ENOSPC, -EIO, -ENOMEM. */
 int inode_truncate(struct inode *inode, uint64_t size);
 /* After a crash: blocks beyond the size go, the tail of the last block is zeroed. */
 int inode_trim_tail(struct inode *inode);
@@ -84,7 +84,7 @@ int inode_share_pages(struct inode *inode);
 /* Drop all data: a deleted inode's last step; adds the trim to u. */
 void inode_delete_data(struct inode *inode, struct update *u);
 
-/* mode: FALLOC_FL_KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE as fallocate(2); others -EOPNOTSUPP.
+/* mode: FALLOC_FL_KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE as fallocate(2); others -EOPNOTSUPP. Errors: also -EROFS, -EFBIG, -ENOSPC, -EIO, -ENOMEM.
  * stale: NULL, or where is noted what is stale until stale_end(), which is due whatever this returned: holes. */
 int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t len,
                    struct stale *stale);

@@ -112,7 +112,7 @@ static int shrink_apply(struct shrink *s)
         shrink_finish(s);
         inode_raise_tid(inode, tid);
     } else {
-        i_size_write(m, old); /* the store is gone or read-only: so is the data */
+        i_size_write(m, old); /* the store is gone or read-only, since we asked: so is the data */
     }
     inode_unlock_records(inode->fs);
     page_unlock_put(m, s->cut);
@@ -220,10 +220,11 @@ int inode_truncate(struct inode *inode, uint64_t size)
 {
     if (size > MAX_FILE_SIZE)
         return -EFBIG;
-    if (inode->fs->options.read_only)
-        return -EROFS;
     down_write(&inode->i_rwsem);
-    int err = resize_locked(inode, size);
+    int err = store_refuses(
+        inode->fs->store); /* before a page is touched: what is read must stay what it was */
+    if (err == 0)
+        err = resize_locked(inode, size);
     if (err == 0)
         record_follows(inode);
     up_write(&inode->i_rwsem);
@@ -235,7 +236,7 @@ int inode_trim_tail(struct inode *inode)
     struct address_space *m = &inode->mapping;
     struct update u;
     uint64_t size = atomic_load(&m->i_size);
-    if (inode->fs->options.read_only)
+    if (store_refuses(inode->fs->store) != 0)
         return 0; /* nothing beyond the size can be seen */
     if (page_up(size) < END_OF_OBJECT) {
         update_init(&u, inode->fs->store);
@@ -372,11 +373,14 @@ static void drop_beyond_eof(struct inode *inode)
 static int fallocate_and_note(struct inode *inode, int mode, uint64_t offset, uint64_t len,
                               struct stale *stale)
 {
+    int err = store_refuses(inode->fs->store); /* as for inode_truncate() */
+    if (err != 0)
+        return err;
     uint64_t eof = atomic_load(&inode->mapping.i_size);
     bool grows = !(mode & FALLOC_FL_KEEP_SIZE) && offset + len > eof;
     if (stale != NULL)
         stale_begin(inode, stale, offset, 0, grows ? eof : UINT64_MAX);
-    int err = fallocate_locked(inode, mode, offset, len);
+    err = fallocate_locked(inode, mode, offset, len);
     if (err != 0)
         return err;
     struct timespec now = resize_time(inode);

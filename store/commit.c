@@ -358,9 +358,7 @@ int txn_wait_room(struct store *s, enum txn_room room)
                 return err;
         }
     }
-    if (lmdb_dead(s->lmdb))
-        return -EIO;
-    return atomic_load(&s->read_only) ? -EROFS : 0;
+    return store_refuses(s);
 }
 
 uint64_t store_tid(struct store *s)
@@ -374,6 +372,13 @@ uint64_t store_tid(struct store *s)
 void store_shutdown(struct store *s)
 {
     atomic_store(&s->read_only, true);
+}
+
+int store_refuses(const struct store *s)
+{
+    if (lmdb_dead(s->lmdb))
+        return -EIO;
+    return atomic_load(&s->read_only) ? -EROFS : 0;
 }
 
 uint32_t store_error_seq(struct store *s)

@@ -181,6 +181,9 @@ uint64_t store_tid(struct store *s);
 
 /* Refuse every change from now on (-EROFS); what is in memory stays, and is still tried. */
 void store_shutdown(struct store *s);
+/* Would a change be refused, whatever it is?   0, or what it would be refused with: -EROFS, -EIO. It may be so any time
+ * later; who changes something of his own first asks, rather than take it back. */
+int store_refuses(const struct store *s);
 
 /* Number of failed commits so far: an open file that remembers an older one reports an error once
  * (Linux's errseq). */

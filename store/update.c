@@ -173,7 +173,7 @@ static void apply_locked(struct store *s, struct update *u)
 static int wait_room(struct store *s, bool frees)
 {
     int err = txn_wait_room(s, ROOM_RECORDS);
-    return frees && !lmdb_dead(s->lmdb) && !atomic_load(&s->read_only) ? 0 : err;
+    return frees ? store_refuses(s) : err;
 }
 
 int update_apply(struct update *u, unsigned flags, uint64_t *tid)

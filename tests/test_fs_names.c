@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -954,6 +955,36 @@ Test(names, a_read_only_volume_refuses_every_change_and_keeps_everything)
     cr_assert_eq(memcmp(&root_before, &root_after, sizeof root_before), 0);
     cr_assert_eq(count_entries(root), 4U);
     inode_put(file, 1);
+}
+
+Test(names,
+     a_volume_that_takes_nothing_more_shows_what_was_there_before_a_change_of_shape_was_refused)
+{
+    static const int modes[] = { FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE,
+                                 0 };
+    static char want[3 * PAGE_SIZE], have[3 * PAGE_SIZE];
+    struct inode *inode = make(root, "file", S_IFREG | 0644);
+    struct open_file *file;
+    cr_assert_eq(file_open(inode, O_RDWR, &file), 0);
+    memset(want, 'd', sizeof want);
+    cr_assert_eq(file_write(file, 0, want, sizeof want, 0), (ssize_t)sizeof want);
+    cr_assert_eq(file_fsync(file, false), 0);
+    memset(want + 2 * PAGE_SIZE, 'n', PAGE_SIZE); /* not written yet */
+    cr_assert_eq(file_write(file, 2 * PAGE_SIZE, want + 2 * PAGE_SIZE, PAGE_SIZE, 0), PAGE_SIZE);
+    store_shutdown(fs->store);
+    cr_expect_eq(inode_truncate(inode, 100), -EROFS);
+    cr_expect_eq(inode_truncate(inode, 0), -EROFS);
+    for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++) {
+        cr_expect_eq(file_fallocate(file, modes[i], 10, 50, NULL), -EROFS);
+        cr_expect_eq(file_fallocate(file, modes[i], 10, 3 * PAGE_SIZE, NULL), -EROFS);
+    }
+    cr_expect_eq(file_read(file, 0, have, sizeof have), (ssize_t)sizeof have);
+    cr_expect_arr_eq(have, want, sizeof have);
+    file_release(file);
+    inode_put(inode, 1);
+    inode_put(root, 1);
+    cr_expect_neq(fs_unmount(fs), 0, "what was not written is lost");
+    fs = NULL;
 }
 
 Test(names_full, on_a_full_volume_creating_fails_cleanly_and_deleting_works, .timeout = 120)
