@@ -151,7 +151,7 @@ struct cache_stats {
     struct fault_stats faults[FAULT_DOORS];
 };
 
-/* Errors: -ENOMEM, -EINVAL (too small; no such reclaim policy; store_around too large). */
+/* Errors: -ENOMEM, -EINVAL (too small; no such reclaim policy; fault_around or store_around too large). */
 int page_cache_create(struct page_cache **out, const struct cache_options *o);
 /* Stop the threads; from then on the callers do their work. Nobody else uses the cache any more. */
 void page_cache_stop(struct page_cache *cache);

@@ -262,7 +262,7 @@ int page_cache_create(struct page_cache **out, const struct cache_options *o)
 {
     const struct reclaim_policy *policy = reclaim_policy_find(o->reclaim);
     if (o->cache_bytes >> PAGE_SHIFT < CACHE_MIN_PAGES || policy == NULL ||
-        o->store_around > STORE_AROUND_MOST)
+        o->store_around > STORE_AROUND_MOST || o->fault_around > FAULT_AROUND_MOST)
         return -EINVAL;
     struct page_cache *cache = calloc(1, sizeof *cache);
     if (cache == NULL)

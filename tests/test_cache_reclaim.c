@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "cache/memory.h"
 #include "cache/reclaim.h"
 
 #define PAGES 512u /* of the cache */
@@ -360,6 +361,17 @@ Test(cache_reclaim, an_unknown_policy_is_refused)
     struct cache_options o = { .cache_bytes = PAGES << PAGE_SHIFT, .reclaim = "lru3q" };
     struct page_cache *cache;
     cr_expect_eq(page_cache_create(&cache, &o), -EINVAL);
+}
+
+Test(cache_reclaim, more_pages_around_a_fault_than_are_ever_mapped_together_are_refused)
+{
+    struct cache_options loads = { .cache_bytes = PAGES << PAGE_SHIFT,
+                                   .fault_around = FAULT_AROUND_MOST + 1 };
+    struct cache_options stores = { .cache_bytes = PAGES << PAGE_SHIFT,
+                                    .store_around = STORE_AROUND_MOST + 1 };
+    struct page_cache *cache;
+    cr_expect_eq(page_cache_create(&cache, &loads), -EINVAL);
+    cr_expect_eq(page_cache_create(&cache, &stores), -EINVAL);
 }
 
 /* ---- dropping all ---------------------------------------------------------------------------- */
