@@ -37,6 +37,7 @@ void mapping_init(struct address_space *m, struct page_cache *cache, struct devi
 
 void mapping_destroy(struct address_space *m)
 {
+    assert(atomic_load(&m->nr_vmas) == 0);
     struct memfd *memfd = mapping_take_memfd(m);
     truncate_inode_pages_range(m, 0, UINT32_MAX);
     assert(!m->on_dirty);

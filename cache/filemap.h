@@ -61,7 +61,7 @@ struct address_space_operations {
     /* A page becomes writable in somebody's memory: times are due. No page is locked.
      * Returns false: it would have to sleep, and nowait says not to. */
     bool (*page_mkwrite)(struct address_space *m, bool nowait);
-    /* The mapping enters or leaves the list of dirty mappings: keep its owner alive. */
+    /* The mapping enters or leaves the list of dirty mappings, or is mapped by vma_soft.h: keep its owner alive. */
     void (*get)(struct address_space *m);
     void (*put)(struct address_space *m);
 };
@@ -182,7 +182,7 @@ void *page_address(const struct page_cache *cache, const struct page *page);
 
 void mapping_init(struct address_space *m, struct page_cache *cache, struct device *dev,
                   uint64_t object, const struct address_space_operations *a_ops, uint64_t size);
-/* Nobody uses it any more; its pages are dropped, dirty ones too (the caller has written what was
+/* Nobody uses it any more, nor has it mapped; its pages are dropped, dirty ones too (the caller has written what was
  * wanted, or the file is deleted). */
 void mapping_destroy(struct address_space *m);
 /* I1 to I6 over every page.   Returns 0, or the line of the check that failed. Quiet mapping. */

@@ -76,6 +76,8 @@ int vma_soft_create(struct address_space *m, uint32_t first, uint32_t count,
     s->vma = (struct vm_area){
         .mapping = m, .ops = &soft_ops, .first = first, .count = count, .ra = ra
     };
+    if (m->a_ops != NULL && m->a_ops->get != NULL)
+        m->a_ops->get(m);
     vma_insert(&s->vma);
     *out = &s->vma;
     return 0;
@@ -83,8 +85,11 @@ int vma_soft_create(struct address_space *m, uint32_t first, uint32_t count,
 
 void vma_soft_destroy(struct vm_area *vma)
 {
+    struct address_space *m = vma->mapping;
     vma_remove(vma);
     free(vma);
+    if (m->a_ops != NULL && m->a_ops->put != NULL)
+        m->a_ops->put(m);
 }
 
 /* Hold the entry for one access.   Returns the page, or NULL: it must fault. */

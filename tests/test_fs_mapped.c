@@ -100,17 +100,30 @@ static void write_file(struct open_file *file)
     cr_assert_eq(file_fsync(file, false), 0);
 }
 
-Test(fs_mapped, a_file_of_a_volume, .timeout = 60)
+static void make_volume(void)
 {
     struct store_format f = { .capacity = 0 };
     struct store_error error = { .text = "" };
-    struct vm_area *vma;
-    uint8_t byte;
     strcpy(home, "/tmp/folio-mapped.XXXXXX");
     cr_assert_not_null(mkdtemp(home));
     snprintf(volume, sizeof volume, "%s/volume", home);
     cr_assert_eq(store_format(volume, &f, &error), 0, "%s", error.text);
     mount_volume();
+}
+
+static void remove_volume(void)
+{
+    unmount();
+    unlink(volume);
+    cr_assert_eq(rmdir(home), 0);
+}
+
+TestSuite(fs_mapped, .init = make_volume, .fini = remove_volume, .timeout = 60);
+
+Test(fs_mapped, a_file_of_a_volume)
+{
+    struct vm_area *vma;
+    uint8_t byte;
     struct open_file *file = open_file("f", true);
     write_file(file);
     page_cache_drop(fs->cache);
@@ -156,7 +169,24 @@ Test(fs_mapped, a_file_of_a_volume, .timeout = 60)
     cr_expect_eq(byte, 'v', "what was stored is in the volume");
     cr_expect_eq(file_read(file, PAGE_SIZE, &byte, 1), 0);
     file_release(file);
-    unmount();
-    unlink(volume);
-    cr_assert_eq(rmdir(home), 0);
+}
+
+Test(fs_mapped, a_mapping_outlives_the_open_file)
+{
+    struct vm_area *vma;
+    uint8_t byte = 0;
+    struct open_file *file = open_file("f", true);
+    write_file(file);
+    cr_assert_eq(vma_soft_create(&file->inode->mapping, 0, PAGES, NULL, &vma), 0);
+    file_release(file);
+    inode_shrink(fs, 0); /* inodes that nobody uses go */
+    cr_assert_eq(vma_load(vma, PAGE_SIZE, &byte, 1), 0);
+    cr_expect_eq(byte, 2);
+    cr_assert_eq(vma_store(vma, PAGE_SIZE, "s", 1), 0);
+    vma_soft_destroy(vma);
+    inode_shrink(fs, 0);
+    file = open_file("f", false);
+    cr_assert_eq(file_read(file, PAGE_SIZE, &byte, 1), 1);
+    cr_expect_eq(byte, 's');
+    file_release(file);
 }
