@@ -276,8 +276,9 @@ unsigned flusher_step(struct page_cache *cache);
  *
  *     truncate_get_page(m, size, &cut)        may fail: nothing has changed
  *     down_write(&m->invalidate_lock)
- *     truncate_setsize(m, size, cut)          nobody sees the bytes any more
+ *     stayed = truncate_setsize(m, size, cut) nobody sees the bytes any more
  *         ... the owner removes the blocks, and records the size
+ *     truncate_pages_end(m, behind it, UINT32_MAX, stayed)
  *     page_unlock_put(m, cut)
  *     up_write(&m->invalidate_lock)
  *
@@ -287,8 +288,12 @@ unsigned flusher_step(struct page_cache *cache);
  */
 
 /* Remove the pages [first, last], waiting for their writeback. Dirty ones are dropped.
- * Returns how many stayed, emptied, because page_unmap() was not certain.
- * Context: invalidate_lock held exclusively (Linux: truncate_inode_pages_range). */
+ * Returns how many stayed, emptied, because page_unmap() was not certain. They are locked, and cannot be written, until
+ * their blocks have gone, and _end is due, with that number.
+ * Context: i_rwsem, and invalidate_lock exclusively, held until then. */
+unsigned truncate_pages_begin(struct address_space *m, uint32_t first, uint32_t last);
+void truncate_pages_end(struct address_space *m, uint32_t first, uint32_t last, unsigned stayed);
+/* Both, for who removes no blocks (Linux: truncate_inode_pages_range). Context: likewise, or no other user. */
 unsigned truncate_inode_pages_range(struct address_space *m, uint32_t first, uint32_t last);
 /* Zero the bytes [from, to) of one page, on disk too by dirtying it when it has a block.
  * Context: i_rwsem.   Errors: -EIO, -ENOMEM. */
@@ -299,7 +304,7 @@ int truncate_partial_page(struct address_space *m, uint64_t from, uint64_t to);
 int truncate_get_page(struct address_space *m, uint64_t size, struct page **cut);
 /* Cut it: i_size, then the rest of its last page, then the pages behind. cut stays locked, so that the
  * zeros in it cannot reach the disk before the owner has recorded the size.
- * Returns how many pages stayed, emptied.   Context: i_rwsem, invalidate_lock exclusively. */
+ * Returns as truncate_pages_begin() of those behind.   Context: i_rwsem, invalidate_lock exclusively. */
 unsigned truncate_setsize(struct address_space *m, uint64_t size, struct page *cut);
 /* Make ready to raise i_size: what was stored behind the end through mappings is zeros, and nothing
  * more can be stored there while the page that the end cuts is locked: *eof, NULL when there is none;

@@ -14,39 +14,35 @@ static void reserve_always(struct address_space *m, uint32_t nr_pages, uint32_t 
 }
 
 /* The page stays, but nothing of what is in it: it reads as the hole it is going to be. A dirty page
- * stays dirty, and is promised a new block: whoever may still store to it must not do so unseen (M1). */
+ * stays dirty: whoever may still store to it must not do so unseen (M1). */
 static void empty_page(struct address_space *m, struct page *page)
 {
     memset(page_address(m->cache, page), 0, PAGE_SIZE);
     page_clear(page, PG_error);
     page_set(page, PG_uptodate);
-    if (page_test(page, PG_dirty) && page_test(page, PG_mappedtodisk))
-        reserve_always(m, 0, 1);
-    page_clear(page, PG_mappedtodisk);
 }
 
 /* Returns true: it is gone. A page that may still be mapped somewhere cannot leave its tree (M2): it
- * is emptied. */
+ * is emptied, and stays locked and referenced: a pass must not write it to a block that is about to go. */
 static bool truncate_page(struct address_space *m, struct page *page)
 {
-    bool gone = true;
     lock_page(page);
     if (atomic_load(&page->mapping) == m) {
         wait_for_stable_page(m, page);
-        gone = page_unmap(m, page);
-        if (gone) {
+        if (page_unmap(m, page)) {
             cancel_dirty_page(m, page);
             remove_from_page_cache(page, m);
         } else {
             empty_page(m, page);
+            return false;
         }
     }
     unlock_page(page);
     put_page(m->cache, page);
-    return gone;
+    return true;
 }
 
-unsigned truncate_inode_pages_range(struct address_space *m, uint32_t first, uint32_t last)
+unsigned truncate_pages_begin(struct address_space *m, uint32_t first, uint32_t last)
 {
     struct page *pages[PAGEVEC];
     unsigned stayed = 0;
@@ -64,6 +60,35 @@ unsigned truncate_inode_pages_range(struct address_space *m, uint32_t first, uin
         if (removed)
             dirty_list_put(m);
     }
+    return stayed;
+}
+
+/* It has no block any more; if it is dirty it is promised a new one. */
+static void forget_block(struct address_space *m, struct page *page)
+{
+    if (page_test(page, PG_dirty) && page_test(page, PG_mappedtodisk))
+        reserve_always(m, 0, 1);
+    page_clear(page, PG_mappedtodisk);
+}
+
+/* What is in the tree there is ours: nothing has come in. */
+void truncate_pages_end(struct address_space *m, uint32_t first, uint32_t last, unsigned stayed)
+{
+    struct page *page;
+    for (uint64_t next = first; stayed > 0; stayed--) {
+        while (find_get_pages(m, &next, last, &page, 1) == 0)
+            assert(next <= last); /* a shadow */
+        assert(page_test(page, PG_locked));
+        forget_block(m, page);
+        put_page(m->cache, page); /* truncate_page()'s reference */
+        page_unlock_put(m, page);
+    }
+}
+
+unsigned truncate_inode_pages_range(struct address_space *m, uint32_t first, uint32_t last)
+{
+    unsigned stayed = truncate_pages_begin(m, first, last);
+    truncate_pages_end(m, first, last, stayed);
     return stayed;
 }
 
@@ -137,7 +162,7 @@ unsigned truncate_setsize(struct address_space *m, uint64_t size, struct page *c
     atomic_store(&m->i_size, size);
     if (cut != NULL)
         zero_in_page(m, cut, size & (PAGE_SIZE - 1), PAGE_SIZE);
-    return first <= UINT32_MAX ? truncate_inode_pages_range(m, (uint32_t)first, UINT32_MAX) : 0;
+    return first <= UINT32_MAX ? truncate_pages_begin(m, (uint32_t)first, UINT32_MAX) : 0;
 }
 
 void page_unlock_put(struct address_space *m, struct page *page)

@@ -104,7 +104,7 @@ static int shrink_apply(struct shrink *s)
     struct inode *inode = s->inode;
     struct address_space *m = &inode->mapping;
     uint64_t old = atomic_load(&m->i_size), tid;
-    truncate_setsize(m, s->size, s->cut);
+    unsigned stayed = truncate_setsize(m, s->size, s->cut);
     inode_lock_records(inode->fs);
     shrink_record(s);
     int err = update_apply(&s->update, UPDATE_FREES, &tid);
@@ -115,6 +115,7 @@ static int shrink_apply(struct shrink *s)
         i_size_write(m, old); /* the store is gone or read-only, since we asked: so is the data */
     }
     inode_unlock_records(inode->fs);
+    truncate_pages_end(m, (uint32_t)page_up(s->size), UINT32_MAX, stayed);
     page_unlock_put(m, s->cut);
     return err;
 }
@@ -276,8 +277,9 @@ static int punch_pages(struct inode *inode, uint64_t first, uint64_t end, struct
     struct address_space *m = &inode->mapping;
     uint64_t tid;
     down_write(&m->invalidate_lock);
-    truncate_inode_pages_range(m, (uint32_t)first, (uint32_t)(end - 1));
+    unsigned stayed = truncate_pages_begin(m, (uint32_t)first, (uint32_t)(end - 1));
     int err = update_apply(u, UPDATE_FREES, &tid);
+    truncate_pages_end(m, (uint32_t)first, (uint32_t)(end - 1), stayed);
     up_write(&m->invalidate_lock);
     if (err == 0)
         inode_raise_tid(inode, tid);

@@ -235,8 +235,8 @@ mutant sync_misses_second_pass cache/writeback.c \
     '/^static int pass_and_release/,/^}/ s/^    bool removed/    up_write(\&m->writeback_sem);\n&/'
 # (Caught as it is, but that takes more seeds: so the gap is made wider.)
 mutant sync_misses_pass_in_truncation cache/truncate.c \
-    '/^unsigned truncate_inode_pages_range/,/^}/ s/^        up_write(&m->writeback_sem);//' \
-    '/^unsigned truncate_inode_pages_range/,/^}/ s/^        bool removed/        up_write(\&m->writeback_sem);\n        for (int i = 0; i < 9; i++) cache_yield();\n&/'
+    '/^unsigned truncate_pages_begin/,/^}/ s/^        up_write(&m->writeback_sem);//' \
+    '/^unsigned truncate_pages_begin/,/^}/ s/^        bool removed/        up_write(\&m->writeback_sem);\n        for (int i = 0; i < 9; i++) cache_yield();\n&/'
 
 rule 5 'first store: wait for writeback, reserve, dirty, writable, all before unlocking'
 mutant mkwrite_not_dirty cache/memory.c '/^static int page_mkwrite/,/^}/ s/set_page_dirty(m, page);/;/'
@@ -286,7 +286,7 @@ mutant block_not_looked_up cache/filemap.c '/^int page_map_block/,/^}/ s/^    if
 # (The owner's part is in tests/sim_ops.c.)
 rule 7 'truncation: size first, then unmap, then remove; invalidate_lock against insertion'
 mutant size_changed_last tests/sim_ops.c \
-    '/^static void shrink/,/^}/ s/^    truncate_setsize(.*/    uint64_t old = atomic_load(\&f->m.i_size);\n&\n    atomic_store(\&f->m.i_size, old);/' \
+    '/^static void shrink/,/^}/ s/^    unsigned stayed = truncate_setsize(.*/    uint64_t old = atomic_load(\&f->m.i_size);\n&\n    atomic_store(\&f->m.i_size, old);/' \
     '/^static void shrink/,/^}/ s/^    up_write(.*/    atomic_store(\&f->m.i_size, size);/' \
     '/^static void shrink/,/^}/ s/^    down_write(.*//'
 mutant truncate_without_invalidate_lock tests/sim_ops.c \
@@ -303,10 +303,10 @@ mutant object_taken_early cache/readahead.c \
 mutant size_raised_early cache/write.c \
     '/^static int write_locked/,/^}/ s/^    int err = write_begin/    if (pos + n > atomic_load(\&m->i_size)) atomic_store(\&m->i_size, pos + n);\n&/'
 mutant truncate_keeps_locked_pages cache/truncate.c \
-    '/^static bool truncate_page/,/^}/ s/^    lock_page(page);/    if (!trylock_page(page)) { put_page(m->cache, page); return false; }/'
-mutant truncate_keeps_mapped cache/truncate.c '/^static bool truncate_page/,/^}/ s/page_unmap(m, page);/true;/'
+    '/^static bool truncate_page/,/^}/ s/^    lock_page(page);/    if (!trylock_page(page)) { put_page(m->cache, page); return true; }/'
+mutant truncate_keeps_mapped cache/truncate.c '/^static bool truncate_page/,/^}/ s/page_unmap(m, page)/true/'
 mutant unmapped_after_removal cache/truncate.c \
-    '/^static bool truncate_page/,/^}/ { s/page_unmap(m, page);/true;/; s/^            remove_from_page_cache.*/&\n            page_unmap(m, page);/ }'
+    '/^static bool truncate_page/,/^}/ { s/page_unmap(m, page)/true/; s/^            remove_from_page_cache.*/&\n            page_unmap(m, page);/ }'
 mutant invalidate_keeps_mapped cache/truncate.c \
     '/^static bool invalidate_page/,/^}/ s/page_unmap(m, page)/true/'
 mutant cut_page_zeroed_early cache/truncate.c \

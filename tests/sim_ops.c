@@ -255,9 +255,10 @@ static void shrink(struct sim_file *f, uint64_t size, struct page *cut)
 {
     uint32_t first = (uint32_t)((size + PAGE_SIZE - 1) >> PAGE_SHIFT);
     down_write(&f->m.invalidate_lock);
-    truncate_setsize(&f->m, size, cut);
+    unsigned stayed = truncate_setsize(&f->m, size, cut);
     cache_yield();
     remove_blocks(f, first, LAST_INDEX);
+    truncate_pages_end(&f->m, first, LAST_INDEX, stayed);
     page_unlock_put(&f->m, cut);
     up_write(&f->m.invalidate_lock);
 }
@@ -303,9 +304,10 @@ static int punch(struct sim_file *f, uint64_t from, uint64_t to)
     if (err != 0 || first == last)
         return err;
     down_write(&f->m.invalidate_lock);
-    truncate_inode_pages_range(&f->m, (uint32_t)first, (uint32_t)last - 1);
+    unsigned stayed = truncate_pages_begin(&f->m, (uint32_t)first, (uint32_t)last - 1);
     cache_yield();
     remove_blocks(f, (uint32_t)first, (uint32_t)last - 1);
+    truncate_pages_end(&f->m, (uint32_t)first, (uint32_t)last - 1, stayed);
     up_write(&f->m.invalidate_lock);
     return 0;
 }

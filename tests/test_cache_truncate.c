@@ -125,6 +125,7 @@ static unsigned shrink_to(uint64_t size)
     down_write(&m.invalidate_lock);
     unsigned stayed = truncate_setsize(&m, size, cut);
     dev_memory_discard(memory, OBJECT, first, UINT32_MAX);
+    truncate_pages_end(&m, first, UINT32_MAX, stayed);
     page_unlock_put(&m, cut);
     up_write(&m.invalidate_lock);
     return stayed;
@@ -444,6 +445,33 @@ Test(truncate, dirty_page_that_may_be_mapped_is_promised_a_new_block)
     unsure = false;
     cr_expect_eq(shrink_to(0), 0u);
     cr_expect_eq(promised_new, 0);
+}
+
+/* No pass may write it before its block has gone. */
+Test(truncate, page_that_may_be_mapped_is_not_written_to_the_block_that_goes)
+{
+    static const struct address_space_operations ops = { .reserve = reserve,
+                                                         .reserve_always = reserve_always,
+                                                         .unreserve = unreserve };
+    m.a_ops = &ops;
+    write_at(0, 'f', PAGE_SIZE);
+    cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_ALL), 0);
+    store(0, 's', PAGE_SIZE);
+    unsure = true;
+    down_write(&m.invalidate_lock);
+    unsigned stayed = truncate_pages_begin(&m, 0, 0);
+    cr_assert_eq(stayed, 1u);
+    unsure = false;
+    promised_new = 0;
+    cr_assert_eq(filemap_fdatawrite(&m, WB_SYNC_NONE), 0); /* it leaves out what is locked */
+    dev_memory_discard(memory, OBJECT, 0, 0);
+    truncate_pages_end(&m, 0, 0, stayed);
+    up_write(&m.invalidate_lock);
+    cr_expect_eq(promised_new, 1);
+    store(0, 'n', 1);
+    cr_expect(all(0, 1, 'n'));
+    cr_expect(all(1, PAGE_SIZE, 0));
+    m.a_ops = NULL;
 }
 
 Test(truncate, growth_write_protects_only_what_may_be_stored_to)
