@@ -3,8 +3,8 @@
  * usage:
  *     page_cache_create(&cache, &options)
  *     mapping_init(&mapping, cache, device, object, &a_ops, size)
- *         filemap_read / filemap_get_pages / filemap_write ...
- *         filemap_fdatawrite, truncate_pagecache ...
+ *         filemap_read / filemap_get_page / filemap_write ...
+ *         filemap_fdatawrite, truncate_setsize ...
  *     mapping_destroy(&mapping)       after its last user; drops what is left in it
  *
  * Reading, after Linux's filemap_get_pages and filemap_fault:
@@ -99,8 +99,9 @@ struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_loc
 /* What becomes of a page whose write failed. Its error is reported in every case. */
 enum writeback_error {
     WB_ERROR_RETRY, /* it stays dirty, and is tried again; after WB_TRIES in a row: as RO */
-    WB_ERROR_CLEAN, /* it counts as written, as on most file systems: what was in it may be lost */
-    WB_ERROR_RO,    /* it stays dirty, and the owner is told to refuse changes from now on */
+    WB_ERROR_CLEAN, /* it counts as written, as on most file systems: what was in it may be lost, and bytes
+                     * that a truncation cut off may be back when the file grows, if it was their zeros */
+    WB_ERROR_RO, /* it stays dirty, and the owner is told to refuse changes from now on */
 };
 /* Times in a row that passes over one mapping failed, but for want of memory; with back-off in between, and all that
  * fail meanwhile are none: about a minute. */

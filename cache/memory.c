@@ -316,7 +316,7 @@ static int map_store_around(struct vm_area *vma, uint32_t index, struct page *pa
     return err;
 }
 
-/* Rule 5, up to and including the moment when the page is writable: all under one hold of its lock, or
+/* The first store: wait for writeback, promise room, dirty, writable; all under one hold of the page's lock, or
  * the flusher would clean it in between and the store that follows would be lost. */
 static int page_mkwrite(struct vm_area *vma, uint32_t index, struct page *page, unsigned flags)
 {

@@ -57,6 +57,7 @@
  *
  * Lock order of the whole program, outermost first. Against the order only try-lock.
  *
+ *   cache->sync_sem                          one page_cache_sync at a time
  *   fs->rename_lock                          one for the volume: changes of the tree of names
  *     inode->copies_sem                      file: what the kernel has copies of (fs/stale.h)
  *     inode->i_rwsem                         file: write, truncate, fallocate (lower ino first)
@@ -71,8 +72,12 @@
  *                                            applying it; no PG_locked is taken inside
  *             inode->i_lock                  attributes; never held over a sleep
  *               file_ra_state.lock           one open file's readahead; takes nothing
+ *             cache->dirty_lock              the list of dirty mappings; over a_ops->get, which takes
+ *                                            the inode table's lock; never held over a sleep
+ *             cache->ra_lock                 reads nobody waits for; takes nothing
  *             mapping->tree_lock             never held over a sleep
- *               cache->lru_lock              lists, free frames; never held over a sleep
+ *               cache->lru_lock              lists, free frames; never held over a sleep, but while
+ *                                            the memory of free frames is given back (madvise)
  *               cache->shadow_lock           beside lru_lock, never with it; never over a sleep
  *             mapping->i_mmap_lock           the mapping's vm_areas: shared to go through them,
  *                                            exclusive to change them

@@ -120,7 +120,7 @@ static int shrink_apply(struct shrink *s)
     return err;
 }
 
-/* Rule 7: i_size first, then the pages, then the blocks, with nobody reading pages in meanwhile. What
+/* i_size first, then the pages, then the blocks, with nobody reading pages in meanwhile. What
  * may fail for want of memory or of the disk comes before. */
 static int shrink(struct inode *inode, uint64_t size)
 {

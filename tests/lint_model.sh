@@ -146,8 +146,8 @@ broken()
     breaks STABLE "$map"
     # Tags: the tag follows its flag in a step of its own.
     breaks TAG "$map"
-    # Truncation: does not wait for writeback; unmaps once, before it locks page by page (what rule 7 says
-    # when taken literally); i_size changes after the pages have gone, or after the page is unlocked.
+    # Truncation: does not wait for writeback; unmaps once, before it locks page by page (instead of each
+    # under its lock); i_size changes after the pages have gone, or after the page is unlocked.
     breaks TRUNCATE_NO_WAIT "$map -DNO_ERRORS"
     breaks UNMAP_ONCE "$map -DNO_PUNCH"
     breaks ISIZE_SHRINK "$map"

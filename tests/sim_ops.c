@@ -224,7 +224,7 @@ static void do_grow(struct sim_worker *k, struct sim_file *f)
     end(k, "grow", err, false);
 }
 
-/* ---- removing: rule 7, in the order of fs/resize.c --------------------------------------------- */
+/* ---- removing: i_size, pages, blocks, as fs/resize.c does ------------------------------------- */
 
 void file_discard(struct sim_file *f, uint64_t object, uint32_t first, uint32_t last)
 {

@@ -245,8 +245,7 @@ inline find_or_create_page(i, f)
 }
 
 /* A miss: page_cache_sync_ra for one page. It lets the invalidate_lock go when the locked page is in
- * the tree, before its read has ended: less than rule 7 asks, and enough, since who removes the page
- * locks it first. */
+ * the tree, before its read has ended: that is enough, since who removes the page locks it first. */
 inline read_missing_page(i, f)
 {
 #ifdef BREAK_OBJECT
@@ -713,7 +712,7 @@ truncate:
         goto idle
     };
 
-grow: /* the bytes between the old end and its page's end may have been stored to: rule 7 */
+grow: /* the bytes between the old end and its page's end may have been stored to */
 #if NHALF > 1 && !defined(BREAK_GROW)
     if
     :: i_size % NHALF != 0 -> /* lock_eof_page: not read, if it was not there, as nobody can map it */
