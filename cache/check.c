@@ -1,4 +1,5 @@
-/* check.c: the invariants of page.h, verified page by page. For a quiet mapping. */
+/* check.c: the invariants of page.h, and what shows in a page of memory.h's, verified page by page. For a quiet
+ * mapping. */
 #include "cache/reclaim.h"
 
 #define CHECK(condition)     \
@@ -12,7 +13,9 @@ static int page_check(struct address_space *m, struct page *page, uint32_t index
     CHECK(atomic_load(&page->mapping) == m);                           /* I1 */
     CHECK(atomic_load(&page->index) == index);                         /* I1 */
     CHECK(!page_test(page, PG_dirty) || page_test(page, PG_uptodate)); /* I2 */
+    CHECK(!page_test(page, PG_mkwrite) || page_test(page, PG_dirty));  /* M1 */
     CHECK(!page_test(page, PG_ahead) || page_test(page, PG_dirty));    /* M3 */
+    CHECK(!page_test(page, PG_ahead) || page_holds_slot(m, page));     /* M3 */
     CHECK(radix_tree_tag_get(&m->pages, index, RADIX_TAG_DIRTY) ==
           page_test(page, PG_dirty)); /* I3 */
     CHECK(radix_tree_tag_get(&m->pages, index, RADIX_TAG_WRITEBACK) ==

@@ -33,6 +33,11 @@ void page_forget_ahead(struct address_space *m, struct page *page)
         atomic_store(&slot_of(m, page)->page, NULL);
 }
 
+bool page_holds_slot(const struct address_space *m, const struct page *page)
+{
+    return atomic_load(&slot_of(m, page)->page) == page;
+}
+
 /* From clean to PG_ahead. */
 static bool begin_ahead(struct address_space *m, struct page *page, enum fault_door door)
 {

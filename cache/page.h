@@ -31,7 +31,7 @@
  *   in tree -> removed            __remove_from_page_cache         PG_locked, tree_lock
  *   removed -> free               put_page, at count 0             nothing
  *
- * Invariants (page_check() and mapping_check() verify them):
+ * Invariants (mapping_check() verifies them, but I6, for which its owner has to count):
  *   I1  A page is in its mapping's tree at its index if and only if page->mapping is that mapping.
  *       mapping changes only under PG_locked and the tree_lock.
  *   I2  PG_dirty implies PG_uptodate.

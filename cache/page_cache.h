@@ -170,6 +170,8 @@ void wait_for_stable_page(struct address_space *m, struct page *page);
 /* A page that is about to be written: if it is PG_ahead, write-protect it and find out whether it is dirty at all;
  * if not, it is clean.   Returns 0, or page_mkclean's error: as it was. Context: locked, no writeback. */
 int page_end_ahead(struct address_space *m, struct page *page);
+/* Is the slot for a PG_ahead page's copy its own? For mapping_check(). */
+bool page_holds_slot(const struct address_space *m, const struct page *page);
 /* It is dirty whatever is found, or not dirty any more. Context: locked. */
 void page_forget_ahead(struct address_space *m, struct page *page);
 
