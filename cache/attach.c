@@ -25,6 +25,8 @@ static void client_free(struct attach_client *c)
 {
     if (c->stop >= 0)
         close(c->stop);
+    if (c->space.bell >= 0)
+        close(c->space.bell);
     close(c->sock);
     pthread_mutex_destroy(&c->lock);
     pthread_mutex_destroy(&c->work);
@@ -63,6 +65,7 @@ static int client_start(struct attach *a, int sock)
     }
     c->hello_ns = clock_now(&clock_monotonic) + ATTACH_HELLO_MS * (uint64_t)1000000;
     c->uffd = -1;
+    c->space.bell = -1;
     c->stop = eventfd(0, EFD_CLOEXEC);
     pthread_mutex_init(&c->lock, NULL);
     pthread_mutex_init(&c->work, NULL);

@@ -10,10 +10,12 @@
  * What is said. One connection per process and mount; a user has a quarter of all at most, unless he is root or the
  * daemon's own. Each packet is one struct attach_request,
  * answered in order by one struct attach_reply. Descriptors travel beside them (SCM_RIGHTS). The
- * daemon says nothing unasked; that it hangs up is what a client must watch for.
+ * daemon says nothing unasked but by the bell; that it hangs up is what a client must watch for.
  *
  *     HELLO      version; descriptor: the process's userfaultfd, features ATTACH_UFFD_FEATURES agreed.
- *                Once, first, and within some seconds.
+ *                Once, first, and within some seconds. Reply: the bell's descriptor, a socket, or none: whoever needs
+ *                no bell closes it. A byte comes whenever pages of the client's have been write-protected or
+ *                taken out, unless enough lie there unread.
  *     OPEN       prot, flags (MAP_SHARED or MAP_PRIVATE as asked for), offset, length; descriptor: the
  *                file's. Checked as mmap(2) checks. Reply: id, and the descriptor of the inode's pages,
  *                a memfd in which offset = offset in the file and whose size follows the file's.

@@ -21,7 +21,8 @@ struct answer {
     struct attach_reply reply;
     unsigned char bytes[ATTACH_MINCORE_PAGES]; /* follow it */
     size_t nr_bytes;
-    int fd; /* goes with it; -1 */
+    int fd;   /* goes with it; -1 */
+    bool own; /* and is closed then */
 };
 
 /* ---- packets --------------------------------------------------------------------------------- */
@@ -115,8 +116,22 @@ static bool features_agreed(int fd)
     return found && (features & INT32_MAX) == ATTACH_UFFD_FEATURES; /* above: the kernel's own */
 }
 
+/* A bell, and the client's end of it into the answer, if they can be had. (An eventfd is one file for both ends: its
+ * client could have us wait for it.) The client sends nothing: what it sent would be slow to close. */
+static void make_bell(struct attach_client *c, struct answer *a)
+{
+    int ends[2], little = 1;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0)
+        return;
+    (void)setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &little, sizeof little);
+    (void)shutdown(ends[0], SHUT_RD);
+    c->space.bell = ends[0];
+    a->fd = ends[1];
+    a->own = true;
+}
+
 /* Keeps the descriptor when it returns 0. */
-static int do_hello(struct attach_client *c, int fd)
+static int do_hello(struct attach_client *c, int fd, struct answer *a)
 {
     if (fd == -EMFILE)
         return -EMFILE;
@@ -126,6 +141,8 @@ static int do_hello(struct attach_client *c, int fd)
     int err = worker_start(&c->events, "folio-uffd", events_step, c);
     if (err != 0)
         c->uffd = -1;
+    else
+        make_bell(c, a);
     return err;
 }
 
@@ -379,7 +396,7 @@ static int dispatch(struct attach_client *c, const struct attach_request *rq, in
     int advice = rq->advice;
     switch (rq->op) {
     case ATTACH_HELLO: {
-        int err = do_hello(c, fd);
+        int err = do_hello(c, fd, a);
         *keep = err == 0;
         return err;
     }
@@ -489,15 +506,19 @@ static int carry_out(struct attach_client *c, const struct attach_request *rq, i
     a.reply = (struct attach_reply){ 0 };
     a.nr_bytes = 0;
     a.fd = -1;
+    a.own = false;
     if (work_begin(c)) {
         a.reply.error = dispatch(c, rq, fd, &a, &keep);
         work_end(c);
     }
     if (fd >= 0 && !keep)
         close(fd);
-    if (!work_begin(c))
-        return -ECONNRESET;
-    int err = send_answer(c->sock, &a);
+    bool works = work_begin(c);
+    int err = works ? send_answer(c->sock, &a) : -ECONNRESET;
+    if (a.own)
+        close(a.fd);
+    if (!works)
+        return err;
     if (err == 0 && rq->op == ATTACH_ADVISE && rq->advice == MADV_WILLNEED && a.reply.error == 0)
         bring_in(c, rq, true);
     work_end(c);

@@ -3,9 +3,10 @@
  *     the program's threads    libfolio.c, libfolio_fork.c     check, look up, ask the keeper
  *     the keeper               libfolio_attach.c, _conn.c      maps, registers, talks to the daemon
  *     the watcher              libfolio_keeper.c               sees the daemon hang up, raises SIGBUS
+ *     the listener             libfolio_robust.c               hears the daemon's bell, touches pages with locks
  *     all                      libfolio_table.c                what is attached where
  *
- * The keeper and the watcher have a table of descriptors of their own (close_range(2) with
+ * The keeper, the watcher and the listener have a table of descriptors of their own (close_range(2) with
  * CLOSE_RANGE_UNSHARE). Sockets, userfaultfds and copies of the program's descriptors live only there:
  * a program may close all descriptors it does not know, and that must not end the tracking; and a
  * close() in the program's table would drop every fcntl() lock it holds on the file.
@@ -19,7 +20,7 @@
  * Locks, in this order:
  *
  *     door     one request at a time; held from before an address is given up until the daemon knows.
- *              Never wanted by the watcher. No memory of the program's is touched while it is held.
+ *              Never wanted by the watcher or the listener. No memory of the program's is touched while it is held.
  *         table    the ranges; held briefly, over no message and no page fault, so that the watcher
  *                  gets it whatever the other threads wait for.
  *
@@ -55,6 +56,7 @@
 struct client_conn {
     _Atomic dev_t dev;    /* of the mount; 0: this is none (a; d to change) */
     int socket, uffd;     /* in the keeper's table (d); the watcher puts an empty file for uffd */
+    int bell;             /* likewise (d), the listener's to read; -1: there is none */
     unsigned files;       /* that use it (d) */
     bool own_only;        /* of faults, those inside system calls fail (d) */
     _Atomic bool hung_up; /* it is of no more use (a) */
@@ -106,6 +108,8 @@ void table_unlock(void);
 bool table_touches(const void *addr, size_t length);
 /* The first range that meets [from, to), cut to it; takes a reference of its file.   Locks: table. */
 bool table_next(uintptr_t from, uintptr_t to, struct client_range *out);
+/* Is it attached, and its daemon there? Any thread. */
+bool table_serves(uintptr_t addr);
 /* Drop a reference.   Returns true: it was the last, and attach_release is due.   Locks: table. */
 bool table_put(struct client_file *file);
 
@@ -131,7 +135,7 @@ struct client_proof *table_new_proof(void);
 /* The i-th slot, used or free; NULL after the last. */
 struct client_proof *table_proof(unsigned i);
 
-/* ---- libfolio_keeper.c: two threads with descriptors of their own ------------------------------ */
+/* ---- libfolio_keeper.c: threads with descriptors of their own ----------------------------------- */
 
 /* Lock and unlock door; cancellation is off between. */
 void door_enter(void);
@@ -157,6 +161,15 @@ int keeper_empty(void);
 int keeper_inherited(void);
 /* Have the watcher watch.   Returns 0 or -errno. */
 int keeper_watch(struct client_conn *conn);
+/* Start another thread with the keeper's descriptors.   Returns 0 or -errno. */
+int keeper_start_thread(void *(*f)(void *arg), void *arg);
+
+/* ---- libfolio_robust.c: robust mutexes ----------------------------------------------------------- */
+
+/* In the keeper. Have the listener, which is started if need be, listen to a bell.   Returns 0 or -errno. */
+int robust_listen(int bell);
+/* In a child: it does not run. */
+void robust_forget(void);
 
 /* ---- libfolio_conn.c: one daemon --------------------------------------------------------------- */
 

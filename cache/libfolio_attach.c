@@ -416,12 +416,14 @@ long attach_again(void *arg)
     if (file->proof->fd < 0)
         return -EMFILE;
     if (!file->conn) {
-        int error = conn_get(file->proof->dev, &file->conn);
-        if (error < 0) {
-            file->conn = NULL;
+        struct client_conn *conn;
+        int error = conn_get(file->proof->dev, &conn);
+        if (error < 0)
             return error;
-        }
-        file->conn->files++;
+        conn->files++;
+        table_lock(); /* other ranges of it may be there */
+        file->conn = conn;
+        table_unlock();
     }
     return attach_at(file, &spot, &addr);
 }

@@ -1,4 +1,5 @@
-/* libfolio_keeper.c: the keeper and the watcher: two threads with a table of descriptors of their own.
+/* libfolio_keeper.c: the keeper and the watcher: threads with a table of descriptors of their own. (The listener,
+ * libfolio_robust.c, has it too.)
  *
  *     keeper    waits for keeper_run, calls, answers
  *     watcher   waits for a socket to hang up
@@ -81,6 +82,7 @@ void door_forget(void)
 void keeper_forget(void)
 {
     keeper.runs = false;
+    robust_forget();
 }
 
 bool keeper_runs(void)
@@ -94,7 +96,7 @@ static void wait_for(sem_t *semaphore)
         ;
 }
 
-static int start_thread(void *(*f)(void *arg), void *arg)
+int keeper_start_thread(void *(*f)(void *arg), void *arg)
 {
     pthread_attr_t attr;
     pthread_t thread;
@@ -178,7 +180,7 @@ static void *keep(void *unused)
         error = -errno;
     keeper.result = 0;
     if (!error)
-        error = start_thread(watch, NULL); /* and it answers */
+        error = keeper_start_thread(watch, NULL); /* and it answers */
     if (error) {
         keeper.result = error;
         sem_post(&keeper.answered);
@@ -199,7 +201,7 @@ int keeper_start(int inherit)
     sem_init(&keeper.asked, 0, 0);
     sem_init(&keeper.answered, 0, 0);
     keeper.inherited = inherit;
-    int error = start_thread(keep, NULL);
+    int error = keeper_start_thread(keep, NULL);
     if (error)
         return error;
     wait_for(&keeper.answered);
@@ -235,7 +237,7 @@ static void *call_apart(void *arg)
 
 static long start_apart(void *apart)
 {
-    return start_thread(call_apart, apart);
+    return keeper_start_thread(call_apart, apart);
 }
 
 long keeper_run_apart(long (*f)(void *arg), void *arg)

@@ -148,6 +148,19 @@ bool table_next(uintptr_t from, uintptr_t to, struct client_range *out)
     return true;
 }
 
+bool table_serves(uintptr_t addr)
+{
+    if (addr < atomic_load(&low) || addr >= atomic_load(&high))
+        return false;
+    table_lock();
+    unsigned i = place_of(addr);
+    const struct client_range *range = i < count ? &tables->ranges[i] : NULL;
+    bool serves = range && range->start <= addr && range->file->conn &&
+                  !atomic_load(&range->file->conn->hung_up);
+    table_unlock();
+    return serves;
+}
+
 bool table_put(struct client_file *file)
 {
     return --file->references == 0;

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "cache/attach_proto.h"
@@ -248,6 +249,13 @@ static bool protect_begin(struct uffd_space *space)
     return false;
 }
 
+/* Never waits: whose bell is full has yet to hear it. */
+static void ring(const struct uffd_vma *u)
+{
+    if (u->writable && u->space != NULL && u->space->bell >= 0)
+        (void)send(u->space->bell, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 static int uffd_write_protect(struct vm_area *vma, uint32_t first, uint32_t last)
 {
     struct uffd_vma *u = (struct uffd_vma *)vma;
@@ -258,15 +266,17 @@ static int uffd_write_protect(struct vm_area *vma, uint32_t first, uint32_t last
     int err = uffd_protect(u, first, last);
     if (u->space != NULL)
         atomic_store_explicit(&u->space->protecting, false, memory_order_release);
+    ring(u);
     return err;
 }
 
-/* The memfd's punching takes the page out everywhere. */
+/* The memfd's punching takes the page out everywhere. Who hears the bell before that faults all the same, the page
+ * being clean and protected, and waits for its lock. */
 static int uffd_zap(struct vm_area *vma, uint32_t first, uint32_t last)
 {
-    (void)vma;
     (void)first;
     (void)last;
+    ring((struct uffd_vma *)vma);
     return 0;
 }
 

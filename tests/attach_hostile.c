@@ -109,12 +109,17 @@ static int new_uffd(uint64_t features)
     return fd;
 }
 
-static int greet(int *uffd)
+static int greet_for_bell(int *uffd, int *bell)
 {
     int s = dial();
     *uffd = new_uffd(ATTACH_UFFD_FEATURES);
-    CHECK_EQ(ask(s, (struct attach_request){ .op = ATTACH_HELLO }, *uffd, NULL, NULL), 0);
+    CHECK_EQ(ask(s, (struct attach_request){ .op = ATTACH_HELLO }, *uffd, NULL, bell), 0);
     return s;
+}
+
+static int greet(int *uffd)
+{
+    return greet_for_bell(uffd, NULL);
 }
 
 static int open_pages(int s, int file, uint64_t *id)
@@ -331,6 +336,37 @@ static void attack_memfd(int file)
     control("drop");
     CHECK_EQ(pread(file, got, sizeof got, 0), sizeof got);
     CHECK(memcmp(want, got, sizeof want) == 0);
+}
+
+/* A bell that nobody reads, and that is to be written to: pages are written back and taken out as ever. */
+static void attack_bell(int file)
+{
+    uint64_t id = 0;
+    int bell, null = open("/dev/null", O_RDWR), uffd, s = greet_for_bell(&uffd, &bell);
+    int memfd = open_pages(s, file, &id);
+    char *p = map_pages(s, uffd, memfd, id), byte;
+    CHECK(bell >= 0);
+    CHECK_EQ(fcntl(bell, F_SETFL, 0), 0);
+    CHECK(send(bell, "x", 1, MSG_NOSIGNAL) == -1 && errno == EPIPE);
+    CHECK_EQ(send_bytes(bell, "x", 1, &null, 1), -EPIPE);
+    for (int i = 0; i < 200; i++) {
+        CHECK_EQ(store(p + (size_t)i % PAGES * PAGE, (char)i), 0);
+        CHECK_EQ(fsync(file), 0);
+    }
+    CHECK_EQ(recv(bell, &byte, 1, MSG_DONTWAIT), 1);
+    control("drop");
+    CHECK_EQ(store(p, 'b'), 0);
+    CHECK_EQ(shutdown(bell, SHUT_RDWR), 0);
+    CHECK_EQ(fsync(file), 0);
+    close(bell);
+    CHECK_EQ(store(p, 'c'), 0);
+    CHECK_EQ(fsync(file), 0);
+    CHECK_EQ(byte_at(file, 0), 'c');
+    (void)munmap(p, PAGES * PAGE);
+    close(memfd);
+    close(s);
+    close(uffd);
+    close(null);
 }
 
 /* Every other page of a large file, of a memfd that was cut to nothing. */
@@ -1084,6 +1120,7 @@ int main(int argc, char **argv)
     ATTACK("garbage", attack_garbage());
     ATTACK("descriptors", attack_descriptors(file));
     ATTACK("flood", attack_flood(file));
+    ATTACK("bell", attack_bell(file));
     ATTACK("memfd", attack_memfd(file));
     ATTACK("patches", attack_patches());
     ATTACK("read_only", attack_read_only());

@@ -1154,6 +1154,106 @@ static void test_exec(void)
     close(fd);
 }
 
+/* ---- robust mutexes -------------------------------------------------------------------------------- */
+
+enum { ROBUST = 3, ROBUST_PAGES = 2 * ROBUST };
+
+/* Each lies in two pages: the word in one, what links it to the others in the next. */
+static pthread_mutex_t *robust_at(char *p, int i)
+{
+    return (pthread_mutex_t *)(void *)(p + 2 * (size_t)i * PAGE + PAGE - 16);
+}
+
+static void init_robust(char *p)
+{
+    pthread_mutexattr_t attr;
+    (void)pthread_mutexattr_init(&attr);
+    (void)pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
+    (void)pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);
+    for (int i = 0; i < ROBUST; i++)
+        CHECK_EQ(pthread_mutex_init(robust_at(p, i), &attr), 0);
+    (void)pthread_mutexattr_destroy(&attr);
+}
+
+static void *lock_robust(void *pipes)
+{
+    const int *in_out = pipes;
+    for (int i = 0; i < ROBUST; i++)
+        CHECK_EQ(pthread_mutex_lock(robust_at(inherited, i)), 0);
+    say(in_out[1]);
+    (void)hear(in_out[0]);
+    return NULL;
+}
+
+/* One of its threads locks, and ends when it is told to; or else the process does. */
+static void child_locks_robust(int in, int out)
+{
+    int pipes[2] = { in, out };
+    pthread_join(start(lock_robust, pipes), NULL);
+    say(out);
+    (void)hear(in);
+}
+
+/* Pages of a file that are dirty, as the daemon sees it. */
+static unsigned dirty_pages(const char *name)
+{
+    char line[200];
+    unsigned nr = 0, first, last, count;
+    int state;
+    (void)snprintf(line, sizeof line, "\"$FOLIO_CTL\" . pages %s", name);
+    FILE *f = popen(line, "re");
+    while (f != NULL && fgets(line, sizeof line, f) != NULL)
+        if (sscanf(line, "%u %u %u %n", &first, &last, &count, &state) ==
+                3 && // NOLINT(cert-err34-c)
+            strstr(line + state, "dirty") != NULL)
+            nr += count;
+    if (f == NULL || pclose(f) != 0)
+        give_up("foliofsctl pages");
+    return nr;
+}
+
+static void robust_are_free(char *p)
+{
+    struct timespec until;
+    (void)clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 20;
+    for (int i = 0; i < ROBUST; i++) {
+        CHECK_EQ(pthread_mutex_timedlock(robust_at(p, i), &until), EOWNERDEAD);
+        CHECK_EQ(pthread_mutex_consistent(robust_at(p, i)), 0);
+        CHECK_EQ(pthread_mutex_unlock(robust_at(p, i)), 0);
+    }
+}
+
+/* The owner ends after the mutexes' pages were written back, and perhaps left the cache. */
+static void test_robust(void)
+{
+    int fd = make_file("robust", ROBUST_PAGES);
+    inherited = attach(fd, ROBUST_PAGES);
+    for (int how = 0; how < 4; how++) {
+        bool killed = how % 2 == 0, dropped = how >= 2;
+        init_robust(inherited);
+        struct child c = start_child(child_locks_robust);
+        CHECK(hear(c.from));
+        CHECK_EQ(fsync(fd), 0);
+        if (dropped)
+            control("drop");
+        CHECK(WITHIN(20, dirty_pages("robust") == ROBUST_PAGES)); /* they are writable again */
+        if (killed) {
+            kill_child(&c);
+        } else {
+            say(c.to);
+            CHECK(hear(c.from));
+        }
+        robust_are_free(inherited);
+        if (!killed)
+            end_child(&c);
+    }
+    folio_munmap(inherited, ROBUST_PAGES * PAGE);
+    close(fd);
+}
+
+/* ---- limits ---------------------------------------------------------------------------------------- */
+
 static void child_out_of_descriptors(int in, int out)
 {
     (void)in;
@@ -1480,6 +1580,7 @@ static const struct test {
     { "advice", test_advice, false },
     { "fork", test_fork, false },
     { "exec", test_exec, false },
+    { "robust", test_robust, false },
     { "descriptors", test_descriptors, false },
     { "chroot", test_chroot, false },
     { "stopped", test_stopped, false },

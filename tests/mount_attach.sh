@@ -89,7 +89,7 @@ everything()
         case $options in
         *cache_size*) # is written back at any time, and so counts what it likes
             ops coherent two times size tail race_write race_punch race_truncate pressure errors locked \
-                limited read_only private parts fork exec descriptors stopped crowd many both
+                limited read_only private parts fork exec robust descriptors stopped crowd many both
             ;;
         *)
             ops

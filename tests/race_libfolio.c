@@ -525,7 +525,22 @@ static void thousands(void)
     CHECK(counts->ranges == MANY / 2 && load(at[1] + PAGE) == SIGSEGV && at[1][0] == 1);
 }
 
-/* Threads that map, touch, cut and unmap at once: each sees its own bytes, whoever's addresses it got. */
+/* A robust mutex in what is attached, locked and unlocked; the fake daemon rings all the while. */
+static void lock_and_unlock(char *at)
+{
+    pthread_mutex_t *mutex = (pthread_mutex_t *)(void *)at;
+    pthread_mutexattr_t robust;
+
+    CHECK(pthread_mutexattr_init(&robust) == 0 &&
+          pthread_mutexattr_setpshared(&robust, PTHREAD_PROCESS_SHARED) == 0 &&
+          pthread_mutexattr_setrobust(&robust, PTHREAD_MUTEX_ROBUST) == 0);
+    CHECK(pthread_mutex_init(mutex, &robust) == 0);
+    for (unsigned i = 0; i < 20; i++)
+        CHECK(pthread_mutex_lock(mutex) == 0 && pthread_mutex_unlock(mutex) == 0);
+    CHECK(pthread_mutex_destroy(mutex) == 0 && pthread_mutexattr_destroy(&robust) == 0);
+}
+
+/* Threads that map, touch, lock, cut and unmap at once: each sees its own bytes, whoever's addresses it got. */
 static void *churn(void *argument)
 {
     unsigned random = 1 + *(const unsigned *)argument;
@@ -545,6 +560,7 @@ static void *churn(void *argument)
         CHECK(at[page * PAGE + 2] == (char)i);
         unsigned char there;
         CHECK(folio_mincore(at + page * PAGE, PAGE, &there) == 0 && there);
+        lock_and_unlock(at + page * PAGE + 64);
         CHECK(folio_msync(at + page * PAGE, PAGE, i % 2 ? MS_SYNC : MS_ASYNC) == 0);
         CHECK(folio_munmap(at + page * PAGE, (count - page) * PAGE) == 0);
     }

@@ -43,7 +43,7 @@ struct id {
 };
 
 struct client {
-    int socket, uffd;
+    int socket, uffd, bell;
     unsigned count;
     struct range ranges[RANGES];
     struct id ids[IDS];
@@ -168,6 +168,17 @@ static void read_faults(const struct client *client)
 
 /* ---- requests -------------------------------------------------------------------------------------- */
 
+static bool hang_bell(struct client *client, int *reply_fd)
+{
+    int ends[2];
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
+        return false;
+    client->bell = ends[0];
+    *reply_fd = ends[1];
+    return true;
+}
+
 static int open_file(struct client *client, const struct attach_request *request, int fd,
                      struct attach_reply *reply, int *reply_fd)
 {
@@ -226,7 +237,7 @@ static int serve(struct client *client, const struct attach_request *request, in
     case ATTACH_HELLO:
         atomic_fetch_add(&counts->hello, 1);
         client->uffd = dup(fd);
-        return client->uffd < 0 ? -EPROTO : 0;
+        return client->uffd < 0 || !hang_bell(client, reply_fd) ? -EPROTO : 0;
     case ATTACH_OPEN:
         atomic_fetch_add(&counts->open, 1);
         return open_file(client, request, fd, reply, reply_fd);
@@ -306,6 +317,9 @@ static bool read_request(struct client *client)
     if (fd >= 0)
         close(fd);
     send_reply(client->socket, &reply, reply_fd, bytes, extra);
+    if (request.op == ATTACH_HELLO)
+        close(reply_fd);
+    send(client->bell, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
     return true;
 }
 
@@ -316,8 +330,10 @@ static void leave(struct client *client)
     close(client->socket);
     if (client->uffd >= 0)
         close(client->uffd);
+    if (client->bell >= 0)
+        close(client->bell);
     memset(client, 0, sizeof(*client));
-    client->socket = client->uffd = -1;
+    client->socket = client->uffd = client->bell = -1;
 }
 
 static void welcome(int listener)
@@ -334,7 +350,7 @@ static void welcome(int listener)
 _Noreturn static void serve_all(int listener)
 {
     for (unsigned i = 0; i < CLIENTS; i++)
-        clients[i].socket = clients[i].uffd = -1;
+        clients[i].socket = clients[i].uffd = clients[i].bell = -1;
     for (;;) {
         struct pollfd wait[1 + 2 * CLIENTS] = { { .fd = listener, .events = POLLIN } };
         for (unsigned i = 0; i < CLIENTS; i++) {

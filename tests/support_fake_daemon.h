@@ -1,7 +1,8 @@
 /* support_fake_daemon.h: a process that speaks attach_proto.h and nothing else: no cache, no volume.
  *
  * The pages of a file are its bytes, copied into a memfd when a fault asks for them; they are never
- * written back, nor freed. What it was asked is counted, in memory that the test shares. */
+ * written back, nor freed. Its bell rings with every answer. What it was asked is counted, in memory that the test
+ * shares. */
 #ifndef FOLIO_TESTS_SUPPORT_FAKE_DAEMON_H
 #define FOLIO_TESTS_SUPPORT_FAKE_DAEMON_H
 
