@@ -190,8 +190,9 @@ static int track(struct client_file *file, void *addr, size_t length, off_t offs
                                   .offset = (uint64_t)offset,
                                   .flags = populate ? (int32_t)ATTACH_POPULATE : 0 };
 
-    /* A child that fork()'s handlers do not see must find nothing here. */
-    if (sys_madvise(addr, length, MADV_DONTFORK))
+    /* A child that fork()'s handlers do not see must find nothing here. Nor a core dump, which has no files' shared
+     * mappings unless asked for them, and would take a memfd for memory. */
+    if (sys_madvise(addr, length, MADV_DONTFORK) || sys_madvise(addr, length, MADV_DONTDUMP))
         return -errno;
     if (ioctl(file->conn->uffd, UFFDIO_REGISTER, &area)) {
         if (errno == ENOTTY) /* no userfaultfd any more: the daemon has hung up */
@@ -506,9 +507,11 @@ static bool blot_out(const struct client_range *range, int uffd)
     struct uffdio_range area = { range->start, length };
     void *addr = (void *)range->start; // NOLINT(performance-no-int-to-ptr)
 
-    bool done = sys_mmap(addr, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-                         keeper_empty(), 0) != MAP_FAILED ||
-                poison(range, uffd) || sys_munmap(addr, length) == 0;
+    bool covered = sys_mmap(addr, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                            keeper_empty(), 0) != MAP_FAILED;
+    if (covered)
+        (void)sys_madvise(addr, length, MADV_DONTDUMP);
+    bool done = covered || poison(range, uffd) || sys_munmap(addr, length) == 0;
     /* Who waits in a fault there looks again. */
     ioctl(uffd, UFFDIO_WAKE, &area);
     return done;

@@ -1154,6 +1154,37 @@ static void test_exec(void)
     close(fd);
 }
 
+/* Has the mapping around an address this flag in /proc's smaps? */
+static bool has_flag(const char *at, const char *flag)
+{
+    char line[400], *end;
+    bool inside = false, found = false;
+    FILE *f = fopen("/proc/self/smaps", "re");
+    if (f == NULL)
+        give_up("smaps");
+    while (fgets(line, sizeof line, f) != NULL) {
+        unsigned long first = strtoul(line, &end, 16);
+        if (*end == '-')
+            inside = (uintptr_t)at >= first && (uintptr_t)at < strtoul(end + 1, NULL, 16);
+        else if (inside && strncmp(line, "VmFlags:", 8) == 0)
+            found = strstr(line, flag) != NULL;
+    }
+    (void)fclose(f);
+    return found;
+}
+
+/* A core dump has none of it, as of any file that is mapped, unless that is asked for. */
+static void test_dump(void)
+{
+    int fd = make_file("dump", 4);
+    char *p = attach(fd, 4);
+    CHECK(has_flag(p, " dd"));
+    CHECK_EQ(folio_madvise(p + PAGE, PAGE, MADV_DODUMP), 0);
+    CHECK(has_flag(p, " dd") && !has_flag(p + PAGE, " dd") && has_flag(p + 2 * PAGE, " dd"));
+    folio_munmap(p, 4 * PAGE);
+    close(fd);
+}
+
 /* ---- robust mutexes -------------------------------------------------------------------------------- */
 
 enum { ROBUST = 3, ROBUST_PAGES = 2 * ROBUST };
@@ -1580,6 +1611,7 @@ static const struct test {
     { "advice", test_advice, false },
     { "fork", test_fork, false },
     { "exec", test_exec, false },
+    { "dump", test_dump, false },
     { "robust", test_robust, false },
     { "descriptors", test_descriptors, false },
     { "chroot", test_chroot, false },
