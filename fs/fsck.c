@@ -54,6 +54,7 @@ struct options {
 struct result {
     struct check_summary summary;
     bool checked, repaired;
+    bool opens;         /* the damaged volume, read-only */
     uint64_t corrected; /* findings that were seen to */
     int error;          /* -errno */
     struct store_error why;
@@ -196,6 +197,19 @@ static void repair(const struct fsck *f, struct check *c)
     lmdb_close(l);
 }
 
+/* Would foliofs -o ro take it? A file that is cut off it does not, for one. */
+static bool opens_read_only(const struct fsck *f)
+{
+    struct store_options o = { .locked = true, .read_only = true };
+    struct store_error error;
+    struct store *s;
+
+    if (store_open(f->options.volume, &o, &s, &error) != 0)
+        return false;
+    (void)store_close(s);
+    return true;
+}
+
 _Noreturn static void child(const struct fsck *f, int pipe_fd, bool may_repair)
 {
     struct rlimit no_core = { 0, 0 };
@@ -215,6 +229,7 @@ _Noreturn static void child(const struct fsck *f, int pipe_fd, bool may_repair)
     r->summary = *check_summary(c);
     r->checked = true;
     bool sound = r->summary.pages.damage == 0;
+    r->opens = !sound && opens_read_only(f);
     if (may_repair && sound && (r->summary.log_changes > 0 || r->summary.log_damaged))
         repair_log(f);
     else if (may_repair && sound && r->summary.fixable > 0)
@@ -357,11 +372,13 @@ static void print_way_out(const struct fsck *f)
                 f->options.volume);
         return;
     }
-    printf(
-        "The pages of the database itself are damaged; repairing them would be guessing.\n"
-        "Way out: restore a backup; or mount it read-only (foliofs -o ro %s DIR), copy off what\n"
-        "reads, and make a new volume with mkfs.foliofs.\n",
-        f->options.volume);
+    puts("The pages of the database itself are damaged; repairing them would be guessing.");
+    if (f->signal == 0 && !f->result->opens)
+        puts("Way out: restore a backup. So damaged, it cannot be mounted, not even read-only.");
+    else
+        printf("Way out: restore a backup; or mount it read-only (foliofs -o ro %s DIR), copy off\n"
+               "what reads, and make a new volume with mkfs.foliofs.\n",
+               f->options.volume);
 }
 
 static void print_pages(const struct fsck *f)

@@ -279,7 +279,9 @@ int lmdb_first_look(struct lmdb *l, const char *path, int fd, struct store_error
         return lmdb_open_error(ENOMEM, path, error);
     if (look.last_page >= look.file_pages &&
         (rc != 0 || look.missing_free != look.last_page + 1 - look.file_pages))
-        return store_fail(error, -EIO, "%s: truncated: %" PRIu64 " bytes missing; run fsck.foliofs",
+        return store_fail(error, -EIO,
+                          "%s: truncated: %" PRIu64 " bytes missing; restore a backup "
+                          "(fsck.foliofs -n says what else is damaged)",
                           path, (look.last_page + 1) * LMDB_PAGE_SIZE - file_bytes);
     if (rc != 0)
         return store_fail(error, rc, "%s: cannot be read (%s); run fsck.foliofs", path,

@@ -161,7 +161,9 @@ clearly_refused()
 survives()
 {
     : >"$T/daemon.out"
+    mounted=
     if try_mount; then
+        mounted=1
         look all >"$T/look.out" 2>/dev/null || fail "$what: reading hangs or crashed"
         [ ! -s "$T/look.out" ] || fail "$what: $(head -n 5 "$T/look.out")"
         timeout 10 touch "$M/new" 2>/dev/null # an error, or not
@@ -176,6 +178,8 @@ survives()
     fsck_status=$?
     [ "$fsck_status" -lt 100 ] ||
         fail "$what: fsck.foliofs ended with $fsck_status: $(tail -n 5 "$T/fsck.out")"
+    [ -z "$mounted" ] || ! grep -q 'Way out' "$T/fsck.out" || grep -q 'mount it read-only' "$T/fsck.out" ||
+        fail "$what: it was mounted, and fsck.foliofs says it cannot be: $(tail -n 5 "$T/fsck.out")"
 }
 
 # Errors on the named files alone.
@@ -267,6 +271,7 @@ print((len(data) - 1) // 4096 * 4096)' "$V")
     [ "$(stat -c %s "$V")" -lt "$whole" ] || fail "$what: not shorter"
     refused
     fsck_says '4 8'
+    ! grep -q 'mount it read-only' "$T/fsck.out" || fail "$what: fsck advises what foliofs refuses"
 done
 
 what='another kind of file'

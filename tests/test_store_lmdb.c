@@ -987,10 +987,10 @@ Test(lmdb, a_truncated_file_is_refused)
     static const long less[] = { 1, PAGE, 10 * PAGE, 90 * PAGE };
     for (size_t i = 0; i < sizeof less / sizeof *less; i++) {
         cr_assert_eq(truncate(path, st.st_size - less[i]), 0);
-        refuse(-EIO, "bytes missing; run fsck.foliofs");
+        refuse(-EIO, "bytes missing; restore a backup");
     }
     cr_assert_eq(truncate(path, 2 * PAGE), 0);
-    refuse(-EIO, "bytes missing; run fsck.foliofs");
+    refuse(-EIO, "bytes missing; restore a backup");
     cr_assert_eq(truncate(path, PAGE), 0);
     refuse(-EIO, "fsck.foliofs");
     cr_assert_eq(truncate(path, 100), 0);
@@ -1051,7 +1051,7 @@ Test(lmdb, a_file_that_lacks_only_free_pages_is_whole)
     }
     close_volume();
     cr_assert_eq(truncate(path, st.st_size - PAGE), 0); /* one page that is used */
-    refuse(-EIO, "bytes missing; run fsck.foliofs");
+    refuse(-EIO, "bytes missing; restore a backup");
 }
 
 Test(lmdb, read_only_refuses_to_write)
