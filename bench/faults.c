@@ -46,6 +46,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bench/output.h"
 #include "cache/attach_proto.h"
 #include "cache/folio.h"
 #include "cache/page_cache.h"
@@ -662,5 +663,5 @@ int main(int argc, char **argv)
     for (unsigned d = 0; d < nr_doors; d++)
         if (has_file(d))
             unlink(paths[d]);
-    return 0;
+    return close_output("faults");
 }

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bench/output.h"
 #include "cache/filemap.h"
 
 #define MAX_FILES 8u
@@ -637,5 +638,7 @@ int main(int argc, char **argv)
         read_trace(&t, trace_path);
         measure(csv, "sqlite", &t, pages);
     }
-    return fclose(csv) != 0;
+    if (fclose(csv) != 0)
+        die(csv_path, strerror(errno));
+    return close_output("hitratio");
 }

@@ -47,6 +47,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bench/output.h"
+
 enum {
     BLOCK = 4096,
     HEAD = 16, /* LMDB's page header: what a value lacks to be a whole page */
@@ -1160,5 +1162,5 @@ int main(int argc, char **argv)
     measure(b);
     bench_close(b);
     free(b);
-    return 0;
+    return close_output("layout");
 }

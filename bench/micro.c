@@ -33,6 +33,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bench/output.h"
 #include "cache/page_cache.h"
 #include "cache/rcu.h"
 
@@ -1111,5 +1112,5 @@ int main(int argc, char **argv)
     bench_close(b, jobs);
     free(jobs);
     free(b);
-    return 0;
+    return close_output("micro");
 }

@@ -14,6 +14,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bench/output.h"
+
 #define BLOCK       4096
 #define WARM_UP     100
 #define MAX_THREADS 64
@@ -109,5 +111,5 @@ int main(int argc, char **argv)
     for (int i = 0; i < nr; i++)
         free(readers[i].histogram);
     close(fd);
-    return 0;
+    return close_output("bench_pread");
 }

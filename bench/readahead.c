@@ -21,6 +21,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bench/output.h"
 #include "cache/filemap.h"
 #include "store/dev_latency.h"
 
@@ -279,5 +280,5 @@ int main(int argc, char **argv)
             run(patterns[p].name, specs[i], model, pages);
     }
     free(wants);
-    return 0;
+    return close_output("readahead");
 }

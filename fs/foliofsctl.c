@@ -715,13 +715,9 @@ static void parse_options(struct client *client, int argc, char **argv)
     int c, which;
     opterr = 0;
     while ((c = getopt_long(argc, argv, LETTERS, long_options, &which)) != -1) {
-        if (c == 'h') {
-            (void)fputs(usage_text, stdout);
-            exit(0);
-        }
-        if (c == 'V') {
-            (void)puts("foliofsctl " FOLIO_VERSION);
-            exit(0);
+        if (c == 'h' || c == 'V') {
+            (void)fputs(c == 'h' ? usage_text : "foliofsctl " FOLIO_VERSION "\n", stdout);
+            exit(process_close_output("foliofsctl") ? 0 : 1);
         }
         if (c == '?')
             die_usage("%s: no such option, or one with a value too few or too many",
@@ -751,5 +747,5 @@ int main(int argc, char **argv)
         die_usage("%s has no such option: it is for inject", command->name);
     find_mount(&client, rest[0]);
     command->run(&client, rest + 2);
-    return fflush(stdout) == 0 && ferror(stdout) == 0 ? 0 : 1;
+    return process_close_output("foliofsctl") ? 0 : 1;
 }

@@ -444,7 +444,7 @@ int main(int argc, char **argv)
     if (!process_start())
         return EXIT_OPERATION;
     if (!parse_options(argc, argv, &f.options, &code))
-        return code;
+        return process_close_output("fsck.foliofs") ? code : EXIT_OPERATION;
     unsigned tries = 0;
     do
         lock = volume_lock(f.options.volume, false, &error);
@@ -464,5 +464,7 @@ int main(int argc, char **argv)
         print_pages(&f);
     print_summary(&f);
     free(f.seen);
+    if (!process_close_output("fsck.foliofs"))
+        code |= EXIT_OPERATION;
     return code; /* the lock goes with the process */
 }

@@ -326,6 +326,8 @@ int main(int argc, char **argv)
         err = prepare(&p, &error);
     if (err != 0)
         fprintf(stderr, "foliofs: %s\n", error.text);
+    else if ((p.options.help || p.options.version) && !process_close_output("foliofs"))
+        err = -EIO;
     if (err == 0 && !p.options.help && !p.options.version) {
         err = daemon_start(&p.daemon, p.options.foreground);
         if (err == 0)

@@ -116,7 +116,7 @@ int main(int argc, char **argv)
         return EXIT_FAILURE;
     int status = parse_options(argc, argv, &format);
     if (status >= 0)
-        return status;
+        return process_close_output("mkfs.foliofs") ? status : EXIT_FAILURE;
     const char *path = argv[optind];
     int rc = store_format(path, &format, &error);
     if (rc == 0)
@@ -125,9 +125,5 @@ int main(int argc, char **argv)
         fprintf(stderr, "mkfs.foliofs: %s\n", error.text[0] != '\0' ? error.text : strerror(-rc));
         return EXIT_FAILURE;
     }
-    if (fflush(stdout) != 0) {
-        perror("mkfs.foliofs: standard output");
-        return EXIT_FAILURE;
-    }
-    return EXIT_SUCCESS;
+    return process_close_output("mkfs.foliofs") ? EXIT_SUCCESS : EXIT_FAILURE;
 }

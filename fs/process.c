@@ -1,8 +1,10 @@
 #include "fs/process.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -33,4 +35,15 @@ const char *process_bad_option(char **argv, const char *letters)
         return argv[optind - 1];
     text[1] = (char)optopt;
     return text;
+}
+
+bool process_close_output(const char *program)
+{
+    bool failed = ferror(stdout) != 0;
+    errno = 0;
+    if (fclose(stdout) == 0 && !failed)
+        return true;
+    fprintf(stderr, "%s: standard output: %s\n", program,
+            errno != 0 ? strerror(errno) : "not all of it could be written");
+    return false;
 }

@@ -11,5 +11,7 @@
 bool process_start(void);
 /* What getopt_long(3) has just returned '?' for, as it was written. letters: as given to it. */
 const char *process_bad_option(char **argv, const char *letters);
+/* The last use of standard output.   Returns false, having said so, if not all that was printed was written. */
+bool process_close_output(const char *program);
 
 #endif

@@ -107,6 +107,21 @@ refuses 8 "$daemon" "$fsck" -n "$V"
 refuses - "$daemon" "$mkfs" --force "$V"
 [ "$(cat "$M/file")" = before ] || fail 'the mount has suffered'
 
+# --- nobody gets what is printed ---------------------------------------------------------------
+
+may_be_mounted=1
+not_printed() # PROGRAM ARGUMENTS...
+{
+    # shellcheck disable=SC2016 # expanded in there
+    refuses - 'standard output' sh -c 'exec "$0" "$@" >/dev/full' "$@"
+}
+for program in foliofs mkfs.foliofs fsck.foliofs foliofsctl folio-stress; do
+    not_printed "$FOLIO_BIN/$program" --help
+done
+not_printed "$ctl" "$M" stats
+not_printed "$fsck" -n "$T/text"
+not_printed "$FOLIO_BIN/folio-stress" -t 1 "$T"
+
 # --- unmount while busy ------------------------------------------------------------------------
 
 exec 9<"$M/file"

@@ -378,14 +378,15 @@ int main(int argc, char **argv)
         die(EXIT_ABSENT, p.o.dir, strerror(errno));
     snprintf(p.dir, sizeof p.dir, "%s/folio-stress.%d", dir, (int)getpid());
     free(dir);
+    printf(
+        "folio-stress: seed %llu, %u s, %u processes of %u threads, %u files of up to %u pages\n",
+        (unsigned long long)p.o.seed, p.o.seconds, p.o.procs, p.o.threads, p.o.files, p.o.pages);
+    if (fflush(stdout) != 0)
+        die(EXIT_FAILED, "standard output", strerror(errno));
     if (mkdir(p.dir, 0777) != 0)
         die(EXIT_ABSENT, p.dir, strerror(errno));
     p.o.dir = p.dir;
     p.self.dir = -1;
-    printf(
-        "folio-stress: seed %llu, %u s, %u processes of %u threads, %u files of up to %u pages\n",
-        (unsigned long long)p.o.seed, p.o.seconds, p.o.procs, p.o.threads, p.o.files, p.o.pages);
-    fflush(stdout);
     renew_self(&p);
     learn_filesystem(&p);
     make_files(&p);
@@ -393,5 +394,5 @@ int main(int argc, char **argv)
     run(&p);
     remove_files(&p);
     summary(&p);
-    return 0;
+    return close_output() ? 0 : EXIT_FAILED;
 }

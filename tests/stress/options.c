@@ -7,7 +7,8 @@
 
 #include "tests/stress/stress.h"
 
-#define EXIT_USAGE 2
+#define EXIT_FAILED 1
+#define EXIT_USAGE  2
 
 const char *const op_names[NR_OPS] = {
     [OP_STORE] = "store",   [OP_LOAD] = "load",     [OP_WRITE] = "write",
@@ -104,6 +105,17 @@ static const char help_errors[] = /* a string of its own: C promises 4,095 bytes
     "\n"
     "exit status: 0 passed, 1 something was lost or failed, 2 usage, 77 something needed is "
     "absent\n";
+
+bool close_output(void)
+{
+    bool failed = ferror(stdout) != 0;
+    errno = 0;
+    if (fclose(stdout) == 0 && !failed)
+        return true;
+    fprintf(stderr, "folio-stress: standard output: %s\n",
+            errno != 0 ? strerror(errno) : "not all of it could be written");
+    return false;
+}
 
 static void usage(const char *why, const char *what)
 {
@@ -253,7 +265,7 @@ static void option(struct options *o, int c)
     case 'h':
         fputs(help, stdout);
         fputs(help_errors, stdout);
-        exit(0);
+        exit(close_output() ? 0 : EXIT_FAILED);
     default:
         exit(EXIT_USAGE); /* getopt has said why */
     }

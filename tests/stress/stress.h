@@ -103,8 +103,10 @@ struct options {
     bool keep;   /* the directory */
 };
 
-/* Exits: 0 after --help, 2 for what it does not understand. */
+/* Exits: 0 after --help (1 if nobody could be told), 2 for what it does not understand. */
 void options_parse(struct options *o, int argc, char **argv);
+/* The last use of standard output.   Returns false, having said so, if not all that was printed was written. */
+bool close_output(void);
 
 /* ---- shared memory --------------------------------------------------------------------------- */
 
