@@ -44,8 +44,10 @@ static const char *parse_rule(const json_t *args, bool file, struct fault_rule *
         return "inject wants no args, {\"clear\": true}, or \"kind\" and what goes with it";
     if (per_million < 1 || per_million > 1000000)
         return "per_million is 1 to 1000000";
-    if (count < 0 || after < 0)
-        return "count and after are not below 0";
+    if (count < (json_object_get(args, "count") != NULL ? 1 : 0)) /* 0, if not given: without end */
+        return "count is at least 1";
+    if (after < 0)
+        return "after is not below 0";
     *out = (struct fault_rule){ .reads = reads != 0,
                                 .writes = writes != 0,
                                 .commits = commits != 0,

@@ -91,6 +91,7 @@ refuses 2 'which kind' inject --clear --writes
 refuses 1 'reads, writes, commits' inject --eio
 refuses 1 'per_million is 1 to' inject --eio --writes --per-million=0
 refuses 1 'per_million is 1 to' inject --eio --writes --per-million=1000001
+refuses 1 'count is at least 1' inject --eio --writes --count=0
 refuses 1 'lost and torn' inject --lost --reads
 refuses 1 'lost and torn' inject --torn --writes --commits
 refuses 1 'not a file' inject --eio --commits "$M/file"
