@@ -70,7 +70,7 @@ mount_it()
 {
     "$bin/foliofs" "$@" "$t/volume" "$t/mnt" || fail 'foliofs did not mount'
     pid=$(daemons)
-    grep " $t/mnt fuse.foliofs " /proc/mounts || fail 'not in /proc/mounts'
+    findmnt -t fuse.foliofs -M "$t/mnt" || fail 'it is not mounted'
 }
 # umount returns when the kernel is done; the volume is complete when the daemon has ended.
 unmount_it()
