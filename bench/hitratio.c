@@ -3,8 +3,8 @@
  *     bench_hitratio [-n PAGES] [-c FILE.csv] [-t TRACE]
  *
  * lru2q and s3fifo are the cache library itself, without threads and readahead, on a device in memory;
- * lru, sieve, arc and Belady's optimum (which knows the future) are computed here. A trace is lines
- * of "FILE PAGE COUNT", FILE below MAX_FILES; - is standard input. See HITRATIO.md. */
+ * lru, sieve, arc and Belady's optimum (which knows the future) are computed here. bench/trace.h
+ * says what a trace is; - is standard input. See HITRATIO.md. */
 #include <assert.h>
 #include <errno.h>
 #include <math.h>
@@ -14,10 +14,10 @@
 #include <unistd.h>
 
 #include "bench/output.h"
+#include "bench/trace.h"
 #include "cache/filemap.h"
 
-#define MAX_FILES 8u
-#define NONE      UINT32_MAX
+#define NONE UINT32_MAX
 
 struct trace {
     uint64_t *keys; /* file << 32 | page */
@@ -205,21 +205,9 @@ static void make_shift(struct trace *t, uint32_t c)
     zipf_free(&z);
 }
 
-static void read_trace(struct trace *t, const char *path)
+static void access_traced(void *trace, uint32_t file, uint32_t page)
 {
-    FILE *in = strcmp(path, "-") == 0 ? stdin : fopen(path, "r");
-    char line[64];
-    uint32_t file, page, count;
-    if (in == NULL)
-        die(path, strerror(errno));
-    while (fgets(line, sizeof line, in) != NULL) {
-        if (sscanf(line, "%u %u %u", &file, &page, &count) != 3 || file >= MAX_FILES)
-            die(path, "not a trace");
-        for (uint32_t i = 0; i < count; i++)
-            access_page(t, file, page + i);
-    }
-    if (in != stdin)
-        fclose(in);
+    access_page(trace, file, page);
 }
 
 /* Number the pages, by a hash table with open addressing. */
@@ -257,13 +245,13 @@ static void trace_free(struct trace *t)
 static uint32_t run_cache(const struct trace *t, uint32_t pages, const char *policy)
 {
     struct cache_options o = { .cache_bytes = (uint64_t)pages << PAGE_SHIFT, .reclaim = policy };
-    struct address_space files[MAX_FILES];
+    struct address_space files[TRACE_FILES];
     struct page_cache *cache;
     struct cache_stats stats;
     struct device *dev = dev_memory_create();
     if (dev == NULL || page_cache_create(&cache, &o) != 0)
         die(policy, "no cache");
-    for (uint32_t f = 0; f < MAX_FILES; f++)
+    for (uint32_t f = 0; f < TRACE_FILES; f++)
         mapping_init(&files[f], cache, dev, f + 1, NULL, MAX_FILE_SIZE);
     for (uint32_t i = 0; i < t->count; i++) {
         struct page *page;
@@ -272,7 +260,7 @@ static uint32_t run_cache(const struct trace *t, uint32_t pages, const char *pol
         put_page(cache, page);
     }
     page_cache_stats(cache, &stats);
-    for (uint32_t f = 0; f < MAX_FILES; f++)
+    for (uint32_t f = 0; f < TRACE_FILES; f++)
         mapping_destroy(&files[f]);
     page_cache_destroy(cache);
     device_destroy(dev);
@@ -614,7 +602,7 @@ int main(int argc, char **argv)
     uint32_t pages = 4096;
     for (int c; (c = getopt(argc, argv, "n:c:t:")) != -1;) {
         if (c == 'n')
-            pages = (uint32_t)strtoul(optarg, NULL, 10);
+            pages = trace_cache_pages(optarg);
         else if (c == 'c')
             csv_path = optarg;
         else if (c == 't')
@@ -622,8 +610,9 @@ int main(int argc, char **argv)
         else
             return 2;
     }
-    if (pages < CACHE_MIN_PAGES || pages > 1u << 20)
-        die("-n", "16 to 1048576 pages");
+    struct trace traced = { 0 };
+    if (trace_path != NULL)
+        trace_read(trace_path, MAX_FILE_SIZE >> PAGE_SHIFT, access_traced, &traced);
     FILE *csv = fopen(csv_path, "w");
     if (csv == NULL)
         die(csv_path, strerror(errno));
@@ -633,11 +622,8 @@ int main(int argc, char **argv)
         patterns[i].make(&t, pages);
         measure(csv, patterns[i].name, &t, pages);
     }
-    if (trace_path != NULL) {
-        struct trace t = { 0 };
-        read_trace(&t, trace_path);
-        measure(csv, "sqlite", &t, pages);
-    }
+    if (trace_path != NULL)
+        measure(csv, "sqlite", &traced, pages);
     if (fclose(csv) != 0)
         die(csv_path, strerror(errno));
     return close_output("hitratio");

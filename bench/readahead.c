@@ -5,7 +5,7 @@
  * The policies run in the cache library itself; PAGES is its size (4096). Time is computed, so a run on a
  * busy machine gives the same figures: the device fills pages at once and notes when a real one would
  * have been done (store/dev_latency.h has the models), and a reader that comes earlier has stalled. Between two
- * pages a reader computes for THINK_NS. A trace is lines of "FILE PAGE COUNT", as for hitratio; - is
+ * pages a reader computes for THINK_NS. bench/trace.h says what a trace is; - is
  * standard input. The result is CSV, all in per cent but for stall_us and amplification:
  *
  *   hit            pages that were there
@@ -22,10 +22,11 @@
 #include <unistd.h>
 
 #include "bench/output.h"
+#include "bench/trace.h"
 #include "cache/filemap.h"
 #include "store/dev_latency.h"
 
-#define FILES    8u
+#define FILES    TRACE_FILES
 #define PER_FILE (1u << 16) /* pages */
 #define THINK_NS 5000u
 #define WANTED   40000u /* pages, in a pattern */
@@ -111,20 +112,10 @@ static void at_random(void)
         want(0, 0, draw());
 }
 
-static const char *trace_path;
-static void trace(void)
+static void access_traced(void *unused, uint32_t file, uint32_t page)
 {
-    FILE *f = strcmp(trace_path, "-") == 0 ? stdin : fopen(trace_path, "re");
-    unsigned file, page, count;
-    if (f == NULL)
-        die(trace_path, strerror(errno));
-    while (fscanf(f, "%u %u %u", &file, &page, &count) == 3)
-        for (uint32_t i = 0; i < count; i++)
-            if (file < FILES)
-                want(file, file, page + i);
-    if (!feof(f))
-        die(trace_path, "not lines of \"FILE PAGE COUNT\"");
-    fclose(f);
+    (void)unused;
+    want(file, file, page);
 }
 
 static const struct {
@@ -138,7 +129,6 @@ static const struct {
     { "two streams; one handle", one_handle },
     { "runs of 16", runs },
     { "random", at_random },
-    { "trace", trace },
 };
 
 /* ---- a device whose time is computed --------------------------------------------------------- */
@@ -198,6 +188,15 @@ static double percent(uint64_t part, uint64_t of)
     return of != 0 ? 100.0 * (double)part / (double)of : 0;
 }
 
+static const struct ra_policy *find_policy(const char *spec)
+{
+    const struct ra_policy *policy;
+    char error[RA_ERROR_BYTES];
+    if (ra_policy_open(spec, &policy, error, sizeof error) != 0)
+        die(spec, error);
+    return policy;
+}
+
 static void run(const char *pattern, const char *spec, const struct latency_model *model,
                 uint32_t pages)
 {
@@ -207,11 +206,8 @@ static void run(const char *pattern, const char *spec, const struct latency_mode
     struct file_ra_state handles[FILES];
     struct page_cache *cache;
     struct cache_stats s;
-    const struct ra_policy *policy;
-    char error[RA_ERROR_BYTES];
+    const struct ra_policy *policy = find_policy(spec);
     uint64_t hits = 0, late = 0, stalled = 0;
-    if (ra_policy_open(spec, &policy, error, sizeof error) != 0)
-        die(spec, error);
     memset(&t, 0, sizeof t);
     t.dev = (struct device){ .ops = &timed_ops, .nr_blocks = PER_FILE };
     t.model = model;
@@ -250,18 +246,27 @@ static void run(const char *pattern, const char *spec, const struct latency_mode
     page_cache_destroy(cache);
 }
 
+static void run_all(const char *pattern, const struct latency_model *model, uint32_t pages,
+                    const char *const *specs, size_t nr_specs)
+{
+    for (size_t i = 0; i < nr_specs; i++)
+        run(pattern, specs[i], model, pages);
+    nr_wants = 0;
+}
+
 int main(int argc, char **argv)
 {
     static const char *const usual[] = { "none",     "linux",  "linux:large_folios",
                                          "fixed:32", "stride", "leap" };
     const struct latency_model *model = &latency_ssd;
+    const char *trace = NULL;
     uint32_t pages = 4096;
     int option;
     while ((option = getopt(argc, argv, "d:n:t:")) != -1) {
         if (option == 't')
-            trace_path = optarg;
+            trace = optarg;
         else if (option == 'n')
-            pages = (uint32_t)atoi(optarg);
+            pages = trace_cache_pages(optarg);
         else if (option != 'd' || (model = latency_find(optarg)) == NULL) {
             fprintf(stderr, "usage: %s [-d hdd|ssd|nvme] [-n PAGES] [-t TRACE] [POLICY...]\n",
                     argv[0]);
@@ -270,15 +275,25 @@ int main(int argc, char **argv)
     }
     const char *const *specs = argc > optind ? (const char *const *)argv + optind : usual;
     size_t nr_specs = argc > optind ? (size_t)(argc - optind) : sizeof usual / sizeof *usual;
+    /* What is wrong comes before what takes long. */
+    for (size_t i = 0; i < nr_specs; i++)
+        (void)find_policy(specs[i]);
+    if (trace != NULL)
+        trace_read(trace, PER_FILE, access_traced, NULL);
+    struct want *traced = wants;
+    uint32_t nr_traced = nr_wants;
+    wants = NULL;
+    nr_wants = room = 0;
     printf("pattern,policy,pages,hit,late,miss,stall_us,accuracy,coverage,amplification\n");
     for (size_t p = 0; p < sizeof patterns / sizeof *patterns; p++) {
-        if (patterns[p].make == trace && trace_path == NULL)
-            continue;
-        nr_wants = 0;
         patterns[p].make();
-        for (size_t i = 0; i < nr_specs && nr_wants > 0; i++)
-            run(patterns[p].name, specs[i], model, pages);
+        run_all(patterns[p].name, model, pages, specs, nr_specs);
     }
+    free(wants);
+    wants = traced;
+    nr_wants = nr_traced;
+    if (trace != NULL)
+        run_all("trace", model, pages, specs, nr_specs);
     free(wants);
     return close_output("readahead");
 }
