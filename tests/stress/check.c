@@ -148,6 +148,10 @@ static _Noreturn void finish(struct worker *w, uint32_t slot, uint32_t cell)
     fprintf(stderr, "folio-stress: FAILED; --seed %llu draws the same operations%s\n",
             (unsigned long long)w->o->seed,
             w->sh->nr_workers == 1 ? ", in the same order" : " (their interleaving differs)");
+    if (w->o->beyond)
+        fputs("folio-stress: this is FUSE: --coherence=fuse leaves out what its kernel side does "
+              "not hold for any server\n",
+              stderr);
     fflush(stderr);
     _exit(1);
 }

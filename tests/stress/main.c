@@ -252,13 +252,13 @@ static void make_files(struct program *p)
 /* Who does not keep bytes that were stored beyond the end of file out of it (Linux 6.18): tmpfs never
  * does. ext4 with blocks smaller than a page zeroes the rest of the block at once, but what follows in
  * the page only if the page is still dirty when the size has changed: writeback that came in between
- * took the page for one without an end, and nobody zeroes it. (xfs zeroes before it changes the size.) */
-static bool shows_tails(int dir)
+ * took the page for one without an end, and nobody zeroes it. (xfs zeroes before it changes the size.) Of FUSE's
+ * mappings the kernel zeroes nothing, whatever the server does; those of libfolio are the server's own. */
+static bool shows_tails(const struct program *p, const struct statfs *st)
 {
-    struct statfs st;
-    if (fstatfs(dir, &st) != 0)
-        return false;
-    return st.f_type == TMPFS_MAGIC || (st.f_type == EXT4_SUPER_MAGIC && st.f_bsize < PAGE_BYTES);
+    return (st->f_type == FUSE_SUPER_MAGIC && p->o.attach != ATTACH_ALL) ||
+           st->f_type == TMPFS_MAGIC ||
+           (st->f_type == EXT4_SUPER_MAGIC && st->f_bsize < PAGE_BYTES);
 }
 
 /* Might this be ext4 with large folios (Linux 6.16 and later; a journal for data keeps them out)? Truncation splits
@@ -285,9 +285,14 @@ static bool keeps_raced_stores(int dir)
 
 static void learn_filesystem(struct program *p)
 {
+    struct statfs st;
+    if (fstatfs(p->self.dir, &st) != 0)
+        return;
+    p->o.beyond = st.f_type == FUSE_SUPER_MAGIC && p->o.coherence == COHERENCE_FULL &&
+                  p->o.attach != ATTACH_ALL;
     if (keeps_raced_stores(p->self.dir))
         atomic_fetch_or(&p->sh->unsupported, 1u << OP_RACE);
-    if (!shows_tails(p->self.dir))
+    if (!shows_tails(p, &st))
         return;
     atomic_fetch_or(&p->sh->unsupported, 1u << OP_TAIL);
     if ((~p->o.disabled & ((1u << OP_TAIL) - 1)) == 0) {

@@ -101,6 +101,7 @@ struct options {
     bool errors; /* EIO, ENOSPC, ENOMEM and SIGBUS may come from the filesystem */
     bool stable; /* after a crash, what write(2) stored in one page is whole */
     bool keep;   /* the directory */
+    bool beyond; /* not given: on FUSE, more is asked for than its kernel side promises */
 };
 
 /* Exits: 0 after --help (1 if nobody could be told), 2 for what it does not understand. */
