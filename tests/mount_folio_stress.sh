@@ -28,4 +28,24 @@ says 0 'not supported here: tail' "$stress" --seconds 2 "$M"
 says 77 'tail' "$stress" --only tail "$M"
 leaves_nothing "$M"
 unmount_volume
+
+# --- a CMD that does not do what it is for ------------------------------------------------------
+
+# After CMD kill, mount_to_crash's crasher goes on.
+crasher_but() # TEXT: what is done first, or instead
+{
+    printf '%s\n' "$1" 'exec sh "$(dirname -- "$0")/crasher" "$1"' >"$T/crasher_but"
+}
+mount_to_crash cache=kernel
+crasher_but '[ "$1" = kill ] && exit 0'
+says 1 'killed nothing' "$stress" --without tail --seconds 2 --crash "sh $T/crasher_but" "$M"
+rm -rf "$M"/folio-stress.*
+crasher_but '[ "$1" != kill ] || exec sleep 100'
+says 1 'HANG: .*kill.* 1 s$' "$stress" --without tail --seconds 2 --hang 1 --crash "sh $T/crasher_but" "$M"
+crasher_but '[ "$1" != kill ] || exit 3'
+says 1 'kill" ended with exit status 3' "$stress" --without tail --seconds 2 --crash "sh $T/crasher_but" "$M"
+rm -rf "$M"/folio-stress.*
+crasher_but "[ \$1 != mount ] || $FOLIO_BIN/mkfs.foliofs --force $V"
+says 1 'LOST: the directory itself' "$stress" --without tail --seconds 2 --crash "sh $T/crasher_but" "$M"
+unmount_to_crash
 say passed

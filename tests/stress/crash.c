@@ -2,19 +2,51 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tests/stress/check.h"
 #include "tests/stress/view.h"
 
-void run_command(const char *command, const char *what)
+#define NS_PER_SECOND UINT64_C(1000000000)
+#define LOOK_NS       5000000 /* how often a child is looked at */
+#define PROBE_NS      NS_PER_SECOND
+#define DYING_S       10 /* who was sent a signal takes a moment to end */
+
+/* ---- commands -------------------------------------------------------------------------------- */
+
+const char *status_text(int status)
 {
+    static char text[64];
+    if (WIFSIGNALED(status))
+        snprintf(text, sizeof text, "was killed by signal %d (%s)", WTERMSIG(status),
+                 strsignal(WTERMSIG(status)));
+    else
+        snprintf(text, sizeof text, "ended with exit status %d", WEXITSTATUS(status));
+    return text;
+}
+
+/* Wait for a child.   False: it is still there, and was sent SIGKILL. */
+static bool wait_for_child(pid_t child, uint64_t until_ns, int *status)
+{
+    pid_t ended;
+    while ((ended = waitpid(child, status, WNOHANG)) == 0 && now_ns() < until_ns)
+        nanosleep(&(struct timespec){ .tv_nsec = LOOK_NS }, NULL);
+    if (ended == 0)
+        kill(child, SIGKILL);
+    return ended == child;
+}
+
+void run_command(const struct options *o, const char *command, const char *what)
+{
+    int status = 0;
     pid_t child = fork();
     if (child == 0) {
         char *line = NULL;
@@ -22,12 +54,54 @@ void run_command(const char *command, const char *what)
             execl("/bin/sh", "sh", "-c", line, (char *)NULL);
         _exit(127);
     }
+    if (child < 0)
+        fprintf(stderr, "folio-stress: \"%s %s\": fork: %s\n", command, what, strerror(errno));
+    else if (!wait_for_child(child, now_ns() + o->hang_s * NS_PER_SECOND, &status))
+        fprintf(stderr, "folio-stress: HANG: \"%s %s\" has not ended for %u s\n", command, what,
+                o->hang_s);
+    else if (status != 0)
+        fprintf(stderr, "folio-stress: \"%s %s\" %s\n", command, what, status_text(status));
+    else
+        return;
+    exit(1);
+}
+
+/* ---- was anything killed? -------------------------------------------------------------------- */
+
+/* Is DIR still where the held descriptor is, and does it take a file there? (What is only looked at may come from the
+ * kernel.) */
+static bool takes_a_file(const char *dir, int held)
+{
+    struct statx named, here;
+    if (statx(AT_FDCWD, dir, 0, STATX_MNT_ID, &named) != 0 ||
+        statx(held, "", AT_EMPTY_PATH, STATX_MNT_ID, &here) != 0 ||
+        named.stx_mnt_id != here.stx_mnt_id || named.stx_dev_minor != here.stx_dev_minor)
+        return false;
+    int fd = openat(held, PROBE_NAME, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return errno == ENOSPC || errno == EDQUOT;
+    unlinkat(held, PROBE_NAME, 0);
+    return true;
+}
+
+/* By a process of its own: the answer of who was killed may never come. */
+static bool answers(const char *dir, int held)
+{
     int status = 0;
-    if (child < 0 || waitpid(child, &status, 0) < 0 || status != 0) {
-        fprintf(stderr, "folio-stress: \"%s %s\" failed, status %#x\n", command, what,
-                (unsigned)status);
-        exit(1);
-    }
+    pid_t child = fork();
+    if (child == 0)
+        _exit(takes_a_file(dir, held));
+    return child > 0 && wait_for_child(child, now_ns() + PROBE_NS, &status) && status != 0 &&
+           WIFEXITED(status);
+}
+
+bool crash_happened(const char *dir, int held)
+{
+    uint64_t until = now_ns() + DYING_S * NS_PER_SECOND;
+    bool alive;
+    while ((alive = answers(dir, held)) && now_ns() < until)
+        nanosleep(&(struct timespec){ .tv_nsec = LOOK_NS }, NULL);
+    return !alive;
 }
 
 /* ---- after a crash --------------------------------------------------------------------------- */

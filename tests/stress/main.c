@@ -125,8 +125,7 @@ static _Noreturn void ended_badly(struct program *p, pid_t child, int status)
 {
     kill_processes(p);
     if (!WIFEXITED(status) || WEXITSTATUS(status) != EXIT_FAILED) {
-        fprintf(stderr, "folio-stress: process %d died, status %#x\n", (int)child,
-                (unsigned)status);
+        fprintf(stderr, "folio-stress: process %d %s\n", (int)child, status_text(status));
         timeline_print_now(stderr, p->sh);
     }
     fprintf(stderr, "folio-stress: the files are left in %s\n", p->dir);
@@ -171,6 +170,8 @@ static void renew_self(struct program *p)
 {
     worker_free(&p->self);
     int err = worker_init(&p->self, &p->o, p->sh, &p->doors, p->sh->nr_workers, p->crashes);
+    if (err == -ENOENT && p->crashes > 0)
+        die(EXIT_FAILED, p->dir, "LOST: the directory itself, which was synced before the crash");
     if (err != 0)
         die(EXIT_FAILED, p->dir, strerror(-err));
 }
@@ -178,12 +179,14 @@ static void renew_self(struct program *p)
 static void crash(struct program *p)
 {
     view_close_all(&p->self);
+    atomic_store(&p->sh->crashing, 1);
+    run_command(&p->o, p->o.crash, "kill");
+    kill_processes(p);
+    if (!crash_happened(p->dir, p->self.dir))
+        die(EXIT_FAILED, p->o.crash, "its \"kill\" has killed nothing: DIR still works");
     close(p->self.dir);
     p->self.dir = -1;
-    atomic_store(&p->sh->crashing, 1);
-    run_command(p->o.crash, "kill");
-    kill_processes(p);
-    run_command(p->o.crash, "mount");
+    run_command(&p->o, p->o.crash, "mount");
     atomic_store(&p->sh->crashing, 0);
     shared_reset_locks(p->sh);
     p->crashes++;
@@ -202,9 +205,9 @@ static void watch_spell(struct program *p, uint64_t end_ns)
 static void watch_errors(struct program *p, uint64_t end_ns)
 {
     while (p->running > 0 && now_ns() < end_ns) {
-        run_command(p->o.inject, "on");
+        run_command(&p->o, p->o.inject, "on");
         watch_spell(p, end_ns);
-        run_command(p->o.inject, "off");
+        run_command(&p->o, p->o.inject, "off");
         watch_spell(p, end_ns);
     }
 }
@@ -331,6 +334,7 @@ static void remove_files(struct program *p)
         slot_name(name, i);
         unlinkat(p->self.dir, name, 0);
     }
+    unlinkat(p->self.dir, PROBE_NAME, 0);
     rmdir(p->dir);
 }
 
