@@ -29,6 +29,28 @@ says 77 'tail' "$stress" --only tail "$M"
 leaves_nothing "$M"
 unmount_volume
 
+# --- it is ended ------------------------------------------------------------------------------
+
+mkdir "$T/dir"
+has_begun()
+{
+    set -- "$T"/dir/folio-stress.*/f7
+    [ -f "$1" ]
+}
+for signal in INT TERM; do
+    env --default-signal=INT "$stress" "$T/dir" >"$T/out" 2>&1 &
+    load=$!
+    note_process "$load"
+    until_true 20 has_begun || fail "does not begin: $(cat "$T/out")"
+    sleep 0.5
+    kill -s $signal "$load"
+    wait "$load" 2>/dev/null
+    status=$?
+    rm -f "$T/pids/$load"
+    [ "$status" -gt 128 ] || fail "SIG$signal: exit status $status: $(cat "$T/out")"
+    leaves_nothing "$T/dir"
+done
+
 # --- a CMD that does not do what it is for ------------------------------------------------------
 
 # After CMD kill, mount_to_crash's crasher goes on.

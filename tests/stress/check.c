@@ -152,6 +152,8 @@ static _Noreturn void finish(struct worker *w, uint32_t slot, uint32_t cell)
         fputs("folio-stress: this is FUSE: --coherence=fuse leaves out what its kernel side does "
               "not hold for any server\n",
               stderr);
+    if (w->id == w->sh->nr_workers) /* who watches the others says it of theirs */
+        fprintf(stderr, "folio-stress: the files are left in %s\n", w->o->dir);
     fflush(stderr);
     _exit(1);
 }

@@ -44,7 +44,7 @@ static bool wait_for_child(pid_t child, uint64_t until_ns, int *status)
     return ended == child;
 }
 
-void run_command(const struct options *o, const char *command, const char *what)
+bool run_command(const struct options *o, const char *command, const char *what)
 {
     int status = 0;
     pid_t child = fork();
@@ -62,8 +62,8 @@ void run_command(const struct options *o, const char *command, const char *what)
     else if (status != 0)
         fprintf(stderr, "folio-stress: \"%s %s\" %s\n", command, what, status_text(status));
     else
-        return;
-    exit(1);
+        return true;
+    return false;
 }
 
 /* ---- was anything killed? -------------------------------------------------------------------- */

@@ -6,8 +6,8 @@
 
 #define PROBE_NAME "alive" /* a file that may be left by a crash */
 
-/* "COMMAND WHAT" by sh.   Exits with 1 when it fails, or hangs. */
-void run_command(const struct options *o, const char *command, const char *what);
+/* "COMMAND WHAT" by sh.   False: it has failed, or hangs, which was said. */
+bool run_command(const struct options *o, const char *command, const char *what);
 /* What became of a process, by waitpid(2)'s status: "ended with ...".   Valid until the next call. */
 const char *status_text(int status);
 /* The filesystem of dir was to be killed. Is it, or will it be in a moment? held: a descriptor of dir, from before. */

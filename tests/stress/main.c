@@ -41,10 +41,67 @@ struct program {
     unsigned crashes;
 };
 
+/* Its directory is there: the end concerns it, whatever brings it. */
+static struct program *at_work;
+
+/* What could not be removed, or may not be, is said to be left. (By a signal's handler, too.) */
+static void remove_files(const struct program *p)
+{
+    char name[NAME_BYTES], other[NAME_BYTES + 4];
+    for (uint32_t i = 0; i < p->sh->nr_files && !p->o.keep; i++) {
+        slot_name(name, i);
+        snprintf(other, sizeof other, "%s.new", name);
+        unlinkat(p->self.dir, name, 0);
+        unlinkat(p->self.dir, other, 0);
+    }
+    if (!p->o.keep)
+        unlinkat(p->self.dir, PROBE_NAME, 0);
+    if (p->o.keep || rmdir(p->dir) != 0)
+        dprintf(STDERR_FILENO, "folio-stress: the files are left in %s\n", p->dir);
+}
+
+/* A failure's files are kept. */
+static _Noreturn void leave(int status)
+{
+    struct program *p = at_work;
+    at_work = NULL;
+    if (p != NULL && status == EXIT_ABSENT)
+        remove_files(p);
+    else if (p != NULL)
+        fprintf(stderr, "folio-stress: the files are left in %s\n", p->dir);
+    exit(status);
+}
+
 static _Noreturn void die(int status, const char *what, const char *why)
 {
     fprintf(stderr, "folio-stress: %s: %s\n", what, why);
-    exit(status);
+    leave(status);
+}
+
+static void on_end(int signal)
+{
+    struct program *p = at_work;
+    if (p != NULL && p->running > 0) {
+        kill(-p->group, SIGKILL);
+        while (waitpid(-p->group, NULL, 0) > 0)
+            ;
+    }
+    if (p != NULL)
+        remove_files(p);
+    raise(signal); /* which is the default's again, as is a second one while this takes long */
+}
+
+/* Ctrl-C and its like, unless whoever started us has them ignored. */
+static void catch_ends(void)
+{
+    static const int ends[] = { SIGHUP, SIGINT, SIGTERM };
+    struct sigaction action = { .sa_handler = on_end,
+                                .sa_flags = (int)(SA_RESETHAND | SA_NODEFER) },
+                     was;
+    sigemptyset(&action.sa_mask);
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++)
+        if (sigaction(ends[i], NULL, &was) == 0 && was.sa_handler != SIG_IGN)
+            sigaction(ends[i], &action, NULL);
 }
 
 /* ---- one process of workers ------------------------------------------------------------------ */
@@ -60,6 +117,7 @@ static _Noreturn void process_main(const struct program *p, unsigned number, uin
     unsigned threads = p->o.threads;
     struct worker *workers = calloc(threads, sizeof *workers);
     pthread_t *ids = calloc(threads, sizeof *ids);
+    at_work = NULL; /* that is the business of who started us */
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (workers == NULL || ids == NULL)
         _exit(EXIT_FAILED);
@@ -69,7 +127,7 @@ static _Noreturn void process_main(const struct program *p, unsigned number, uin
             err = -pthread_create(&ids[i], NULL, thread_main, &workers[i]);
         if (err != 0) {
             fprintf(stderr, "folio-stress: worker: %s\n", strerror(-err));
-            _exit(EXIT_FAILED);
+            _exit(err == -EAGAIN ? EXIT_ABSENT : EXIT_FAILED);
         }
     }
     worker_run(&workers[0]);
@@ -82,6 +140,14 @@ static _Noreturn void process_main(const struct program *p, unsigned number, uin
     _exit(0);
 }
 
+static void kill_processes(struct program *p)
+{
+    kill(-p->group, SIGKILL);
+    while (p->running > 0 && waitpid(-p->group, NULL, 0) > 0)
+        p->running--;
+    p->running = 0;
+}
+
 static void start_processes(struct program *p, uint64_t round)
 {
     p->group = 0;
@@ -92,21 +158,16 @@ static void start_processes(struct program *p, uint64_t round)
             setpgid(0, p->group);
             process_main(p, i, round);
         }
-        if (child < 0)
-            die(EXIT_FAILED, "fork", strerror(errno));
+        if (child < 0) {
+            int err = errno;
+            kill_processes(p);
+            die(EXIT_ABSENT, "fork", strerror(err));
+        }
         if (p->group == 0)
             p->group = child;
         setpgid(child, p->group);
         p->running++;
     }
-}
-
-static void kill_processes(struct program *p)
-{
-    kill(-p->group, SIGKILL);
-    while (p->running > 0 && waitpid(-p->group, NULL, 0) > 0)
-        p->running--;
-    p->running = 0;
 }
 
 /* ---- watching -------------------------------------------------------------------------------- */
@@ -124,12 +185,13 @@ static uint64_t operations(const struct shared *sh)
 static _Noreturn void ended_badly(struct program *p, pid_t child, int status)
 {
     kill_processes(p);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_ABSENT)
+        leave(EXIT_ABSENT);
     if (!WIFEXITED(status) || WEXITSTATUS(status) != EXIT_FAILED) {
         fprintf(stderr, "folio-stress: process %d %s\n", (int)child, status_text(status));
         timeline_print_now(stderr, p->sh);
     }
-    fprintf(stderr, "folio-stress: the files are left in %s\n", p->dir);
-    exit(EXIT_FAILED);
+    leave(EXIT_FAILED);
 }
 
 static void look(struct program *p)
@@ -159,7 +221,7 @@ static void watch(struct program *p, uint64_t until_ns)
                     p->o.hang_s, (unsigned long long)p->o.seed);
             timeline_print_now(stderr, p->sh);
             kill(-p->group, SIGKILL);
-            exit(EXIT_FAILED);
+            leave(EXIT_FAILED);
         }
     }
 }
@@ -176,17 +238,23 @@ static void renew_self(struct program *p)
         die(EXIT_FAILED, p->dir, strerror(-err));
 }
 
+static void command(const struct program *p, const char *command, const char *what)
+{
+    if (!run_command(&p->o, command, what))
+        leave(EXIT_FAILED);
+}
+
 static void crash(struct program *p)
 {
     view_close_all(&p->self);
     atomic_store(&p->sh->crashing, 1);
-    run_command(&p->o, p->o.crash, "kill");
+    command(p, p->o.crash, "kill");
     kill_processes(p);
     if (!crash_happened(p->dir, p->self.dir))
         die(EXIT_FAILED, p->o.crash, "its \"kill\" has killed nothing: DIR still works");
     close(p->self.dir);
     p->self.dir = -1;
-    run_command(&p->o, p->o.crash, "mount");
+    command(p, p->o.crash, "mount");
     atomic_store(&p->sh->crashing, 0);
     shared_reset_locks(p->sh);
     p->crashes++;
@@ -205,9 +273,9 @@ static void watch_spell(struct program *p, uint64_t end_ns)
 static void watch_errors(struct program *p, uint64_t end_ns)
 {
     while (p->running > 0 && now_ns() < end_ns) {
-        run_command(&p->o, p->o.inject, "on");
+        command(p, p->o.inject, "on");
         watch_spell(p, end_ns);
-        run_command(&p->o, p->o.inject, "off");
+        command(p, p->o.inject, "off");
         watch_spell(p, end_ns);
     }
 }
@@ -298,10 +366,8 @@ static void learn_filesystem(struct program *p)
     if (!shows_tails(p, &st))
         return;
     atomic_fetch_or(&p->sh->unsupported, 1u << OP_TAIL);
-    if ((~p->o.disabled & ((1u << OP_TAIL) - 1)) == 0) {
-        rmdir(p->dir);
+    if ((~p->o.disabled & ((1u << OP_TAIL) - 1)) == 0)
         die(EXIT_ABSENT, "tail", "this filesystem does not keep such bytes out of the file");
-    }
 }
 
 /* Is what --attach needs there? In a process of its own, as libfolio in ours would be forked. */
@@ -321,21 +387,7 @@ static void try_doors(struct program *p)
     if (child < 0 || waitpid(child, &status, 0) < 0)
         die(EXIT_FAILED, "fork", strerror(errno));
     if (status != 0)
-        exit(WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_FAILED);
-}
-
-static void remove_files(struct program *p)
-{
-    char name[NAME_BYTES];
-    if (p->o.keep)
-        return;
-    view_close_all(&p->self);
-    for (uint32_t i = 0; i < p->sh->nr_files; i++) {
-        slot_name(name, i);
-        unlinkat(p->self.dir, name, 0);
-    }
-    unlinkat(p->self.dir, PROBE_NAME, 0);
-    rmdir(p->dir);
+        leave(WIFEXITED(status) ? WEXITSTATUS(status) : EXIT_FAILED);
 }
 
 static uint64_t sum_of(const struct shared *sh, size_t member)
@@ -387,6 +439,7 @@ int main(int argc, char **argv)
         die(EXIT_ABSENT, p.o.dir, strerror(errno));
     snprintf(p.dir, sizeof p.dir, "%s/folio-stress.%d", dir, (int)getpid());
     free(dir);
+    p.self.dir = -1;
     printf(
         "folio-stress: seed %llu, %u s, %u processes of %u threads, %u files of up to %u pages\n",
         (unsigned long long)p.o.seed, p.o.seconds, p.o.procs, p.o.threads, p.o.files, p.o.pages);
@@ -395,13 +448,16 @@ int main(int argc, char **argv)
     if (mkdir(p.dir, 0777) != 0)
         die(EXIT_ABSENT, p.dir, strerror(errno));
     p.o.dir = p.dir;
-    p.self.dir = -1;
+    at_work = &p;
+    catch_ends();
     renew_self(&p);
     learn_filesystem(&p);
     make_files(&p);
     try_doors(&p);
     run(&p);
+    view_close_all(&p.self);
     remove_files(&p);
+    at_work = NULL;
     summary(&p);
     return close_output() ? 0 : EXIT_FAILED;
 }
