@@ -29,9 +29,17 @@ says 77 'tail' "$stress" --only tail "$M"
 leaves_nothing "$M"
 unmount_volume
 
-# --- it is ended ------------------------------------------------------------------------------
+# --- limits of its own --------------------------------------------------------------------------
 
 mkdir "$T/dir"
+says 77 'descriptors.*ulimit -n' sh -c 'ulimit -n 20; exec "$@"' sh "$stress" --seconds 1 "$T/dir"
+says 77 'bytes of a file.*ulimit -f' sh -c 'ulimit -f 100; exec "$@"' sh "$stress" --seconds 1 "$T/dir"
+# shellcheck disable=SC3045 # dash has -S, and so have the others
+says 0 passed sh -c 'ulimit -S -n 20; exec "$@"' sh "$stress" --seconds 1 "$T/dir"
+leaves_nothing "$T/dir"
+
+# --- it is ended ------------------------------------------------------------------------------
+
 has_begun()
 {
     set -- "$T"/dir/folio-stress.*/f7

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
@@ -21,14 +22,16 @@
 #include "tests/stress/view.h"
 #include "tests/stress/worker.h"
 
-#define LOOK_NS       20000000 /* how often the workers are looked at */
-#define ROUND_LEAST   300u     /* ms that the load runs before a crash */
-#define ROUND_DRAWN   2500u
-#define SPELL_LEAST   20u /* ms that errors come, or that they do not */
-#define SPELL_DRAWN   400u
-#define EXIT_FAILED   1
-#define EXIT_ABSENT   77
-#define NS_PER_SECOND 1000000000u
+#define LOOK_NS              20000000 /* how often the workers are looked at */
+#define ROUND_LEAST          300u     /* ms that the load runs before a crash */
+#define ROUND_DRAWN          2500u
+#define SPELL_LEAST          20u /* ms that errors come, or that they do not */
+#define SPELL_DRAWN          400u
+#define EXIT_FAILED          1
+#define EXIT_ABSENT          77
+#define NS_PER_SECOND        1000000000u
+#define DESCRIPTORS          16u /* of a process, beside a worker's directory and files */
+#define DESCRIPTORS_ATTACHED 64u /* libfolio's, with some to spare */
 
 struct program {
     struct options o;
@@ -425,10 +428,35 @@ static void summary(const struct program *p)
     putchar('\n');
 }
 
+/* As much as we may have, and what we need: a limit of ours must not look like an error of the filesystem. */
+static void raise_limit(int which, uint64_t need, const char *what, const char *ulimit)
+{
+    struct rlimit limit;
+    if (getrlimit(which, &limit) != 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    (void)setrlimit(which, &limit);
+    if (limit.rlim_max >= need)
+        return;
+    fprintf(stderr, "folio-stress: %s: %llu are needed, and the limit is %llu (ulimit %s)\n", what,
+            (unsigned long long)need, (unsigned long long)limit.rlim_max, ulimit);
+    exit(EXIT_ABSENT);
+}
+
+static void raise_limits(const struct options *o)
+{
+    uint64_t others = o->attach == ATTACH_NONE ? DESCRIPTORS : DESCRIPTORS + DESCRIPTORS_ATTACHED;
+    signal(SIGXFSZ, SIG_IGN);
+    raise_limit(RLIMIT_FSIZE, (uint64_t)o->pages * PAGE_BYTES, "bytes of a file", "-f");
+    raise_limit(RLIMIT_NOFILE, (uint64_t)o->threads * (o->files + 1) + others,
+                "descriptors of a process", "-n");
+}
+
 int main(int argc, char **argv)
 {
     static struct program p;
     options_parse(&p.o, argc, argv);
+    raise_limits(&p.o);
     doors_open(&p.doors, &p.o);
     view_catch_signals();
     p.sh = shared_create(&p.o);
