@@ -20,6 +20,9 @@ leaves_nothing() # DIR
     [ ! -e "$1" ] || fail "left: $1"
 }
 
+says 2 '--seconds abc: not a number from 1 to 1000000' "$stress" -t abc "$T"
+says 0 '^folio-stress [0-9]' "$stress" --version
+
 # --- what FUSE does not hold is left out --------------------------------------------------------
 
 make_volume

@@ -7,6 +7,10 @@
 
 #include "tests/stress/stress.h"
 
+#ifndef FOLIO_VERSION
+#define FOLIO_VERSION "0.1"
+#endif
+
 #define EXIT_FAILED 1
 #define EXIT_USAGE  2
 
@@ -104,6 +108,7 @@ static const char help_errors[] = /* a string of its own: C promises 4,095 bytes
     "                        hang (120)\n"
     "      --keep            leave the directory\n"
     "  -h, --help            this\n"
+    "  -V, --version         the version\n"
     "\n"
     "exit status: 0 passed, 1 something was lost or failed, 2 usage, 77 something needed is "
     "absent\n";
@@ -126,14 +131,17 @@ static void usage(const char *why, const char *what)
     exit(EXIT_USAGE);
 }
 
-static uint64_t number(const char *text, uint64_t least, uint64_t most)
+static uint64_t number(const char *option, const char *text, uint64_t least, uint64_t most)
 {
     char *end;
     errno = 0;
     unsigned long long n = strtoull(text, &end, 0);
-    if (errno != 0 || end == text || *end != '\0' || *text == '-' || n < least || n > most)
-        usage("not a number that will do", text);
-    return n;
+    if (errno == 0 && *end == '\0' && *text >= '0' && *text <= '9' && n >= least && n <= most)
+        return n;
+    fprintf(stderr,
+            "folio-stress: %s %s: not a number from %llu to %llu; --help says what there is\n",
+            option, text, (unsigned long long)least, (unsigned long long)most);
+    exit(EXIT_USAGE);
 }
 
 static uint32_t op_set(const char *list)
@@ -193,6 +201,7 @@ static const struct option longs[] = {
     { "pages", required_argument, NULL, 'g' },
     { "attach", optional_argument, NULL, 'a' },
     { "help", no_argument, NULL, 'h' },
+    { "version", no_argument, NULL, 'V' },
     { "only", required_argument, NULL, LONG_ONLY },
     { "without", required_argument, NULL, LONG_WITHOUT },
     { "both", no_argument, NULL, LONG_BOTH },
@@ -210,25 +219,25 @@ static void option(struct options *o, int c)
 {
     switch (c) {
     case 's':
-        o->seed = number(optarg, 0, UINT64_MAX);
+        o->seed = number("--seed", optarg, 0, UINT64_MAX);
         break;
     case 't':
-        o->seconds = (unsigned)number(optarg, 1, 1000000);
+        o->seconds = (unsigned)number("--seconds", optarg, 1, 1000000);
         break;
     case 'n':
-        o->ops = number(optarg, 1, UINT64_MAX);
+        o->ops = number("--ops", optarg, 1, UINT64_MAX);
         break;
     case 'p':
-        o->procs = (unsigned)number(optarg, 1, 256);
+        o->procs = (unsigned)number("--procs", optarg, 1, 256);
         break;
     case 'j':
-        o->threads = (unsigned)number(optarg, 1, 256);
+        o->threads = (unsigned)number("--threads", optarg, 1, 256);
         break;
     case 'f':
-        o->files = (unsigned)number(optarg, 1, 200);
+        o->files = (unsigned)number("--files", optarg, 1, 200);
         break;
     case 'g':
-        o->pages = (unsigned)number(optarg, 4, 1u << 19);
+        o->pages = (unsigned)number("--pages", optarg, 4, 1u << 19);
         break;
     case 'a':
         o->attach = attach_of(optarg);
@@ -259,7 +268,7 @@ static void option(struct options *o, int c)
         o->stable = true;
         break;
     case LONG_HANG:
-        o->hang_s = (unsigned)number(optarg, 1, 1000000);
+        o->hang_s = (unsigned)number("--hang", optarg, 1, 1000000);
         break;
     case LONG_KEEP:
         o->keep = true;
@@ -267,6 +276,9 @@ static void option(struct options *o, int c)
     case 'h':
         fputs(help, stdout);
         fputs(help_errors, stdout);
+        exit(close_output() ? 0 : EXIT_FAILED);
+    case 'V':
+        puts("folio-stress " FOLIO_VERSION);
         exit(close_output() ? 0 : EXIT_FAILED);
     default:
         exit(EXIT_USAGE); /* getopt has said why */
@@ -284,7 +296,7 @@ void options_parse(struct options *o, int argc, char **argv)
                            .hang_s = 120 };
     o->seed ^= (uint64_t)getpid() << 32;
     o->seed %= 1000000000;
-    for (int c; (c = getopt_long(argc, argv, "s:t:n:p:j:f:g:a::h", longs, NULL)) != -1;)
+    for (int c; (c = getopt_long(argc, argv, "s:t:n:p:j:f:g:a::hV", longs, NULL)) != -1;)
         option(o, c);
     if (optind != argc - 1)
         usage(optind < argc ? "more than one directory" : "no directory", NULL);
