@@ -22,11 +22,13 @@ int dir_link(struct inode *inode, struct inode *dir,
              const char *name);                      /* -EPERM, -EMLINK, -EEXIST */
 int dir_unlink(struct inode *dir, const char *name); /* -EISDIR, -ENOENT */
 int dir_rmdir(struct inode *dir, const char *name);  /* -ENOTEMPTY, -ENOTDIR, -EBUSY */
-/* flags: RENAME_NOREPLACE, RENAME_EXCHANGE; others -EINVAL. The data of a regular file that
- * replaces another is put into the running transaction before the rename.
+/* flags: RENAME_NOREPLACE and RENAME_WHITEOUT, or RENAME_EXCHANGE; all else -EINVAL. The data of a regular
+ * file that replaces another is put into the running transaction before the rename.
+ * RENAME_WHITEOUT: the old name then stands for a character device 0:0 without permissions, made as
+ * by dir_mknod with cred, which nothing else needs (NULL).
  * -EEXIST, -ENOENT, -ENOTDIR, -EISDIR, -ENOTEMPTY, -EINVAL (into its own subtree). */
 int dir_rename(struct inode *olddir, const char *oldname, struct inode *newdir, const char *newname,
-               unsigned flags);
+               unsigned flags, const struct cred *cred);
 
 struct dir_entry {
     uint64_t ino;

@@ -156,7 +156,8 @@ struct rename_job {
 static void rename_run(struct notify_job *job)
 {
     struct rename_job *r = (struct rename_job *)job;
-    int err = dir_rename(r->olddir, r->oldname, r->newdir, r->newname, r->flags);
+    struct cred cred = request_cred(job->req);
+    int err = dir_rename(r->olddir, r->oldname, r->newdir, r->newname, r->flags, &cred);
     inode_put(r->olddir, 1);
     inode_put(r->newdir, 1);
     reply_status(job->req, err);
@@ -230,7 +231,8 @@ void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t n
         if (err == 0)
             return;
     } else if (err == 0) {
-        err = dir_rename(olddir, name, newdir, newname, flags);
+        struct cred cred = request_cred(req);
+        err = dir_rename(olddir, name, newdir, newname, flags, &cred);
     }
     inode_put(olddir, 1);
     inode_put(newdir, 1);

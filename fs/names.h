@@ -57,7 +57,7 @@ int inode_del_records(struct update *u, uint64_t ino, uint32_t mode);
  *     name_change_begin(&c, fs);
  *     name_change_record(&c, inode)->nlink++;  dirent_put(&c.update, ...);
  *     err = name_change_apply(&c, 0);          memory follows the records, if there is no error */
-#define NAME_CHANGE_INODES 4u /* rename: two directories, what moves, what it meets */
+#define NAME_CHANGE_INODES 5u /* rename: two directories, what moves, what it meets, a whiteout */
 struct name_change {
     struct fs *fs;
     struct update update;

@@ -1,8 +1,9 @@
-/* rename.c: rename, in its three kinds: to a free name, over something, and exchange.
+/* rename.c: rename, in its three kinds: to a free name, over something, and exchange. The first two can leave a
+ * whiteout at the old name: what overlayfs takes for "deleted", when the file below has that name still.
  *
  * Cookies: readdir goes by them, and promises that a name which is there all the time is seen once.
- * So a name that changes its inode keeps its cookie (over something, exchange), and an entry that
- * changes its name within a directory keeps its own. (A new one would put it behind the reader
+ * So a name that changes its inode keeps its cookie (over something, exchange, whiteout), and an entry that
+ * changes its name within a directory, and leaves none there, keeps its own. (A new one would put it behind the reader
  * again: a program that renames what it reads would never come to the end.) */
 #include <errno.h>
 #include <stdio.h>
@@ -12,15 +13,19 @@
 #include "fs/names.h"
 
 #define TREE_DEPTH_MAX (1u << 20) /* a damaged tree may be a ring */
-#define WRITE_FIRST    1          /* the source's data must be in the transaction before */
+#define WHITEOUT_MODE  S_IFCHR    /* as Linux's: no permissions, and device 0:0 */
+#define WHITEOUT_DEV   0
+#define WRITE_FIRST    1 /* the source's data must be in the transaction before */
 
 struct rename {
     struct fs *fs;
     struct inode *olddir, *newdir;
     const char *oldname, *newname;
     unsigned flags;
+    const struct cred *cred;
     struct dirent_record old, new;
     struct inode *source, *target; /* referenced; target: NULL if the new name is free */
+    struct inode *whiteout;        /* referenced, or NULL */
 };
 
 /* ---- may it be -------------------------------------------------------------------------------- */
@@ -140,14 +145,29 @@ static int apply_move(struct rename *r)
         if (inode_is_dir(r->target))
             newdir->nlink--;
         name_change_drop(&c, r->target);
-    } else if (r->olddir != r->newdir) {
+    } else if (r->olddir != r->newdir || r->whiteout != NULL) {
         cookie = newdir->cookie++;
     }
     /* The old entry first: of two records with one key the later one stays. */
-    dirent_del(&c.update, r->olddir, r->oldname, r->old.cookie);
+    if (r->whiteout != NULL) {
+        dirent_put(&c.update, r->olddir, r->oldname, r->whiteout, r->old.cookie);
+        name_change_record(&c, r->whiteout);
+    } else {
+        dirent_del(&c.update, r->olddir, r->oldname, r->old.cookie);
+    }
     dirent_put(&c.update, r->newdir, r->newname, r->source, cookie);
     move_parent(&c, r->source, r->olddir, r->newdir);
     return name_change_apply(&c, 0);
+}
+
+static int apply_whiteout(struct rename *r)
+{
+    int err = inode_new(r->olddir, WHITEOUT_MODE, WHITEOUT_DEV, r->cred, &r->whiteout);
+    if (err == 0)
+        err = apply_move(r);
+    if (err == 0)
+        inode_publish(r->whiteout);
+    return err;
 }
 
 /* A file that replaces another brings its content along: programs write a file anew, rename it over
@@ -171,22 +191,26 @@ static int rename_locked(struct rename *r, uint64_t written)
         return err;
     if (needs_data(r) && written != r->source->ino)
         return WRITE_FIRST;
-    return r->flags & RENAME_EXCHANGE ? apply_exchange(r) : apply_move(r);
+    if (r->flags & RENAME_EXCHANGE)
+        return apply_exchange(r);
+    return r->flags & RENAME_WHITEOUT ? apply_whiteout(r) : apply_move(r);
 }
 
-static void put_both(struct rename *r)
+static void put_all(struct rename *r)
 {
+    if (r->whiteout != NULL)
+        inode_put(r->whiteout, 1);
     if (r->source != NULL)
         inode_put(r->source, 1);
     if (r->target != NULL)
         inode_put(r->target, 1);
-    r->source = r->target = NULL;
+    r->source = r->target = r->whiteout = NULL;
 }
 
 static int check_arguments(const struct rename *r)
 {
-    if ((r->flags & ~(unsigned)(RENAME_NOREPLACE | RENAME_EXCHANGE)) ||
-        r->flags == (RENAME_NOREPLACE | RENAME_EXCHANGE))
+    const unsigned alone = RENAME_EXCHANGE, others = RENAME_NOREPLACE | RENAME_WHITEOUT;
+    if ((r->flags & ~(alone | others)) || ((r->flags & alone) && (r->flags & others)))
         return -EINVAL;
     int err = name_check(r->oldname);
     if (err == 0)
@@ -201,14 +225,15 @@ static int check_arguments(const struct rename *r)
 /* Writing data must not keep everybody from their names, so it is done without the lock, and then all
  * is looked at again: only a name that meanwhile means another file makes it one more round. */
 int dir_rename(struct inode *olddir, const char *oldname, struct inode *newdir, const char *newname,
-               unsigned flags)
+               unsigned flags, const struct cred *cred)
 {
     struct rename r = { .fs = olddir->fs,
                         .olddir = olddir,
                         .newdir = newdir,
                         .oldname = oldname,
                         .newname = newname,
-                        .flags = flags };
+                        .flags = flags,
+                        .cred = cred };
     uint64_t written = 0;
     int err = check_arguments(&r);
     if (err != 0)
@@ -223,7 +248,7 @@ int dir_rename(struct inode *olddir, const char *oldname, struct inode *newdir, 
             if (write_err != 0)
                 err = write_err;
         }
-        put_both(&r);
+        put_all(&r);
     } while (err == WRITE_FIRST);
     return err;
 }

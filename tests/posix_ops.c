@@ -37,6 +37,9 @@
 #define RENAME_NOREPLACE 1
 #define RENAME_EXCHANGE  2
 #endif
+#ifndef RENAME_WHITEOUT
+#define RENAME_WHITEOUT 4
+#endif
 #define PAGE 4096
 
 static const char *section = "";
@@ -104,6 +107,16 @@ static unsigned mode_of(const char *name)
 {
     struct stat st;
     return lstat(name, &st) == 0 ? st.st_mode : 0;
+}
+static int type_in_directory(const char *name) /* DT_*, or -1 */
+{
+    DIR *dir = opendir(".");
+    int type = -1;
+    for (struct dirent *e = readdir(dir); e != NULL; e = readdir(dir))
+        if (strcmp(e->d_name, name) == 0)
+            type = e->d_type;
+    closedir(dir);
+    return type;
 }
 /* The content as text, for small files. */
 static void content(const char *name)
@@ -326,6 +339,121 @@ static void renames(void)
     unlink("q");
     unlink("n");
     unlink("b2");
+    end();
+}
+
+/* What stands for the name now; right behind a rename the kernel may still remember what was there. */
+static void kind(const char *name)
+{
+    struct stat st;
+    if (lstat(name, &st) != 0)
+        show(name, -1);
+    else
+        printf("%s: %s: mode %o, device %x, size %lld, links %u, owner %u:%u, %s\n", section, name,
+               st.st_mode, (unsigned)st.st_rdev, S_ISDIR(st.st_mode) ? 0 : (long long)st.st_size,
+               (unsigned)st.st_nlink, st.st_uid, st.st_gid,
+               type_in_directory(name) == (int)IFTODT(st.st_mode) ? "listed so" : "not listed so");
+}
+
+static void whiteouts(void)
+{
+    begin("whiteout");
+    touch("a");
+    kind("a");
+    show("to a free name", rename2("a", "b", RENAME_WHITEOUT));
+    kind("a");
+    content("b");
+    show("open", open("a", O_RDONLY));
+    show("create over it", open("a", O_CREAT | O_EXCL | O_WRONLY, 0644));
+    show("mkdir over it", mkdir("a", 0755));
+    show("rmdir", rmdir("a"));
+    show("unlink", unlink("a"));
+    kind("a");
+    touch("a");
+    show("over a file", rename2("a", "b", RENAME_WHITEOUT));
+    kind("a");
+    content("b");
+    show("onto the whiteout, leaving one", rename2("b", "a", RENAME_WHITEOUT));
+    kind("b");
+    content("a");
+    show("a file over a whiteout", rename("a", "b"));
+    kind("a");
+    content("b");
+    show("exchange with it", rename2("b", "a", RENAME_EXCHANGE | RENAME_WHITEOUT));
+    show("of a missing one", rename2("a", "b", RENAME_WHITEOUT));
+    show("onto itself", rename2("b", "b", RENAME_WHITEOUT));
+    kind("b");
+    link("b", "c");
+    show("onto a link of itself", rename2("b", "c", RENAME_WHITEOUT));
+    kind("b");
+    kind("c");
+    const unsigned both = RENAME_WHITEOUT | RENAME_NOREPLACE;
+    show("NOREPLACE onto existing", rename2("b", "c", both));
+    show("NOREPLACE", rename2("b", "n", both));
+    kind("b");
+    kind("n");
+    show("a whiteout, leaving one", rename2("b", "w", RENAME_WHITEOUT));
+    kind("b");
+    kind("w");
+    unlink("b");
+    unlink("w");
+    unlink("n");
+    show("EXCHANGE", (touch("a"), rename2("a", "c", RENAME_EXCHANGE | RENAME_WHITEOUT)));
+    show("with all three", rename2("a", "c", both | RENAME_EXCHANGE));
+    unlink("a");
+
+    mkdir("d", 0755);
+    mkdir("e", 0755);
+    mkdir("e/empty", 0755);
+    mkdir("d/sub", 0755);
+    touch("d/sub/file");
+    show("a directory into itself", rename2("d", "d/sub/x", RENAME_WHITEOUT));
+    show("a directory onto a file", rename2("d", "c", RENAME_WHITEOUT));
+    show("a file onto a directory", rename2("c", "e", RENAME_WHITEOUT));
+    show("a directory onto a full one", rename2("d/sub", "e", RENAME_WHITEOUT));
+    show("a directory beside", rename2("d/sub", "d/beside", RENAME_WHITEOUT));
+    value("links of its parent", nlink_of("d"));
+    show("a directory onto an empty one", rename2("d/beside", "e/empty", RENAME_WHITEOUT));
+    value("links of where it was", nlink_of("d"));
+    value("links of where it is", nlink_of("e"));
+    content("e/empty/file");
+    show("back to a new name", rename2("e/empty", "d/again", RENAME_WHITEOUT));
+    value("links of where it was", nlink_of("e"));
+    value("links of where it is", nlink_of("d"));
+    show("rmdir of what has whiteouts", rmdir("e"));
+    chdir("d");
+    kind("sub");
+    kind("beside");
+    kind("again");
+    chdir("../e");
+    kind("empty");
+    chdir("..");
+    unlink("e/empty");
+    rmdir("e");
+
+    struct stat dir, before, after, whiteout;
+    stat("d", &dir);
+    stat("c", &before);
+    tick();
+    rename2("c", "d/c", RENAME_WHITEOUT);
+    lstat("c", &whiteout);
+    stat("d/c", &after);
+    truth("same file", after.st_ino == before.st_ino && whiteout.st_ino != before.st_ino);
+    truth("its ctime moves", later(before.st_ctim, after.st_ctim));
+    truth("its mtime stays", !later(before.st_mtim, after.st_mtim));
+    truth("the whiteout's times are now", later(before.st_ctim, whiteout.st_mtim) &&
+                                              later(before.st_ctim, whiteout.st_ctim) &&
+                                              later(before.st_ctim, whiteout.st_atim));
+    stat("d", &after);
+    truth("the directory's times move",
+          later(dir.st_mtim, after.st_mtim) && later(dir.st_ctim, after.st_ctim));
+    unlink("c");
+    unlink("d/c");
+    unlink("d/sub");
+    unlink("d/beside");
+    unlink("d/again/file");
+    rmdir("d/again");
+    rmdir("d");
     end();
 }
 
@@ -831,6 +959,11 @@ static void owners(void)
     show("mknod of a file", mknod("d/reg", S_IFREG | 0644, 0));
     show("mknod of a fifo", mknod("d/fifo", S_IFIFO | 0644, 0));
     show("trusted. attribute", setxattr("d/f", "trusted.x", "v", 1, 0));
+    show("rename that leaves a whiteout", rename2("d/reg", "d/moved", RENAME_WHITEOUT));
+    lstat("d/reg", &st);
+    value("the whiteout's owner", st.st_uid);
+    value("its group", st.st_gid);
+    unlink("d/moved");
     unlink("d/reg");
     unlink("d/fifo");
     close(fd);
@@ -919,7 +1052,12 @@ static void owners(void)
     value("setgid: mode of a file made with it", mode_of("sg/x"));
     show("setgid: chmod with a foreign group", chmod("sg/f", 02755));
     value("setgid: mode", mode_of("sg/f"));
+    show("setgid: rename that leaves a whiteout", rename2("sg/x", "sg/f", RENAME_WHITEOUT));
     become(0, 0);
+    lstat("sg/x", &st);
+    value("setgid: the whiteout's owner", st.st_uid);
+    value("setgid: its group", st.st_gid);
+    value("setgid: its mode", st.st_mode);
     unlink("sg/f");
     unlink("sg/x");
     rmdir("sg/d");
@@ -1256,6 +1394,7 @@ int main(int argc, char **argv)
     names();
     links();
     renames();
+    whiteouts();
     data();
     holes();
     mappings();

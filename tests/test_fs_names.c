@@ -276,7 +276,7 @@ Test(names, a_removed_directory_takes_no_names)
     cr_assert_eq(dir_rmdir(root, "dir"), 0);
     cr_assert_eq(dir_mknod(dir, "x", S_IFDIR | 0755, 0, &cred, &inode), -ENOENT);
     cr_assert_eq(dir_link(file, dir, "x"), -ENOENT);
-    cr_assert_eq(dir_rename(root, "file", dir, "x", 0), -ENOENT);
+    cr_assert_eq(dir_rename(root, "file", dir, "x", 0, NULL), -ENOENT);
     cr_assert_eq(stat_of(dir).st_nlink, 0U);
     inode_put(dir, 1), inode_put(file, 1);
 }
@@ -497,7 +497,7 @@ Test(names, uncommitted_changes_are_gone_after_a_crash_and_committed_ones_are_no
     touch(root, "before");
     commit();
     touch(root, "after");
-    cr_assert_eq(dir_rename(root, "before", root, "renamed", 0), 0);
+    cr_assert_eq(dir_rename(root, "before", root, "renamed", 0, NULL), 0);
     crash();
     cr_assert_eq(exists(root, "before"), 0);
     cr_assert_eq(exists(root, "after"), -ENOENT);
@@ -511,7 +511,7 @@ Test(names, rename_moves_between_directories)
     struct inode *a = make(root, "a", S_IFDIR | 0755), *b = make(root, "b", S_IFDIR | 0755);
     struct inode *sub = make(a, "sub", S_IFDIR | 0755);
     touch(sub, "file");
-    cr_assert_eq(dir_rename(a, "sub", b, "moved", 0), 0);
+    cr_assert_eq(dir_rename(a, "sub", b, "moved", 0, NULL), 0);
     cr_assert_eq(exists(a, "sub"), -ENOENT);
     cr_assert_eq(stat_name(b, "moved").st_ino, sub->ino);
     cr_assert_eq(stat_of(a).st_nlink, 2U);
@@ -527,28 +527,86 @@ Test(names, rename_checks_what_it_is_given)
     touch(root, "file");
     touch(sub, "below");
     unsigned both = RENAME_EXCHANGE | RENAME_NOREPLACE;
-    cr_assert_eq(dir_rename(root, "file", root, "x", both), -EINVAL);
-    cr_assert_eq(dir_rename(root, "file", root, "x", RENAME_WHITEOUT), -EINVAL);
-    cr_assert_eq(dir_rename(root, "nothing", root, "x", 0), -ENOENT);
-    cr_assert_eq(dir_rename(root, "file", root, "nothing", RENAME_EXCHANGE), -ENOENT);
-    cr_assert_eq(dir_rename(root, "file", root, "dir", RENAME_NOREPLACE), -EEXIST);
-    cr_assert_eq(dir_rename(root, "file", root, "dir", 0), -EISDIR);
-    cr_assert_eq(dir_rename(root, "dir", root, "file", 0), -ENOTDIR);
-    cr_assert_eq(dir_rename(root, "dir", sub, "x", 0), -EINVAL);
-    cr_assert_eq(dir_rename(root, "dir", dir, "x", 0), -EINVAL);
-    cr_assert_eq(dir_rename(sub, "below", root, "dir", RENAME_EXCHANGE), -EINVAL);
-    cr_assert_eq(dir_rename(root, "dir", sub, "below", RENAME_EXCHANGE), -EINVAL);
+    cr_assert_eq(dir_rename(root, "file", root, "x", both, NULL), -EINVAL);
+    both = RENAME_EXCHANGE | RENAME_WHITEOUT;
+    cr_assert_eq(dir_rename(root, "file", root, "dir", both, &cred), -EINVAL);
+    cr_assert_eq(dir_rename(root, "nothing", root, "x", RENAME_WHITEOUT, &cred), -ENOENT);
+    cr_assert_eq(dir_rename(root, "file", root, "file", RENAME_WHITEOUT, &cred), 0);
+    both = RENAME_NOREPLACE | RENAME_WHITEOUT;
+    cr_assert_eq(dir_rename(root, "file", root, "dir", both, &cred), -EEXIST);
+    cr_assert_eq(dir_rename(root, "dir", sub, "x", both, &cred), -EINVAL);
+    cr_assert_eq(dir_rename(root, "nothing", root, "x", 0, NULL), -ENOENT);
+    cr_assert_eq(dir_rename(root, "file", root, "nothing", RENAME_EXCHANGE, NULL), -ENOENT);
+    cr_assert_eq(dir_rename(root, "file", root, "dir", RENAME_NOREPLACE, NULL), -EEXIST);
+    cr_assert_eq(dir_rename(root, "file", root, "dir", 0, NULL), -EISDIR);
+    cr_assert_eq(dir_rename(root, "dir", root, "file", 0, NULL), -ENOTDIR);
+    cr_assert_eq(dir_rename(root, "dir", sub, "x", 0, NULL), -EINVAL);
+    cr_assert_eq(dir_rename(root, "dir", dir, "x", 0, NULL), -EINVAL);
+    cr_assert_eq(dir_rename(sub, "below", root, "dir", RENAME_EXCHANGE, NULL), -EINVAL);
+    cr_assert_eq(dir_rename(root, "dir", sub, "below", RENAME_EXCHANGE, NULL), -EINVAL);
     inode_put(make(root, "empty", S_IFDIR | 0755), 1);
-    cr_assert_eq(dir_rename(root, "empty", dir, "sub", 0), -ENOTEMPTY);
-    cr_assert_eq(dir_rename(root, "file", root, "", 0), -EINVAL);
+    cr_assert_eq(dir_rename(root, "empty", dir, "sub", 0, NULL), -ENOTEMPTY);
+    cr_assert_eq(dir_rename(root, "file", root, "", 0, NULL), -EINVAL);
     cr_assert_eq(exists(root, "file"), 0);
     inode_put(dir, 1), inode_put(sub, 1);
+}
+
+static void expect_whiteout(struct inode *dir, const char *name)
+{
+    struct stat st = stat_name(dir, name);
+    cr_assert_eq(st.st_mode, S_IFCHR);
+    cr_assert_eq(st.st_rdev, 0U);
+    cr_assert_eq(st.st_nlink, 1U);
+    cr_assert_eq(st.st_uid, cred.uid);
+    cr_assert_eq(st.st_gid, cred.gid);
+}
+
+Test(names, rename_leaves_a_whiteout)
+{
+    struct inode *dir = make(root, "dir", S_IFDIR | 0755), *file = make(root, "a", S_IFREG | 0644);
+    touch(root, "b");
+    cr_assert_eq(dir_rename(root, "a", root, "b", RENAME_WHITEOUT, &cred), 0);
+    expect_whiteout(root, "a");
+    cr_assert_eq(stat_name(root, "b").st_ino, file->ino);
+    uint64_t ino = stat_name(root, "a").st_ino;
+    cr_assert_eq(dir_rename(root, "b", root, "a", RENAME_WHITEOUT, &cred), 0);
+    expect_whiteout(root, "b");
+    struct inode *gone;
+    cr_assert_eq(inode_get(fs, ino, &gone), -ENOENT, "the first whiteout is deleted");
+    cr_assert_eq(dir_rename(root, "dir", root, "moved", RENAME_WHITEOUT | RENAME_NOREPLACE, &cred),
+                 0);
+    expect_whiteout(root, "dir");
+    cr_assert_eq(stat_of(root).st_nlink, 3U);
+    inode_put(dir, 1), inode_put(file, 1);
+    remount();
+    expect_whiteout(root, "b");
+    expect_whiteout(root, "dir");
+    cr_assert_eq(dir_unlink(root, "dir"), 0);
+    cr_assert_eq(exists(root, "dir"), -ENOENT);
+}
+
+/* One update: a crash leaves the file at its old name, or a whiteout there. */
+Test(names, a_crash_leaves_a_whiteout_and_what_was_renamed_or_neither)
+{
+    struct inode *file = make(root, "a", S_IFREG | 0644);
+    uint64_t ino = file->ino;
+    inode_put(file, 1);
+    commit();
+    cr_assert_eq(dir_rename(root, "a", root, "b", RENAME_WHITEOUT, &cred), 0);
+    crash();
+    cr_assert_eq(stat_name(root, "a").st_ino, ino);
+    cr_assert_eq(exists(root, "b"), -ENOENT);
+    cr_assert_eq(dir_rename(root, "a", root, "b", RENAME_WHITEOUT, &cred), 0);
+    commit();
+    crash();
+    expect_whiteout(root, "a");
+    cr_assert_eq(stat_name(root, "b").st_ino, ino);
 }
 
 Test(names, rename_over_a_file_deletes_it)
 {
     struct inode *old = make(root, "old", S_IFREG | 0644), *new = make(root, "new", S_IFREG | 0644);
-    cr_assert_eq(dir_rename(root, "new", root, "old", 0), 0);
+    cr_assert_eq(dir_rename(root, "new", root, "old", 0, NULL), 0);
     cr_assert_eq(stat_of(old).st_nlink, 0U);
     cr_assert_eq(stat_name(root, "old").st_ino, new->ino);
     cr_assert_eq(exists(root, "new"), -ENOENT);
@@ -561,7 +619,7 @@ Test(names, rename_over_an_empty_directory_removes_it)
 {
     struct inode *a = make(root, "a", S_IFDIR | 0755), *b = make(root, "b", S_IFDIR | 0755);
     touch(a, "file");
-    cr_assert_eq(dir_rename(root, "a", root, "b", 0), 0);
+    cr_assert_eq(dir_rename(root, "a", root, "b", 0, NULL), 0);
     cr_assert_eq(stat_of(root).st_nlink, 3U);
     cr_assert_eq(stat_of(b).st_nlink, 0U);
     cr_assert_eq(stat_name(root, "b").st_ino, a->ino);
@@ -572,8 +630,8 @@ Test(names, rename_between_names_of_one_inode_changes_nothing)
 {
     struct inode *file = make(root, "a", S_IFREG | 0644);
     cr_assert_eq(dir_link(file, root, "b"), 0);
-    cr_assert_eq(dir_rename(root, "a", root, "b", 0), 0);
-    cr_assert_eq(dir_rename(root, "a", root, "a", 0), 0);
+    cr_assert_eq(dir_rename(root, "a", root, "b", 0, NULL), 0);
+    cr_assert_eq(dir_rename(root, "a", root, "a", 0, NULL), 0);
     cr_assert_eq(exists(root, "a"), 0);
     cr_assert_eq(exists(root, "b"), 0);
     cr_assert_eq(stat_of(file).st_nlink, 2U);
@@ -584,7 +642,7 @@ Test(names, exchange_swaps_a_directory_and_a_file_of_two_directories)
 {
     struct inode *a = make(root, "a", S_IFDIR | 0755), *b = make(root, "b", S_IFDIR | 0755);
     struct inode *sub = make(a, "x", S_IFDIR | 0755), *file = make(b, "y", S_IFREG | 0644);
-    cr_assert_eq(dir_rename(a, "x", b, "y", RENAME_EXCHANGE), 0);
+    cr_assert_eq(dir_rename(a, "x", b, "y", RENAME_EXCHANGE, NULL), 0);
     cr_assert_eq(stat_name(a, "x").st_ino, file->ino);
     cr_assert_eq(stat_name(b, "y").st_ino, sub->ino);
     cr_assert_eq(stat_of(a).st_nlink, 2U);
@@ -600,7 +658,7 @@ Test(names, a_file_renamed_over_another_brings_its_content_through_a_crash)
     cr_assert_eq(fs_sync(fs), 0);
     struct inode *new = make(root, "config.new", S_IFREG | 0644);
     write_file(new, "the new content");
-    cr_assert_eq(dir_rename(root, "config.new", root, "config", 0), 0);
+    cr_assert_eq(dir_rename(root, "config.new", root, "config", 0, NULL), 0);
     commit(); /* names only: no data is asked to be written */
     inode_put(old, 1), inode_put(new, 1);
     crash();
@@ -681,12 +739,12 @@ Test(names, renaming_while_reading_comes_to_an_end)
     for (uint64_t cookie = 2; nr < 100 && dir_next(root, cookie, &e) == 0;
          cookie = e.cookie, nr++) {
         snprintf(name, sizeof name, "renamed%u", nr);
-        cr_assert_eq(dir_rename(root, e.name, root, name, 0), 0);
+        cr_assert_eq(dir_rename(root, e.name, root, name, 0, NULL), 0);
     }
     cr_assert_eq(nr, 10U);
 }
 
-/* A replaced name, a renamed entry and exchanged ones are where they were. */
+/* A replaced name, a renamed entry, exchanged ones and a whiteout are where they were. */
 Test(names, a_name_that_is_always_there_is_read_once)
 {
     struct dir_entry e;
@@ -694,14 +752,18 @@ Test(names, a_name_that_is_always_there_is_read_once)
     cr_assert_eq(dir_next(root, 2, &e), 0);
     uint64_t a = e.cookie;
     cr_assert_str_eq(e.name, "a");
-    cr_assert_eq(dir_rename(root, "c", root, "a", 0), 0);
+    cr_assert_eq(dir_rename(root, "c", root, "a", 0, NULL), 0);
     cr_assert_eq(dir_next(root, 2, &e), 0);
     cr_assert_str_eq(e.name, "a");
     cr_assert_eq(e.cookie, a);
-    cr_assert_eq(dir_rename(root, "a", root, "b", RENAME_EXCHANGE), 0);
+    cr_assert_eq(dir_rename(root, "a", root, "b", RENAME_EXCHANGE, NULL), 0);
     cr_assert_eq(dir_next(root, a, &e), 0);
     cr_assert_str_eq(e.name, "b");
-    cr_assert_eq(count_entries(root), 4U);
+    cr_assert_eq(dir_rename(root, "a", root, "new", RENAME_WHITEOUT, &cred), 0);
+    cr_assert_eq(dir_next(root, 2, &e), 0);
+    cr_assert_str_eq(e.name, "a");
+    cr_assert_eq(e.cookie, a);
+    cr_assert_eq(count_entries(root), 5U);
 }
 
 /* ---- attributes --------------------------------------------------------------------------------- */
@@ -943,7 +1005,7 @@ Test(names, a_read_only_volume_refuses_every_change_and_keeps_everything)
     cr_assert_eq(dir_link(file, root, "x"), -EROFS);
     cr_assert_eq(dir_unlink(root, "file"), -EROFS);
     cr_assert_eq(dir_rmdir(root, "dir"), -EROFS);
-    cr_assert_eq(dir_rename(root, "file", root, "x", 0), -EROFS);
+    cr_assert_eq(dir_rename(root, "file", root, "x", 0, NULL), -EROFS);
     cr_assert_eq(inode_setattr(file, &attr, SETATTR_MODE), -EROFS);
     cr_assert_eq(inode_setattr(file, &attr, SETATTR_SIZE), -EROFS);
     cr_assert_eq(xattr_set(file, "user.b", "", 0, 0), -EROFS);
@@ -1014,6 +1076,9 @@ Test(names_full, on_a_full_volume_creating_fails_cleanly_and_deleting_works, .ti
     }
     cr_assert_eq(err, -ENOSPC);
     cr_assert_eq(exists(root, name), -ENOENT);
+    cr_assert_eq(dir_rename(root, "0", root, "renamed", RENAME_WHITEOUT, &cred), -ENOSPC);
+    cr_assert_eq(stat_name(root, "0").st_mode, S_IFREG | 0644U);
+    cr_assert_eq(exists(root, "renamed"), -ENOENT);
     cr_assert_eq(count_entries(root), (unsigned)nr + 2);
     for (int i = 0; i < nr; i++) {
         snprintf(name, sizeof name, "%d", i);
@@ -1137,7 +1202,7 @@ Test(names_threads, a_name_that_is_replaced_is_there_all_the_time)
         cr_assert_eq(pthread_create(&threads[i], NULL, watch_name, NULL), 0);
     for (int i = 0; i < 10 * ROUNDS; i++) {
         touch(root, "new");
-        cr_assert_eq(dir_rename(root, "new", root, "name", 0), 0);
+        cr_assert_eq(dir_rename(root, "new", root, "name", 0, NULL), 0);
     }
     atomic_store(&done, true);
     for (int i = 0; i < WATCHERS; i++)
@@ -1194,10 +1259,10 @@ static void *change_names(void *arg)
             (void)dir_unlink(dir, a);
             break;
         case 2:
-            (void)dir_rename(dir, a, root, b, 0);
+            (void)dir_rename(dir, a, root, b, 0, NULL);
             break;
         case 3:
-            (void)dir_rename(root, a, dir, b, RENAME_EXCHANGE);
+            (void)dir_rename(root, a, dir, b, RENAME_EXCHANGE, NULL);
             break;
         case 4:
             if (dir_lookup(dir, a, &inode) == 0) {
@@ -1462,7 +1527,7 @@ static int model_may_rename(struct node *olddir, struct node *source, struct nod
 }
 
 static int model_rename(struct node *olddir, unsigned oldname, struct node *newdir,
-                        unsigned newname, unsigned flags)
+                        unsigned newname, unsigned flags, struct node **whiteout)
 {
     struct node *source = olddir->child[oldname], *target = newdir->child[newname];
     int may = model_may_rename(olddir, source, newdir, target, flags);
@@ -1476,6 +1541,11 @@ static int model_rename(struct node *olddir, unsigned oldname, struct node *newd
         node_attach(olddir, oldname, target);
     else if (target != NULL)
         node_drop(target);
+    if (flags & RENAME_WHITEOUT) {
+        *whiteout = node_new(S_IFCHR);
+        cr_assert_not_null(*whiteout, "the model is full");
+        node_attach(olddir, oldname, *whiteout);
+    }
     return 0;
 }
 
@@ -1483,15 +1553,23 @@ static int model_rename(struct node *olddir, unsigned oldname, struct node *newd
 static void model_step(void)
 {
     static const uint32_t types[] = { S_IFREG, S_IFDIR, S_IFDIR, S_IFLNK, S_IFIFO };
-    static const unsigned flags[] = { 0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE };
+    static const unsigned flags[] = { 0,
+                                      0,
+                                      0,
+                                      RENAME_NOREPLACE,
+                                      RENAME_EXCHANGE,
+                                      RENAME_WHITEOUT,
+                                      RENAME_WHITEOUT | RENAME_NOREPLACE };
     struct node *dir = pick_dir(), *other = pick_dir(), *made = NULL;
     unsigned name = pick(MODEL_NAMES), to = pick(MODEL_NAMES), what = pick(10),
-             flag = flags[pick(5)];
+             flag = flags[pick(7)];
     uint32_t type = types[pick(5)];
     struct inode *d = inode_of(dir), *o = inode_of(other), *inode = NULL;
     int expected = 0, err = 0;
     if (what < 3 && model_is_full())
         what = 4 + pick(2);
+    if (model_is_full())
+        flag &= ~(unsigned)RENAME_WHITEOUT;
     if (what < 3) {
         expected = model_make(dir, name, type, &made);
         err = type == S_IFLNK ? dir_symlink(d, name_of(name), "target", &cred, &inode)
@@ -1508,8 +1586,10 @@ static void model_step(void)
         expected = model_remove(dir, name, what == 4);
         err = what == 4 ? dir_rmdir(d, name_of(name)) : dir_unlink(d, name_of(name));
     } else if (what > 5) {
-        expected = model_rename(dir, name, other, to, flag);
-        err = dir_rename(d, name_of(name), o, name_of(to), flag);
+        expected = model_rename(dir, name, other, to, flag, &made);
+        err = dir_rename(d, name_of(name), o, name_of(to), flag, &cred);
+        if (err == 0 && made != NULL)
+            made->ino = stat_name(d, name_of(name)).st_ino;
     }
     if (inode != NULL)
         inode_put(inode, 1);
@@ -1557,6 +1637,8 @@ static void compare_node(struct inode *inode, const struct node *n, const struct
         cr_assert_eq(dir_readlink(inode, target, sizeof target), 0);
         cr_assert_str_eq(target, "target");
     }
+    if (n->type == S_IFCHR)
+        cr_assert(st.st_mode == S_IFCHR && st.st_rdev == 0);
     if (!node_is_dir(n))
         return;
     struct inode *up = lookup(inode, "..");
