@@ -397,14 +397,17 @@ static json_t *answer_pages(struct control_commands *c, const json_t *args)
 
 /* ---- set ------------------------------------------------------------------------------------- */
 
-/* Seconds, fractions allowed, as milliseconds.   False: not such a number, or not 1 ms to a day. */
-static bool parse_seconds(const char *text, unsigned *out_ms)
+#define COMMIT_MOST 3600u /* seconds, as for foliofs -o */
+#define DIRTY_MOST  86400u
+
+/* Whole seconds from 1 to most, as milliseconds. */
+static bool parse_seconds(const char *text, unsigned most, unsigned *out_ms)
 {
     char *end;
-    double seconds = strtod(text, &end);
-    if (end == text || *end != '\0' || !(seconds >= 0.001 && seconds <= 86400))
+    unsigned long seconds = strtoul(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end != '\0' || seconds < 1 || seconds > most)
         return false;
-    *out_ms = (unsigned)(seconds * 1000 + 0.5);
+    *out_ms = (unsigned)seconds * 1000;
     return true;
 }
 
@@ -422,9 +425,14 @@ static const char *set_cache_size(struct fs *fs, const char *value)
     uint64_t bytes;
     if (parse_size(value, &bytes) != 0)
         return "wants bytes, such as 64M";
-    if (page_cache_resize(fs->cache, bytes) != 0)
-        return "is not possible on this mount: too small, or above what was set aside at start";
-    return NULL;
+    if (page_cache_resize(fs->cache, bytes) == 0)
+        return NULL;
+    static _Thread_local char wrong[64 + 2 * SIZE_TEXT_BYTES];
+    char least[SIZE_TEXT_BYTES], most[SIZE_TEXT_BYTES];
+    snprintf(wrong, sizeof wrong, "is from %s to what the mount began with, %s",
+             format_size((uint64_t)CACHE_MIN_PAGES << PAGE_SHIFT, least),
+             format_size(fs->options.cache.cache_bytes, most));
+    return wrong;
 }
 
 static const char *set_dirty(struct fs *fs, const struct cache_options *o)
@@ -456,24 +464,24 @@ static const char *set_dirty_background_ratio(struct fs *fs, const char *value)
 static const char *set_dirty_expire(struct fs *fs, const char *value)
 {
     struct cache_options o = fs->options.cache;
-    if (!parse_seconds(value, &o.dirty_expire_ms))
-        return "wants seconds, 0.001 to 86400";
+    if (!parse_seconds(value, DIRTY_MOST, &o.dirty_expire_ms))
+        return "wants whole seconds, 1 to 86400";
     return set_dirty(fs, &o);
 }
 
 static const char *set_dirty_writeback(struct fs *fs, const char *value)
 {
     struct cache_options o = fs->options.cache;
-    if (!parse_seconds(value, &o.dirty_writeback_ms))
-        return "wants seconds, 0.001 to 86400";
+    if (!parse_seconds(value, DIRTY_MOST, &o.dirty_writeback_ms))
+        return "wants whole seconds, 1 to 86400";
     return set_dirty(fs, &o);
 }
 
 static const char *set_commit(struct fs *fs, const char *value)
 {
     unsigned ms;
-    if (!parse_seconds(value, &ms))
-        return "wants seconds, 0.001 to 86400";
+    if (!parse_seconds(value, COMMIT_MOST, &ms))
+        return "wants whole seconds, 1 to 3600";
     __atomic_store_n(&fs->options.commit_ms, ms, __ATOMIC_RELAXED);
     store_wake(fs->store);
     return NULL;

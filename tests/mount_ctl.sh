@@ -169,9 +169,10 @@ done
 shows '^commit=2$' set commit=2
 refuses 1 'cache_size, dirty_ratio, .*commit, fault_around, store_around, readahead, read_ahead_kb, reclaim' "$ctl" "$M" set nosuch=1
 for setting in cache_size=much cache_size=1 cache_size=900T dirty_ratio=0 dirty_ratio=101 \
-    dirty_background_ratio=90 dirty_expire=-1 commit=0 commit=nan readahead=psychic; do
+    dirty_background_ratio=90 dirty_expire=-1 commit=0 commit=nan commit=3601 commit=0.5 readahead=psychic; do
     refuses 1 "${setting%%=*}" "$ctl" "$M" set $setting
 done
+refuses 1 'from 64 KiB to' "$ctl" "$M" set cache_size=900T
 refuses 2 'NAME=VALUE' "$ctl" "$M" set commit
 # they work: a limit is kept
 ask drop
