@@ -592,7 +592,9 @@ static void do_inject(const struct client *client, char *const *files)
 {
     json_t *args = client->inject != NULL ? json_incref(client->inject) : json_object();
     bool rule = json_object_get(args, "kind") != NULL;
-    if (!rule && json_object_size(args) > (json_object_get(args, "clear") != NULL ? 1 : 0))
+    if (json_object_get(args, "clear") != NULL && json_object_size(args) > 1)
+        die_usage("inject: --clear goes alone");
+    if (!rule && json_object_size(args) > 0 && json_object_get(args, "clear") == NULL)
         die_usage("inject: which kind: --eio, --enospc, --enomem, --lost, --torn?");
     if (!rule && files[0] != NULL)
         die_usage("inject: FILE is for an error of a kind");
@@ -738,7 +740,7 @@ int main(int argc, char **argv)
     char **rest = argv + optind;
     int nr = argc - optind;
     if (nr < 2)
-        die_usage("MOUNTPOINT and COMMAND are missing");
+        die_usage(nr == 0 ? "MOUNTPOINT and COMMAND are missing" : "COMMAND is missing");
     const struct command *command = find_command(rest[1]);
     check_argument(command, rest[2]); /* argv ends with a NULL */
     if (nr > 2 + command->most)

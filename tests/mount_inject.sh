@@ -87,7 +87,8 @@ refuses 2 'count=-1: not a number' inject --eio --writes --count=-1
 refuses 2 'it is for inject' stats --eio
 refuses 2 'FILE is for' inject --clear "$M/file"
 refuses 2 'too many' inject --eio --writes "$M/file" "$M/file"
-refuses 2 'which kind' inject --clear --writes
+refuses 2 'clear goes alone' inject --clear --writes
+refuses 2 'clear goes alone' inject --clear --eio
 refuses 1 'reads, writes, commits' inject --eio
 refuses 1 'per_million is 1 to' inject --eio --writes --per-million=0
 refuses 1 'per_million is 1 to' inject --eio --writes --per-million=1000001
