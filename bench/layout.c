@@ -1152,7 +1152,7 @@ static void measure(struct bench *b)
 
 int main(int argc, char **argv)
 {
-    if (argc < 2) {
+    if (argc < 2 || argv[1][0] == '-') {
         fprintf(stderr, "usage: layout DIR [MIB [PASSES [BATCH [LAYOUT...]]]]\n");
         return 2;
     }

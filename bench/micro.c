@@ -1084,7 +1084,7 @@ static void measure(struct bench *b, struct job *jobs)
 
 int main(int argc, char **argv)
 {
-    if (argc < 2) {
+    if (argc < 2 || argv[1][0] == '-') {
         fprintf(stderr, "usage: micro DIR [MIB [ROUNDS [CASE]]]\n");
         return 2;
     }
