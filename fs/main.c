@@ -43,6 +43,8 @@ struct program {
 static int find_volume(struct program *p, struct store_error *error)
 {
     struct stat st;
+    if (p->options.volume[0] == '\0' || p->options.mountpoint[0] == '\0')
+        return store_fail(error, -EINVAL, "the name of the volume or of the mount point is empty");
     p->volume = realpath(p->options.volume, NULL);
     if (p->volume == NULL)
         return store_fail(error, -errno, "%s: %s; a volume is made by mkfs.foliofs",

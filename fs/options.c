@@ -153,6 +153,10 @@ static int unknown_option(const char *arg, struct store_error *error)
 {
     char names[400] = "";
     size_t used = 0;
+    if (strcmp(arg, "remount") == 0)
+        return store_fail(error, -EINVAL,
+                          "remount: unmount, and mount again with other options; many can be "
+                          "changed by foliofsctl MOUNTPOINT set");
     for (size_t i = 0; i < TABLE_LEN; i++)
         if (table[i].help != NULL)
             used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "",
@@ -504,13 +508,13 @@ static int check_budget(const struct options *o, const struct budget *b, struct 
 {
     char have[SIZE_TEXT_BYTES], want[SIZE_TEXT_BYTES], least[SIZE_TEXT_BYTES];
     uint64_t machine = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-    uint64_t need;
+    uint64_t given = o->cache_size != 0 ? o->cache_size : b->pages, need;
     if (b->memory > machine)
         return store_fail(error, -EINVAL, "memory: %s is more than this machine has (%s)",
                           format_size(b->memory, want), format_size(machine, have));
     if (b->pages < min_pages(o))
         return store_fail(error, -EINVAL, "cache_size: %s is too small; at least %s",
-                          format_size(b->pages, want), format_size(min_pages(o), least));
+                          format_size(given, want), format_size(min_pages(o), least));
     need = b->pages + structs_for(b->pages) + min_others(o);
     need = (need + MIB - 1) / MIB * MIB;
     if (b->memory < need)

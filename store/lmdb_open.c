@@ -146,6 +146,9 @@ int lmdb_open_error(int rc, const char *path, struct store_error *error)
         return store_fail(error, -EACCES,
                           "%s: %s; become its owner, or change its mode to 0600 for yourself", path,
                           strerror(rc));
+    case ENOSPC:
+    case EDQUOT:
+        return store_fail(error, -rc, "%s: %s; make room on its disk", path, strerror(rc));
     default: /* codes, not an enum */
         return store_fail(error, rc > 0 ? -rc : -EIO, "%s: cannot be opened: %s; run fsck.foliofs",
                           path, mdb_strerror(rc));

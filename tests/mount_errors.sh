@@ -34,6 +34,9 @@ refuses - 'cache' "$foliofs" -o cache=maybe "$V" "$M"
 refuses - 'commit' "$foliofs" -o commit=soon "$V" "$M"
 refuses - 'memory' "$foliofs" -o memory=lots "$V" "$M"
 refuses - 'memory' "$foliofs" -o memory=64K "$V" "$M"
+refuses - ' 1 KiB is too small' "$foliofs" -o cache_size=1K "$V" "$M"
+refuses - 'unmount' "$foliofs" -o remount,ro "$V" "$M"
+refuses - 'is empty' "$foliofs" '' "$M"
 refuses - 'readahead' "$foliofs" -o readahead=psychic "$V" "$M"
 refuses - 'dirty_ratio' "$foliofs" -o dirty_ratio=101 "$V" "$M"
 refuses - 'fsname' "$foliofs" -o fsname= "$V" "$M"
@@ -136,7 +139,7 @@ check_volume
 may_be_mounted=
 refuses 1 'not on a FolioFS mount' "$ctl" "$M" stats
 refuses 1 . "$ctl" "$T/nowhere" stats
-refuses 2 . "$ctl" "$M"
+refuses 2 ' COMMAND is missing' "$ctl" "$M"
 refuses 2 . "$ctl" "$M" dance
 refuses 2 . "$ctl" "$M" pages
 refuses 2 . "$ctl" "$M" set x
