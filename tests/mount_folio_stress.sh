@@ -1,5 +1,6 @@
 #!/bin/sh
 # What folio-stress does where it cannot do its work, and what it leaves behind.
+# shellcheck disable=SC2016 # expanded by another shell
 . "$(dirname -- "$0")/lib.sh"
 stress=$FOLIO_BIN/folio-stress
 [ -x "$stress" ] || fail "FOLIO_BIN=$FOLIO_BIN has no folio-stress"

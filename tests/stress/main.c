@@ -429,7 +429,7 @@ static void summary(const struct program *p)
 }
 
 /* As much as we may have, and what we need: a limit of ours must not look like an error of the filesystem. */
-static void raise_limit(int which, uint64_t need, const char *what, const char *ulimit)
+static void raise_limit(unsigned which, uint64_t need, const char *what, const char *ulimit)
 {
     struct rlimit limit;
     if (getrlimit(which, &limit) != 0)
