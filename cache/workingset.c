@@ -43,38 +43,40 @@ static bool too_many(struct page_cache *cache)
 }
 
 /* Context: shadow_lock.   Returns false: somebody is busy in its tree. */
-static bool drop_oldest(struct page_cache *cache)
+static bool drop(struct page_cache *cache, uint64_t number)
 {
-    struct shadow *s = shadow_of(cache, cache->shadow_tail);
+    struct shadow *s = shadow_of(cache, number);
     struct address_space *m = s->m;
-    if (m != NULL) {
-        if (pthread_mutex_trylock(&m->tree_lock) != 0)
-            return false;
-        void *old = radix_tree_delete(&m->pages, s->index);
-        assert(old == radix_make_value(cache->shadow_tail));
-        (void)old;
-        m->nrshadows--;
-        s->m = NULL;
-        cache->nr_shadows--;
-        pthread_mutex_unlock(&m->tree_lock);
-    }
-    cache->shadow_tail++;
+    if (m == NULL)
+        return true;
+    if (pthread_mutex_trylock(&m->tree_lock) != 0)
+        return false;
+    void *old = radix_tree_delete(&m->pages, s->index);
+    assert(old == radix_make_value(number));
+    (void)old;
+    m->nrshadows--;
+    s->m = NULL;
+    cache->nr_shadows--;
+    pthread_mutex_unlock(&m->tree_lock);
     return true;
 }
 
 void workingset_make_room(struct page_cache *cache)
 {
     pthread_mutex_lock(&cache->shadow_lock);
-    for (unsigned n = 0; n < SHADOW_STEP && too_many(cache) && drop_oldest(cache); n++)
-        ;
+    for (unsigned n = 0; n < SHADOW_STEP && too_many(cache) && drop(cache, cache->shadow_tail); n++)
+        cache->shadow_tail++;
     pthread_mutex_unlock(&cache->shadow_lock);
 }
 
 void workingset_forget_all(struct page_cache *cache)
 {
     pthread_mutex_lock(&cache->shadow_lock);
-    while (cache->shadow_tail != cache->shadow_head && drop_oldest(cache))
-        ;
+    bool all = true;
+    for (uint64_t n = cache->shadow_tail; n < cache->shadow_head; n++) {
+        all = drop(cache, n) && all;
+        cache->shadow_tail += all;
+    }
     pthread_mutex_unlock(&cache->shadow_lock);
 }
 

@@ -345,7 +345,7 @@ rule - 'shadows: in the ring if and only if in the tree; never taken for a page'
 mutant shadow_found_as_page cache/filemap.c \
     '/^static struct page \*slot_get_page/,/^}/ s/ || radix_is_value(page)//'
 mutant shadow_dropped_by_half cache/workingset.c \
-    '/^static bool drop_oldest/,/^}/ s/void \*old = .*/void *old = radix_make_value(cache->shadow_tail);/'
+    '/^static bool drop(/,/^}/ s/void \*old = .*/void *old = radix_make_value(number);/'
 mutant shadow_not_forgotten cache/workingset.c '/^static uint32_t forget/,/^}/ s/^    s->m = NULL;//'
 mutant shadow_survives_truncation cache/workingset.c '/^void workingset_truncate/,/^}/ s/while (.*/while (0)/'
 mutant shadows_without_limit cache/workingset.c \

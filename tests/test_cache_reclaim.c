@@ -255,6 +255,31 @@ Test(cache_reclaim, a_file_that_goes_takes_its_shadows_with_it)
     for_each_policy(other_file);
 }
 
+static void one_is_busy(struct world *w)
+{
+    struct address_space other;
+    mapping_init(&other, w->cache, w->dev, 2, NULL, (uint64_t)1 << 40);
+    for (uint32_t i = 0; i < PAGES; i++) {
+        use(w, &w->m, i);
+        use(w, &other, i);
+    }
+    uint32_t left = w->m.nrshadows;
+    cr_assert(left > 0 && other.nrshadows > 0, "%s", w->policy);
+    pthread_mutex_lock(&w->m.tree_lock);
+    workingset_forget_all(w->cache);
+    pthread_mutex_unlock(&w->m.tree_lock);
+    cr_expect_eq(other.nrshadows, 0, "%s", w->policy);
+    cr_expect_eq(w->m.nrshadows, left, "%s", w->policy);
+    workingset_forget_all(w->cache);
+    cr_expect_eq(stats(w).shadows, 0, "%s", w->policy);
+    mapping_destroy(&other);
+}
+
+Test(cache_reclaim, shadows_are_forgotten_but_those_of_a_file_that_is_busy)
+{
+    for_each_policy(one_is_busy);
+}
+
 /* ---- the mechanism --------------------------------------------------------------------------- */
 
 /* Nobody writes anything back here, so every clean page must be found, wherever the dirty ones are. */
