@@ -186,7 +186,8 @@ void mapping_init(struct address_space *m, struct page_cache *cache, struct devi
 /* Nobody uses it any more, nor has it mapped; its pages are dropped, dirty ones too (the caller has written what was
  * wanted, or the file is deleted). */
 void mapping_destroy(struct address_space *m);
-/* I1 to I5 (page.h), and of M1 and M3 (memory.h) what shows in a page, over every page.   Returns 0, or the line of the check that failed. Quiet mapping. */
+/* I1 to I5 (page.h), and of M1 and M3 (memory.h) what shows in a page, over every page. Quiet mapping.
+ * Returns 0, or the line of the check that failed. */
 int mapping_check(struct address_space *m);
 
 void i_size_write(struct address_space *m, uint64_t size); /* Context: i_rwsem */

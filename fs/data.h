@@ -84,7 +84,8 @@ int inode_share_pages(struct inode *inode);
 /* Drop all data: a deleted inode's last step; adds the trim to u. */
 void inode_delete_data(struct inode *inode, struct update *u);
 
-/* mode: FALLOC_FL_KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE as fallocate(2); others -EOPNOTSUPP. Errors: also -EROFS, -EFBIG, -ENOSPC, -EIO, -ENOMEM.
+/* mode: FALLOC_FL_KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE as fallocate(2); others -EOPNOTSUPP. Errors:
+ * also -EROFS, -EFBIG, -ENOSPC, -EIO, -ENOMEM.
  * stale: NULL, or where is noted what is stale until stale_end(), which is due whatever this returned: holes. */
 int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t len,
                    struct stale *stale);
