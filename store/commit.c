@@ -30,6 +30,15 @@ static int put_tail(struct store *s, const struct txn *t)
     return lmdb_put(s->lmdb, &key, value, number_encode(t->log_end, value));
 }
 
+/* LMDB commits nothing where nothing was put: put something that is there. */
+static int put_no_change(struct store *s)
+{
+    uint8_t value[SUPER_BYTES];
+    struct key key;
+    key_super(&key);
+    return lmdb_put(s->lmdb, &key, value, super_encode(&s->super, value));
+}
+
 /* Put every entry of the frozen map into one LMDB transaction and sync it. No lock is held. */
 static int write_txn(struct store *s, struct txn *t)
 {
@@ -48,6 +57,8 @@ static int write_txn(struct store *s, struct txn *t)
     }
     if (err == 0)
         err = put_tail(s, t);
+    if (err == 0 && txn_empty(t))
+        err = put_no_change(s);
     if (err == 0 && s->faults != NULL)
         err = dev_fault_commit(s->faults);
     if (err == 0)
@@ -311,18 +322,12 @@ bool txn_full(const struct store *s, enum txn_room room)
            (room == ROOM_DATA && s->running->nr_data >= TXN_DATA_BLOCKS);
 }
 
-/* Write something that is there. Context: lock, dropped meanwhile. */
-static int commit_no_change(struct store *s)
+/* One commit more, whether there is anything to commit or not. Context: lock, dropped meanwhile. */
+static int commit_once_more(struct store *s)
 {
-    uint8_t value[SUPER_BYTES];
-    struct key key;
-    key_super(&key);
-    struct txn_record *r = record_new(&key, value, super_encode(&s->super, value), false);
-    if (r == NULL)
-        return -ENOMEM;
-    txn_started(s);
-    txn_insert_record(s->running, r);
-    return sync_locked(s, s->running->tid, false);
+    while (s->busy || s->logging)
+        pthread_cond_wait(&s->changed, &s->lock);
+    return commit_next(s);
 }
 
 int store_make_room(struct store *s)
@@ -330,10 +335,10 @@ int store_make_room(struct store *s)
     for (unsigned i = 0; i < ROOM_TRIMS && atomic_load(&s->nr_trims) > 0 && trim_step(s, 0) > 0;
          i++)
         ;
+    int err = store_commit(s, store_tid(s));
     pthread_mutex_lock(&s->lock);
-    int err = sync_locked(s, s->running->tid, false);
     for (unsigned i = 0; i < 2 && err == 0 && space_is_held(s) && !atomic_load(&s->read_only); i++)
-        err = commit_no_change(s);
+        err = commit_once_more(s);
     pthread_mutex_unlock(&s->lock);
     return err;
 }

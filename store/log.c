@@ -1,6 +1,7 @@
 /* log.c: records of the redo log, written and read. The bytes are described in FORMAT.md. */
 #include "store/log.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,8 +98,20 @@ bool log_half_full(const struct log *log)
     return log->head - log->tail > log->place.bytes / 2;
 }
 
+/* Those that updates write. */
+static bool is_loggable(const uint8_t *p, uint16_t key_len)
+{
+    struct key key = { .len = key_len };
+    if (key_len == 0 || key_len > KEY_MAX)
+        return false;
+    memcpy(key.bytes, p, key_len);
+    return key_is_sane(&key) && key.bytes[0] != KEY_BLOCK && key.bytes[0] != KEY_SUPER &&
+           key.bytes[0] != KEY_LOG && key.bytes[0] != KEY_LOG_TAIL;
+}
+
 static uint8_t *put_record(uint8_t *p, const struct txn_record *r)
 {
+    assert(is_loggable(r->bytes, r->key_len)); /* or the log would count as damaged */
     *p++ = r->deleted ? DEL_RECORD : PUT_RECORD;
     p[0] = (uint8_t)r->key_len;
     p[1] = (uint8_t)(r->key_len >> 8);
@@ -268,17 +281,6 @@ static int add_record(struct txn *t, const uint8_t *p, uint16_t key_len, uint32_
     txn_insert_record(t, r);
     txn_logged_record(t, r);
     return 0;
-}
-
-/* Those that updates write. */
-static bool is_loggable(const uint8_t *p, uint16_t key_len)
-{
-    struct key key = { .len = key_len };
-    if (key_len == 0 || key_len > KEY_MAX)
-        return false;
-    memcpy(key.bytes, p, key_len);
-    return key_is_sane(&key) && key.bytes[0] != KEY_BLOCK && key.bytes[0] != KEY_SUPER &&
-           key.bytes[0] != KEY_LOG && key.bytes[0] != KEY_LOG_TAIL;
 }
 
 /* Take one change from p (t NULL: only look).   Returns its bytes; -EUCLEAN: none of ours; -ENOMEM. */

@@ -107,7 +107,8 @@ static uint64_t cap_used(const struct store *s)
 
 bool space_is_held(const struct store *s)
 {
-    return s->recent[0] + s->recent[1] > TREE_PAGES; /* a commit always frees some */
+    return s->recent[0] + s->recent[1] > TREE_PAGES && /* a commit always frees some */
+           cap_used(s) + SPARE_PAGES < cap_pages(s);
 }
 
 /* Pages inside the file that the next transaction can reuse. */

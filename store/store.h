@@ -126,7 +126,8 @@ void *update_reserve(struct update *u, const struct key *key, size_t len);
 void update_trim(struct update *u, uint64_t data_id, uint64_t from, uint64_t to);
 
 /* Returns 0 and the transaction's number in *tid (may be NULL); -ENOSPC, -ENOMEM, -EROFS, -EIO:
- * nothing changed.   Blocks: only while running is full and another transaction commits. */
+ * nothing changed.   Blocks: while running is full and another transaction commits; where there is no room, for
+ * store_make_room(). */
 int update_apply(struct update *u, unsigned flags, uint64_t *tid);
 void update_abort(struct update *u);
 

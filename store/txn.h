@@ -194,10 +194,10 @@ void txn_started(struct store *s);
 
 /* ---- space.c --------------------------------------------------------------------------------- */
 
+/* Do pages that were freed wait for a commit, on a disk that is full before the volume is? Context: lock. */
+bool space_is_held(const struct store *s);
 /* Room for records of one update. Context: lock.   0 or -ENOSPC: commit, and ask again; what frees
  * may then go on all the same. */
-/* Do pages that were freed wait for a commit? */
-bool space_is_held(const struct store *s);
 int space_check_update(struct store *s, uint32_t records, uint64_t bytes, bool frees);
 /* A commit ended well. Context: lock. */
 void space_after_commit(struct store *s);

@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -669,6 +670,37 @@ Test(store_log, without_its_tail)
         cr_assert_not(stats(c).log_cut);
         cr_assert_eq(store_close(c), 0);
     }
+}
+
+/* Who is refused room has commits made beside others' records of the log: what those are for must not come into one. */
+static _Atomic bool enough;
+
+static void *make_room_again_and_again(void *unused)
+{
+    (void)unused;
+    for (uint8_t byte = 0; !enough; byte++) {
+        for (uint32_t index = 0; index < 100; index++)
+            write_block(index, byte);
+        cr_expect_eq(store_make_room(s), 0);
+    }
+    return NULL;
+}
+
+Test(store_log, commits_for_room_leave_nothing_in_the_log_that_cannot_be_replayed, .timeout = 60)
+{
+    pthread_t other;
+    enough = false;
+    cr_assert_eq(pthread_create(&other, NULL, make_room_again_and_again, NULL), 0);
+    for (unsigned i = 0; i < 300; i++) {
+        put_name(i, (int)i);
+        cr_expect_eq(store_sync(s, store_tid(s)), 0);
+    }
+    enough = true;
+    pthread_join(other, NULL);
+    struct store *c = crashed();
+    for (unsigned i = 0; i < 300; i++)
+        cr_expect_eq(get_name(c, i), (int)i);
+    cr_assert_eq(store_close(c), 0);
 }
 
 /* What fsck repairs otherwise is not in the way of putting the log into place. */
