@@ -512,16 +512,14 @@ static void retry_soon(struct address_space *m)
  * expired: what was left out is to be tried again soon.   Returns 0; -EAGAIN, -EBUSY: somebody does; errors. */
 static int flush_mapping(struct address_space *m, bool expired)
 {
-    int err = -EAGAIN;
-    if (down_write_trylock(&m->writeback_sem)) {
-        err = pass_and_release(m, WB_SYNC_NONE);
-        if (err == -EAGAIN && !expired)
-            err = 0;
-    }
-    if (err == -EAGAIN)
+    bool passed = down_write_trylock(&m->writeback_sem);
+    int err = passed ? pass_and_release(m, WB_SYNC_NONE) : -EAGAIN;
+    bool later = err == -EAGAIN && passed && !expired;
+    if (err == -EAGAIN &&
+        (!later || atomic_load(&m->nrdirty) == 0)) /* it is listed for the owner's sake */
         retry_soon(m);
     dirty_list_put(m);
-    return err;
+    return later ? 0 : err;
 }
 
 unsigned flusher_step(struct page_cache *cache)

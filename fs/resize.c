@@ -222,8 +222,7 @@ int inode_truncate(struct inode *inode, uint64_t size)
     if (size > MAX_FILE_SIZE)
         return -EFBIG;
     down_write(&inode->i_rwsem);
-    int err = store_refuses(
-        inode->fs->store); /* before a page is touched: what is read must stay what it was */
+    int err = store_refuses(inode->fs->store); /* before a page is touched, which is read still */
     if (err == 0)
         err = resize_locked(inode, size);
     if (err == 0)
