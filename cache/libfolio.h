@@ -56,7 +56,6 @@
 struct client_conn {
     _Atomic dev_t dev;    /* of the mount; 0: this is none (a; d to change) */
     int socket, uffd;     /* in the keeper's table (d); the watcher puts an empty file for uffd */
-    int bell;             /* likewise (d), the listener's to read; -1: there is none */
     unsigned files;       /* that use it (d) */
     bool own_only;        /* of faults, those inside system calls fail (d) */
     _Atomic bool hung_up; /* it is of no more use (a) */

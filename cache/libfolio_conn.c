@@ -275,19 +275,11 @@ int conn_ask(struct client_conn *conn, const struct attach_request *request, int
     return reply->error;
 }
 
-static void close_bell(struct client_conn *conn)
+/* The listener's from now on, if pages can be touched by a system call, which is how it is answered. */
+static void hang_bell(const struct client_conn *conn, int bell)
 {
-    if (conn->bell >= 0)
-        close(conn->bell);
-    conn->bell = -1;
-}
-
-/* If it can be listened to, and pages be touched by a system call, which is how that is answered.   Returns 0. */
-static int hang_bell(struct client_conn *conn)
-{
-    if (conn->bell >= 0 && (conn->own_only || robust_listen(conn->bell)))
-        close_bell(conn);
-    return 0;
+    if (bell >= 0 && (conn->own_only || robust_listen(bell)))
+        close(bell);
 }
 
 static int greet(struct client_conn *conn, dev_t dev)
@@ -300,19 +292,21 @@ static int greet(struct client_conn *conn, dev_t dev)
         return fd;
     conn->socket = fd;
     conn->files = 0;
-    conn->bell = -1;
     atomic_store(&conn->hung_up, false);
     atomic_store(&conn->gone, false);
-    int error = conn->uffd = open_userfaultfd(&conn->own_only);
+    int bell = -1, error = conn->uffd = open_userfaultfd(&conn->own_only);
     if (error >= 0) {
-        error = conn_ask(conn, &hello, conn->uffd, &reply, &conn->bell, NULL, 0);
+        error = conn_ask(conn, &hello, conn->uffd, &reply, &bell, NULL, 0);
         if (error == -EMFILE && reply.error == 0)
             error = 0; /* without a bell */
         if (error)
             note_reason("the daemon refuses", -error);
-        else if ((error = keeper_watch(conn)) == 0)
-            return hang_bell(conn);
-        close_bell(conn);
+        else if ((error = keeper_watch(conn)) == 0) {
+            hang_bell(conn, bell);
+            return 0;
+        }
+        if (bell >= 0)
+            close(bell);
         close(conn->uffd);
     }
     close(conn->socket);
@@ -339,7 +333,6 @@ int conn_get(dev_t dev, struct client_conn **out)
         if (conn->dev && atomic_load(&conn->gone) && conn->files == 0) {
             close(conn->socket);
             close(conn->uffd);
-            close_bell(conn);
             atomic_store(&conn->dev, 0);
         }
         if (!conn->dev && !unused)

@@ -8,7 +8,7 @@
  * Asking takes as long as a fault may. So it is not the keeper, for whom others wait, nor the watcher, who ends the
  * waiting when the daemon is gone.
  *
- * Threads lock, unlock and end meanwhile. So it reads by process_vm_readv(2), which fails where a load would fault; and
+ * Threads lock, unlock and end meanwhile. So it reads by process_vm_readv(2), which fails where a load would be SIGSEGV; and
  * when an entry leads astray, having been taken out, it begins again a little later. Whatever is locked after the ring
  * is stored to after it, and needs nothing. */
 #include "cache/libfolio.h"
@@ -90,7 +90,9 @@ static bool see_to_thread(pid_t thread)
     struct robust_list link = head.list, *entry = entry_of(head.list_op_pending);
     bool all = !entry || touch_lock(entry, head.futex_offset);
     for (unsigned n = 0; (entry = entry_of(link.next)) != &list->list; n++) {
-        if (n == ENTRIES_MOST || !entry)
+        if (n == ENTRIES_MOST)
+            return all; /* nor does the kernel look further */
+        if (!entry)
             return false;
         all = touch_lock(entry, head.futex_offset) && all;
         if (!peek(entry, &link, sizeof(link)))
@@ -124,10 +126,11 @@ static void hear(int timeout_ms)
     char bytes[256];
 
     int count = epoll_wait(listener.epoll, events, BELLS, timeout_ms);
-    for (int i = 0; i < count; i++)
-        if (recv(events[i].data.fd, bytes, sizeof(bytes), MSG_DONTWAIT) ==
-            0) /* its daemon is gone */
-            epoll_ctl(listener.epoll, EPOLL_CTL_DEL, events[i].data.fd, NULL);
+    for (int i = 0; i < count; i++) {
+        ssize_t got = recv(events[i].data.fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+        if (got == 0 || (got < 0 && errno != EAGAIN))
+            close(events[i].data.fd); /* its daemon is gone; the bell is nobody else's */
+    }
 }
 
 static void *listen_to_bells(void *unused)

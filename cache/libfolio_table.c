@@ -156,7 +156,7 @@ bool table_serves(uintptr_t addr)
     unsigned i = place_of(addr);
     const struct client_range *range = i < count ? &tables->ranges[i] : NULL;
     bool serves = range && range->start <= addr && range->file->conn &&
-                  !atomic_load(&range->file->conn->hung_up);
+                  !range->file->conn->own_only && !atomic_load(&range->file->conn->hung_up);
     table_unlock();
     return serves;
 }

@@ -249,7 +249,8 @@ static bool protect_begin(struct uffd_space *space)
     return false;
 }
 
-/* Never waits: whose bell is full has yet to hear it. */
+/* Does not sleep: whose bell is full has yet to hear it. But it looks at all that wait at the client's end, which takes
+ * 11 ms where a client has 20,000 waiters there. */
 static void ring(const struct uffd_vma *u)
 {
     if (u->writable && u->space != NULL && u->space->bell >= 0)

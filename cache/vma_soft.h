@@ -5,8 +5,8 @@
 
 #include "cache/memory.h"
 
-/* Map pages [first, first + count) of the mapping. As with mmap(2), the file may be closed then: its owner is kept alive
- * (a_ops->get). ra, unless NULL, stays the caller's.   Returns 0 or -ENOMEM, -EINVAL. */
+/* Map pages [first, first + count) of the mapping. As with mmap(2), the file may be closed then: its owner is kept
+ * alive (a_ops->get). ra, unless NULL, stays the caller's.   Returns 0 or -ENOMEM, -EINVAL. */
 int vma_soft_create(struct address_space *m, uint32_t first, uint32_t count,
                     struct file_ra_state *ra, struct vm_area **out);
 /* Unmap. Nobody is inside vma_load or vma_store; no page is locked. The mapping may be gone then. */
