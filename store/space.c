@@ -161,7 +161,7 @@ static int disk_check(struct store *s, const struct load *more, uint64_t pages)
 void space_give_back(struct store *s)
 {
     static const struct load none;
-    if (s->busy || lmdb_dead(s->lmdb) || atomic_load(&s->read_only))
+    if (s->busy || store_refuses(s) != 0)
         return; /* a commit may be writing there */
     uint64_t end = end_to_come(s, &none) + AHEAD_PAGES;
     if (s->allocated == UINT64_MAX || s->allocated < end + KEEP_PAGES)
@@ -173,14 +173,12 @@ void space_give_back(struct store *s)
 int store_reserve(struct store *s, uint64_t nr_pages, uint64_t nr_new)
 {
     static const struct load none;
-    int err = 0;
     pthread_mutex_lock(&s->lock);
+    int err = store_refuses(s);
     bool over = nr_new > 0 && cap_used(s) + nr_new + SPARE_PAGES > cap_pages(s);
     s->promised += nr_pages;
     s->promised_new += nr_new;
-    if (atomic_load(&s->read_only))
-        err = lmdb_dead(s->lmdb) ? -EIO : -EROFS;
-    else
+    if (err == 0)
         err = over ? -ENOSPC : disk_check(s, &none, SPARE_PAGES);
     if (err != 0) {
         s->promised -= nr_pages;
