@@ -12,10 +12,6 @@
 #include "fs/data.h"
 #include "fs/size.h"
 
-#ifndef FOLIO_VERSION
-#define FOLIO_VERSION "0.1"
-#endif
-
 #define PAGES_PER_REPLY  65536u /* visited in one reply to "pages" */
 #define RANGES_PER_REPLY 1024u  /* told in one */
 

@@ -28,10 +28,6 @@
 #include "fs/control_path.h"
 #include "fs/process.h"
 
-#ifndef FOLIO_VERSION
-#define FOLIO_VERSION "0.1"
-#endif
-
 #define ANSWER_MS   10000              /* how long we wait for a look at the mount, a reply */
 #define SYNC_MS     (3600 * 1000)      /* sync and drop write and free: as long as it takes */
 #define REPLY_BYTES ((size_t)16 << 20) /* more than any reply */

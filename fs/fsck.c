@@ -26,10 +26,6 @@
 #include "store/check.h"
 #include "store/volume_lock.h"
 
-#ifndef FOLIO_VERSION
-#define FOLIO_VERSION "0.1"
-#endif
-
 #define ROUNDS_MAX 64u
 #define LINES_MAX  1000u /* printed of one kind; the rest is counted */
 

@@ -19,10 +19,6 @@
 #include "fs/process.h"
 #include "store/error.h"
 
-#ifndef FOLIO_VERSION
-#define FOLIO_VERSION "0.1"
-#endif
-
 #define MOST_KEPT   (128 << 20) /* bytes of a heap that are kept for the next transaction */
 #define LARGE_BLOCK (1 << 20)   /* bytes that malloc does not take from the heap */
 

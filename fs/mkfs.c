@@ -11,10 +11,6 @@
 #include "fs/size.h"
 #include "store/store.h"
 
-#ifndef FOLIO_VERSION
-#define FOLIO_VERSION "0.1"
-#endif
-
 #define LETTERS "L:s:" /* options */
 
 enum { EXIT_USAGE = 2 };

@@ -20,7 +20,7 @@ ln -s /usr/include/bsd/sys/tree.h "$include/bsd/sys/tree.h"
 # shellcheck disable=SC2086
 cppcheck --quiet --std=c11 --language=c --enable=warning,performance,portability \
     --inline-suppr --suppress='*:*/bsd/sys/tree.h' --suppress=missingIncludeSystem \
-    -D__linux__=1 -D__GNUC__=12 -D__x86_64__=1 -D_GNU_SOURCE -DFUSE_USE_VERSION=314 \
+    -D__linux__=1 -D__GNUC__=12 -D__x86_64__=1 -D_GNU_SOURCE '-DFOLIO_VERSION="0"' -DFUSE_USE_VERSION=314 \
     '-Djson_object_foreach(o,k,v)=for(k=0,v=0;;)' '-Djson_array_foreach(a,i,v)=for(i=0,v=0;;)' \
     -I . -I "$include" -j "$(nproc)" --error-exitcode=1 \
     --template='{file}:{line}: {severity}: {message} [{id}]' $files

@@ -7,10 +7,6 @@
 
 #include "tests/stress/stress.h"
 
-#ifndef FOLIO_VERSION
-#define FOLIO_VERSION "0.1"
-#endif
-
 #define EXIT_FAILED 1
 #define EXIT_USAGE  2
 
