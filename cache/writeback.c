@@ -515,8 +515,8 @@ static int flush_mapping(struct address_space *m, bool expired)
     bool passed = down_write_trylock(&m->writeback_sem);
     int err = passed ? pass_and_release(m, WB_SYNC_NONE) : -EAGAIN;
     bool later = err == -EAGAIN && passed && !expired;
-    if (err == -EAGAIN &&
-        (!later || atomic_load(&m->nrdirty) == 0)) /* it is listed for the owner's sake */
+    /* With nothing dirty it is listed for the owner's sake. */
+    if (err == -EAGAIN && (!later || atomic_load(&m->nrdirty) == 0))
         retry_soon(m);
     dirty_list_put(m);
     return later ? 0 : err;

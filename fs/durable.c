@@ -267,7 +267,7 @@ int file_fsync(struct open_file *file, bool datasync)
     if (err == 0)
         err = inode_fsync(inode);
     err = worse_error(err, filemap_check_errors(&inode->mapping, &file->wb_err));
-    bool failed =
-        commit_has_failed(file); /* it may have been for want of memory, and so may this */
+    /* A commit may have failed for want of memory, which this then says. */
+    bool failed = commit_has_failed(file);
     return err == 0 && failed ? -EIO : err;
 }
