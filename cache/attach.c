@@ -25,8 +25,10 @@ static void client_free(struct attach_client *c)
 {
     if (c->stop >= 0)
         close(c->stop);
-    if (c->space.bell >= 0)
-        close(c->space.bell);
+    if (c->bell >= 0)
+        close(c->bell);
+    if (c->space.taken_fd >= 0)
+        close(c->space.taken_fd);
     close(c->sock);
     pthread_mutex_destroy(&c->lock);
     pthread_mutex_destroy(&c->work);
@@ -65,11 +67,12 @@ static int client_start(struct attach *a, int sock)
     }
     c->hello_ns = clock_now(&clock_monotonic) + ATTACH_HELLO_MS * (uint64_t)1000000;
     c->uffd = -1;
-    c->space.bell = -1;
+    c->bell = -1;
     c->stop = eventfd(0, EFD_CLOEXEC);
+    c->space.taken_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pthread_mutex_init(&c->lock, NULL);
     pthread_mutex_init(&c->work, NULL);
-    int err = c->stop < 0 ? -errno : 0;
+    int err = c->stop < 0 || c->space.taken_fd < 0 ? -errno : 0;
     if (err == 0)
         err = worker_start(&c->requests, "folio-attach", requests_step, c);
     if (err != 0) {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -456,15 +457,28 @@ static unsigned deal_with_events(struct attach_client *c)
     return nr;
 }
 
+/* When pages of it were taken. Does not sleep: who has not heard the bell yet has yet to hear it. */
+static void ring(struct attach_client *c)
+{
+    if (atomic_load_explicit(&c->space.taken, memory_order_relaxed) &&
+        atomic_exchange(&c->space.taken, false))
+        (void)send(c->bell, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 unsigned events_step(void *arg)
 {
     struct attach_client *c = arg;
-    struct pollfd fds[2] = { { .fd = c->uffd, .events = POLLIN },
-                             { .fd = c->stop, .events = POLLIN } };
-    if (poll(fds, 2, -1) < 0)
+    eventfd_t count;
+    struct pollfd fds[3] = { { .fd = c->uffd, .events = POLLIN },
+                             { .fd = c->stop, .events = POLLIN },
+                             { .fd = c->space.taken_fd, .events = POLLIN } };
+    if (poll(fds, 3, -1) < 0)
         return 0;
     if (fds[1].revents != 0)
-        return IDLE_MS;                         /* no more: worker_stop() is waiting */
+        return IDLE_MS; /* no more: worker_stop() is waiting */
+    if (fds[2].revents != 0)
+        (void)eventfd_read(c->space.taken_fd, &count);
+    ring(c);
     if (fds[0].revents & (POLLERR | POLLHUP)) { /* it is blocking: poll(2) is of no use */
         (void)fcntl(c->uffd, F_SETFL, O_NONBLOCK);
         (void)deal_with_events(c);
@@ -473,6 +487,7 @@ unsigned events_step(void *arg)
     uint64_t now = clock_now(&clock_monotonic), until = now + SPIN_NS;
     while (now < until && fds[0].revents == POLLIN && fds[1].revents == 0) {
         bool any = deal_with_events(c) > 0;
+        ring(c);
         now = clock_now(&clock_monotonic);
         until = any ? now + SPIN_NS : until;
         while (poll(fds, 2, 0) == 0 && now < until)

@@ -57,6 +57,7 @@ struct attach_client {     /* (c) constant  (l) lock  (a) atomic  (q) its reques
     struct ucred peer;     /* (c) who connected */
     uint64_t hello_ns;     /* (c) when it must have said HELLO */
     int uffd;              /* (q) -1 before HELLO, and when it was let go */
+    int bell;              /* (q) a socket, which its events' thread sends to; -1: it has none */
     struct worker *requests; /* (c) */
     pthread_mutex_t work;    /* that thread's, but while it waits, or closes what was sent */
     bool left;               /* by us, who end: it is to do no more than close that  (work) */

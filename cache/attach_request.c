@@ -125,7 +125,7 @@ static void make_bell(struct attach_client *c, struct answer *a)
         return;
     (void)setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &little, sizeof little);
     (void)shutdown(ends[0], SHUT_RD);
-    c->space.bell = ends[0];
+    c->bell = ends[0];
     a->fd = ends[1];
     a->own = true;
 }

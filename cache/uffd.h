@@ -39,12 +39,12 @@
 #define UFFD_PATIENCE_NS 1000000000u
 #define UFFD_CALLS       8u /* of one client at a time that are recorded; those beyond wait like these */
 
-/* One client's address space: what is being done to it. Zero-initialised is nothing, but for the bell. */
-struct uffd_space { /* (c) constant  (a) atomic */
-    int bell; /* a socket: a byte for each time that pages are not writable, or not there, any more; -1     (c) */
-    _Atomic bool
-        protecting;    /* somebody write-protects: one at a time, so that one at most is held (a) */
-    struct uffd_call { /* ioctls under way */
+/* One client's address space: what is being done to it. Zero-initialised is nothing, but for taken_fd. */
+struct uffd_space {     /* (c) constant  (a) atomic */
+    int taken_fd;       /* an eventfd, written when taken becomes true                    (c) */
+    _Atomic bool taken; /* pages are not writable, or gone: its events' reader clears it  (a) */
+    _Atomic bool protecting;       /* by one at a time, so that one at most is held (a) */
+    struct uffd_call {             /* ioctls under way */
         _Atomic uint64_t since_ns; /* clock_monotonic; 0: free                              (a) */
         _Atomic uint64_t file;     /* written by who took it                                (a) */
     } call[UFFD_CALLS];
@@ -65,7 +65,7 @@ struct uffd_vma {
 
 extern const struct vma_ops uffd_vma_ops;
 
-/* A store to [first, last] faults from now on; no bell rings.   Returns 0; -EAGAIN: its events must be read first.
+/* A store to [first, last] faults from now on; taken is not set.   Returns 0; -EAGAIN: its events must be read first.
  * Blocks: while its address space is locked. */
 int uffd_protect(struct uffd_vma *u, uint32_t first, uint32_t last);
 /* Wake who waits for a fault of that page. Any thread, no lock. */
