@@ -114,8 +114,7 @@ static void insert_blocks(struct store *s, const struct bio *bio, struct txn_blo
         b = next;
     }
     s->running->nr_new += nr_new;
-    s->promised -= s->promised < bio->nr_vecs ? s->promised : bio->nr_vecs;
-    s->promised_new -= s->promised_new < nr_new ? s->promised_new : nr_new;
+    space_unpromise(s, bio->nr_vecs, nr_new);
 }
 
 /* Add to KEY_BLOCKS of the object in the running transaction. Context: lock. */

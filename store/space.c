@@ -9,6 +9,7 @@
  *
  * An estimate may be too high by what a commit would free; the caller then commits and asks again.
  */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -196,11 +197,20 @@ void store_reserve_always(struct store *s, uint64_t nr_pages, uint64_t nr_new)
     pthread_mutex_unlock(&s->lock);
 }
 
+/* To give back more than was promised is a bug, and but for the bounds ENOSPC from then on. */
+void space_unpromise(struct store *s, uint64_t nr_pages, uint64_t nr_new)
+{
+#ifdef FOLIO_DEBUG
+    assert(nr_pages <= s->promised && nr_new <= s->promised_new);
+#endif
+    s->promised -= nr_pages < s->promised ? nr_pages : s->promised;
+    s->promised_new -= nr_new < s->promised_new ? nr_new : s->promised_new;
+}
+
 void store_unreserve(struct store *s, uint64_t nr_pages, uint64_t nr_new)
 {
     pthread_mutex_lock(&s->lock);
-    s->promised -= s->promised < nr_pages ? s->promised : nr_pages;
-    s->promised_new -= s->promised_new < nr_new ? s->promised_new : nr_new;
+    space_unpromise(s, nr_pages, nr_new);
     pthread_mutex_unlock(&s->lock);
 }
 

@@ -196,6 +196,8 @@ void txn_started(struct store *s);
 
 /* Do pages that were freed wait for a commit, on a disk that is full before the volume is? Context: lock. */
 bool space_is_held(const struct store *s);
+/* What was promised is written, or not going to be. Context: lock. */
+void space_unpromise(struct store *s, uint64_t nr_pages, uint64_t nr_new);
 /* Room for records of one update. Context: lock.   0 or -ENOSPC: commit, and ask again; what frees
  * may then go on all the same. */
 int space_check_update(struct store *s, uint32_t records, uint64_t bytes, bool frees);
