@@ -23,6 +23,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <time.h>
 
 #ifndef MADV_POPULATE_WRITE /* Linux 5.14 */
 #define MADV_POPULATE_WRITE 23
@@ -31,6 +32,7 @@
 #define ENTRIES_MOST 2048u /* of a list, as the kernel's ROBUST_LIST_LIMIT */
 #define BELLS        8     /* heard at a time */
 #define PAUSE_MS     10    /* what rings meanwhile is seen to together */
+#define PAUSE_SHARE  20    /* and the pause is at least so many times what looking cost */
 #define AGAIN_MOST_MS \
     2000 /* what could not be had is tried again: after PAUSE_MS, doubled up to this */
 
@@ -133,6 +135,14 @@ static void hear(int timeout_ms)
     }
 }
 
+static double processor_ms(void)
+{
+    struct timespec used;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+    return (double)used.tv_sec * 1e3 + (double)used.tv_nsec / 1e6;
+}
+
 static void *listen_to_bells(void *unused)
 {
     int again_ms = -1;
@@ -142,11 +152,13 @@ static void *listen_to_bells(void *unused)
     sem_post(&listener.begun); /* as the keeper's: no fork amid a thread's start */
     for (;;) {
         hear(again_ms);
+        double before = processor_ms();
         if (see_to_all())
             again_ms = -1;
         else if (again_ms < AGAIN_MOST_MS)
             again_ms = again_ms < 0 ? PAUSE_MS : 2 * again_ms;
-        poll(NULL, 0, PAUSE_MS);
+        double pause = PAUSE_SHARE * (processor_ms() - before);
+        poll(NULL, 0, pause > PAUSE_MS ? (int)pause : PAUSE_MS);
     }
     return NULL;
 }
