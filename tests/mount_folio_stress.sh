@@ -63,6 +63,23 @@ for signal in INT TERM; do
     leaves_nothing "$T/dir"
 done
 
+# --- what it had injected, it ends --------------------------------------------------------------
+
+printf '%s\n' 'echo "$1" >>"$(dirname -- "$0")/injected"' >"$T/injector"
+is_injecting()
+{
+    tail -n 1 "$T/injected" 2>/dev/null | grep -q on
+}
+env --default-signal=INT "$stress" --inject "sh $T/injector" "$T/dir" >"$T/out" 2>&1 &
+load=$!
+note_process "$load"
+until_true 20 is_injecting || fail "does not inject: $(cat "$T/out")"
+kill -s INT "$load"
+wait "$load" 2>/dev/null
+rm -f "$T/pids/$load"
+! is_injecting || fail 'folio-stress was ended, and what it had injected was not'
+leaves_nothing "$T/dir"
+
 # --- a CMD that does not do what it is for ------------------------------------------------------
 
 # After CMD kill, mount_to_crash's crasher goes on.

@@ -49,18 +49,17 @@ bool run_command(const struct options *o, const char *command, const char *what)
     int status = 0;
     pid_t child = fork();
     if (child == 0) {
-        char *line = NULL;
-        if (asprintf(&line, "%s %s", command, what) > 0)
-            execl("/bin/sh", "sh", "-c", line, (char *)NULL);
+        execl("/bin/sh", "sh", "-c", "eval \"$1 $2\"", "sh", command, what, (char *)NULL);
         _exit(127);
     }
     if (child < 0)
-        fprintf(stderr, "folio-stress: \"%s %s\": fork: %s\n", command, what, strerror(errno));
+        dprintf(STDERR_FILENO, "folio-stress: \"%s %s\": fork: %s\n", command, what,
+                strerror(errno));
     else if (!wait_for_child(child, now_ns() + o->hang_s * NS_PER_SECOND, &status))
-        fprintf(stderr, "folio-stress: HANG: \"%s %s\" has not ended for %u s\n", command, what,
-                o->hang_s);
+        dprintf(STDERR_FILENO, "folio-stress: HANG: \"%s %s\" has not ended for %u s\n", command,
+                what, o->hang_s);
     else if (status != 0)
-        fprintf(stderr, "folio-stress: \"%s %s\" %s\n", command, what, status_text(status));
+        dprintf(STDERR_FILENO, "folio-stress: \"%s %s\" %s\n", command, what, status_text(status));
     else
         return true;
     return false;

@@ -42,6 +42,7 @@ struct program {
     pid_t group;
     unsigned running;
     unsigned crashes;
+    volatile sig_atomic_t injecting; /* the last "off" of --inject has yet to come */
 };
 
 /* Its directory is there: the end concerns it, whatever brings it. */
@@ -63,11 +64,21 @@ static void remove_files(const struct program *p)
         dprintf(STDERR_FILENO, "folio-stress: the files are left in %s\n", p->dir);
 }
 
+/* (By a signal's handler, too.) */
+static void end_injection(struct program *p)
+{
+    if (p == NULL || !p->injecting)
+        return;
+    p->injecting = 0;
+    run_command(&p->o, p->o.inject, "off");
+}
+
 /* A failure's files are kept. */
 static _Noreturn void leave(int status)
 {
     struct program *p = at_work;
     at_work = NULL;
+    end_injection(p);
     if (p != NULL && status == EXIT_ABSENT)
         remove_files(p);
     else if (p != NULL)
@@ -89,6 +100,7 @@ static void on_end(int signal)
         while (waitpid(-p->group, NULL, 0) > 0)
             ;
     }
+    end_injection(p);
     if (p != NULL)
         remove_files(p);
     raise(signal); /* which is the default's again, as is a second one while this takes long */
@@ -276,9 +288,11 @@ static void watch_spell(struct program *p, uint64_t end_ns)
 static void watch_errors(struct program *p, uint64_t end_ns)
 {
     while (p->running > 0 && now_ns() < end_ns) {
+        p->injecting = 1;
         command(p, p->o.inject, "on");
         watch_spell(p, end_ns);
         command(p, p->o.inject, "off");
+        p->injecting = 0;
         watch_spell(p, end_ns);
     }
 }
