@@ -63,7 +63,7 @@ static void draw_load(struct sched *s, struct sim_options *o)
         [OP_GROW] = 1,      [OP_PUNCH] = 2,      [OP_ALLOCATE] = 1, [OP_SYNC_ALL] = 2,
         [OP_SYNC_NONE] = 2, [OP_SYNC_CACHE] = 1, [OP_DROP] = 1,     [OP_INVALIDATE] = 2,
         [OP_RESIZE] = 1,    [OP_HOLD] = 2,       [OP_SCRIBBLE] = 2, [OP_LOAD] = 6,
-        [OP_STORE] = 6
+        [OP_STORE] = 6,     [OP_POISON] = 1
     };
     o->files = 1 + sched_random(s, FILES_MAX);
     o->file_pages = ONE_OF(s, 2, 4, 8, 24, FILE_PAGES_MAX);

@@ -316,13 +316,20 @@ mutant grown_over_scribbles cache/truncate.c \
     '/^int lock_eof_page/,/^}/ s/^    forget_beyond_eof(m, page, UINT64_MAX);//'
 mutant written_behind_scribbles cache/write.c 's/^    err = lock_eof_page(m, eof);/    err = 0;/'
 
+mutant gone_although_dirty cache/memory.c \
+    '/^static int call_while_gone/,/^}/ s/page_test(page, PG_dirty | PG_writeback) || //'
+mutant gone_although_used cache/memory.c \
+    '/^static int call_while_gone/,/^}/ s/!page_ref_freeze(page, 2)/(atomic_store(\&page->refcount, 0), 0)/'
+mutant gone_and_mapped cache/memory.c \
+    '/^static int call_while_gone/,/^}/ s/bool unmapped = page_unmap(m, page);/bool unmapped = true;/'
+
 rule 8 'reclaim: freeze the count, and only of what is clean and unmapped'
 mutant reclaim_without_freeze cache/reclaim.c \
     's/page_ref_freeze(page, 2)/(atomic_store(\&page->refcount, 0), 1)/'
 mutant invalidate_without_freeze cache/truncate.c \
     's/page_ref_freeze(page, 2)/(atomic_store(\&page->refcount, 0), 1)/'
 mutant reclaim_dirty cache/reclaim.c \
-    '/^static bool remove_mapping/,/^}/ s/ || page_test(page, PG_dirty | PG_writeback)//'
+    '/^static bool remove_mapping/,/^}/ s/page_test(page, PG_dirty | PG_writeback) || //'
 mutant reclaim_keeps_mapped cache/reclaim.c 's/if (!page_unmap(m, page))/if (0)/'
 mutant remove_unlocked cache/reclaim.c \
     's/!page_test(page, PG_writeback) \&\& trylock_page(page)/!page_test(page, PG_writeback)/' \

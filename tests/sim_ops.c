@@ -507,6 +507,33 @@ static void do_store(struct sim_worker *k, struct sim_file *f)
     end(k, "store", err, true);
 }
 
+/* ---- poisoning, for who cannot be given a page ------------------------------------------------- */
+
+struct poison {
+    struct sim_file *f;
+    uint32_t index;
+};
+
+static int must_be_unmapped(void *arg)
+{
+    const struct poison *p = arg;
+    for (unsigned look = 0; look < 2; look++) {
+        if (p->f->ptes[p->index].page != NULL)
+            sched_fail(&p->f->world->sched, "page %u of file %u is mapped while it is gone",
+                       p->index, p->f->model.id);
+        cache_yield();
+    }
+    return 0;
+}
+
+static void do_poison(struct sim_worker *k, struct sim_file *f)
+{
+    struct poison p = { .f = f, .index = sched_random(sched_of(k), k->world->o.file_pages) };
+    begin(k, "poison", f->model.id, p.index, 0);
+    int err = page_call_while_gone(&f->m, p.index, must_be_unmapped, &p);
+    end(k, "poison", err == -EAGAIN ? 0 : err, false);
+}
+
 /* ---- choosing ---------------------------------------------------------------------------------- */
 
 static enum sim_op pick_op(struct world *w)
@@ -574,6 +601,9 @@ static void do_one(struct sim_worker *k, struct sim_file *f, enum sim_op op)
         break;
     case OP_STORE:
         do_store(k, f);
+        break;
+    case OP_POISON:
+        do_poison(k, f);
         break;
     case OPS:
         break;

@@ -39,6 +39,7 @@ enum sim_op {
     OP_SCRIBBLE,
     OP_LOAD,
     OP_STORE,
+    OP_POISON,
     OPS
 };
 
