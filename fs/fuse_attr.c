@@ -17,37 +17,52 @@ void reply_status(fuse_req_t req, int err)
     fuse_reply_err(req, -err);
 }
 
-/* How long the kernel may keep attributes, in seconds. See fuse_room.c. */
-static double attributes_last(struct inode *inode)
+/* What a file takes the kernel knows from us alone, size and times of one that it writes to from itself. So while it
+ * holds writes that we have not seen, blocks are good for a second; and they are not said to be none: who makes an
+ * archive then looks no further (tar -S), where else SEEK_DATA would tell.
+ * *last: for how many seconds the kernel may keep the attributes; see fuse_room.c, too.
+ * Returns inode_getattr()'s. */
+static int attributes(struct inode *inode, struct stat *st, double *last)
 {
     const struct front *front = inode->fs->options.front;
-    return atomic_load(&front->room_short) && inode_has_writers(inode) ? 0 : CACHE_SECONDS;
+    bool writers =
+        inode_has_writers(inode); /* first: the last of them leaves when all is written */
+    int err = inode_getattr(inode, st);
+    *last = CACHE_SECONDS;
+    if (!writers || !S_ISREG(st->st_mode))
+        return err;
+    if (st->st_blocks == 0 && (st->st_size > 0 || front->kernel_cache))
+        st->st_blocks = PAGE_SIZE / 512;
+    if (front->kernel_cache)
+        *last = atomic_load(&front->room_short) ? 0 : WRITERS_SECONDS;
+    return err;
 }
 
 void reply_attr(fuse_req_t req, struct inode *inode)
 {
     struct stat st;
-    int err = inode_getattr(inode, &st);
+    double last;
+    int err = attributes(inode, &st, &last);
     if (err != 0)
         reply_status(req, err);
     else
-        fuse_reply_attr(req, &st, attributes_last(inode));
+        fuse_reply_attr(req, &st, last);
 }
 
 void reply_changed_attr(fuse_req_t req, struct inode *inode)
 {
     struct stat st;
-    int err = inode_getattr(inode, &st);
-    fuse_reply_attr(req, &st, err == 0 ? attributes_last(inode) : 0);
+    double last;
+    int err = attributes(inode, &st, &last);
+    fuse_reply_attr(req, &st, err == 0 ? last : 0);
 }
 
 int fill_entry(struct inode *inode, struct fuse_entry_param *e)
 {
     memset(e, 0, sizeof *e);
     e->ino = inode->ino;
-    e->attr_timeout = attributes_last(inode);
     e->entry_timeout = CACHE_SECONDS;
-    return inode_getattr(inode, &e->attr);
+    return attributes(inode, &e->attr, &e->attr_timeout);
 }
 
 void fill_new_entry(struct inode *inode, struct fuse_entry_param *e)

@@ -71,6 +71,7 @@ static int open_inode(fuse_req_t req, struct inode *inode, struct fuse_file_info
     }
     if ((fi->flags & O_TRUNC) != 0 && atomic_load(&inode->mapping.i_size) > 0)
         room_note_free(front);
+    bool first = (fi->flags & O_ACCMODE) != O_RDONLY && !inode_has_writers(inode);
     int err = file_open(inode, open_flags(front, fi->flags), &file);
     if (err != 0)
         return err;
@@ -79,8 +80,10 @@ static int open_inode(fuse_req_t req, struct inode *inode, struct fuse_file_info
         return -EIO;
     }
     fill_open(front, file, fi);
-    if (file->only_writes && room_is_short(front))
-        forget_attributes(req, inode); /* so that its first write asks */
+    /* What the kernel has was to last, now it shall not (of O_TRUNC it knows); or its first write is to ask. */
+    if ((first && front->kernel_cache && (fi->flags & O_TRUNC) == 0) ||
+        (file->only_writes && room_is_short(front)))
+        forget_attributes(req, inode);
     return 0;
 }
 
@@ -155,8 +158,12 @@ void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-    (void)ino;
-    reply_status(req, file_fsync(open_file_of(fi), datasync != 0));
+    struct open_file *file = open_file_of(fi);
+    int err = file_fsync(file, datasync != 0);
+    if (front_of(req)->kernel_cache)
+        front_forget_attributes(front_of(req),
+                                ino); /* it does not ask for the blocks of what it wrote */
+    reply_status(req, err);
 }
 
 /* ---- reading and writing --------------------------------------------------------------------- */

@@ -19,7 +19,8 @@
 #include "fs/fuse_front.h"
 #include "fs/fuse_wire.h"
 
-#define CACHE_SECONDS 86400.0 /* how long the kernel may keep a name or attributes */
+#define CACHE_SECONDS   86400.0 /* how long the kernel may keep a name or attributes */
+#define WRITERS_SECONDS 1.0     /* and the attributes of a file that it caches writes of */
 
 struct notifier;
 struct throttle;

@@ -26,6 +26,46 @@ END
     touch -d '2001-02-03 04:05:06.123456789' "$1/deep/file3"
 }
 
+# A file that somebody has open and writes to, or has mapped and stores to: in an archive of it nothing is missing.
+# (Whoever makes the archive must not have inherited the descriptor: the kernel writes back when it is closed.)
+archive_in_use() # FILE SIZE-BEFORE
+{
+    rm -f "$1"
+    [ "$2" = new ] || truncate -s "$2" "$1"
+    [ "$2" = new ] || stat "$1" >"$T/stat" # what the kernel may keep
+    python3 - "$1" "$T/in_use.tar" <<'END' || fail "$cache: a file that is in use ($2 before): see above"
+import mmap, os, subprocess, sys
+path, archive = sys.argv[1:]
+go_in, go_out = os.pipe()
+done_in, done_out = os.pipe()
+archiver = os.fork()
+if archiver == 0:
+    for moment in "not synced", "synced":
+        os.read(go_in, 1)
+        make = ["tar", "-C", os.path.dirname(path), "-cSf", archive, os.path.basename(path)]
+        if subprocess.run(make, stderr=subprocess.DEVNULL).returncode > 1:  # 1: changed as it was read
+            sys.exit("tar -c")
+        there = subprocess.run(["tar", "-xOf", archive], stdout=subprocess.PIPE).stdout
+        if there != open(path, "rb").read():
+            sys.exit("tar -S lost something of what was " + moment)
+        os.write(done_out, b"d")
+    sys.exit(0 if os.stat(path).st_blocks * 512 >= 1000000 else "synced, and st_blocks is too small")
+f = os.open(path, os.O_RDWR | os.O_CREAT)
+size = os.fstat(f).st_size
+if size > 0:
+    m = mmap.mmap(f, size)
+    m[:1000000] = os.urandom(1000000)
+else:
+    os.write(f, os.urandom(1000000))
+os.write(go_out, b"g")
+os.read(done_in, 1)
+os.fsync(f)
+os.write(go_out, b"g")
+os.close(done_out)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(archiver, 0)[1]))
+END
+}
+
 # What must be equal, in words: names, kinds, modes, owners, times, links, sizes, sums.
 describe() # DIRECTORY
 {
@@ -72,6 +112,9 @@ for cache in kernel direct; do
     mount_volume -o cache=$cache
     make_tree "$M/tree"
     describe "$M/tree" >"$T/there"
+    archive_in_use "$M/in_use" new
+    archive_in_use "$M/in_use" 0
+    archive_in_use "$M/in_use" 2M
     blocks=$(stat -c %b "$M/tree/huge")
     [ "$blocks" -le 64 ] || fail "$cache: the sparse file takes $blocks blocks of 512 bytes"
 
