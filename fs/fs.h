@@ -57,9 +57,9 @@ struct fs {
     struct fs_options options;
     struct rwsem rename_lock; /* every change of the tree of names takes it exclusively */
     struct inode_table *inodes;
-    struct worker *committer; /* store_step */
-    struct attach_door *door; /* NULL: attached mappings are not offered */
-    _Atomic uint64_t ops[8];  /* counters shown by stats; see enum fs_counter */
+    struct worker *committer;         /* store_step */
+    struct attach_door *_Atomic door; /* NULL: attached mappings are not offered (yet) */
+    _Atomic uint64_t ops[8];          /* counters shown by stats; see enum fs_counter */
     _Atomic uint64_t short_since_ns, short_last_ns; /* of memory, when the kernel wrote back */
 };
 

@@ -229,8 +229,10 @@ static int serve(struct program *p, struct store_error *error)
         return err;
     prepare_to_hang_up(p);
     err = control_start(p->fs, p->mountpoint, &p->control, error);
+    struct attach_door *door = NULL;
     if (err == 0 && p->options.attach) /* its socket lies beside that one */
-        err = attach_door_open(p->fs, p->mountpoint, &p->fs->door, error);
+        err = attach_door_open(p->fs, p->mountpoint, &door, error);
+    p->fs->door = door; /* whoever asks for stats may see it from now on */
     if (err != 0) {
         control_stop(p->control);
         return err;
@@ -254,8 +256,8 @@ static int serve(struct program *p, struct store_error *error)
                          "since the last fsync are lost (is the volume full?)",
                          p->volume);
     control_stop(p->control); /* it looks at the door */
-    attach_door_close(p->fs->door);
     p->fs->door = NULL;
+    attach_door_close(door);
     return err;
 }
 
