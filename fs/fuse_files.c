@@ -401,8 +401,9 @@ static ssize_t write_piece(struct front *front, struct write_job *w, size_t done
         return written;
     uint64_t from = done == 0 ? stale_from(&w->stale, w->offset) : w->offset;
     w->offset += (uint64_t)written;
-    if (from < w->stale.whole.end)
-        front_forget_range(front, w->file->inode->ino, from, w->stale.whole.end - from);
+    uint64_t until = stale_until(w->file->inode, &w->stale); /* READs go on */
+    if (from < until)
+        front_forget_range(front, w->file->inode->ino, from, until - from);
     return written;
 }
 

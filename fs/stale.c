@@ -121,6 +121,14 @@ void stale_end(struct inode *inode, struct stale *stale)
     pthread_mutex_unlock(&inode->i_lock);
 }
 
+uint64_t stale_until(struct inode *inode, const struct stale *stale)
+{
+    pthread_mutex_lock(&inode->i_lock);
+    uint64_t end = stale->whole.end;
+    pthread_mutex_unlock(&inode->i_lock);
+    return end;
+}
+
 uint64_t stale_size(struct inode *inode, uint64_t size)
 {
     pthread_mutex_lock(&inode->i_lock);

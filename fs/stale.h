@@ -77,6 +77,9 @@ void stale_begin(struct inode *inode, struct stale *stale, uint64_t offset, uint
                  uint64_t eof);
 /* The copies are gone. Nothing happens if it has not begun. */
 void stale_end(struct inode *inode, struct stale *stale);
+/* Where what is left of it ends, bytes: what a READ has made fresh at its end is left out.
+ * Context: i_lock not held. */
+uint64_t stale_until(struct inode *inode, const struct stale *stale);
 /* How long may a file of size bytes be shown to be? */
 uint64_t stale_size(struct inode *inode, uint64_t size);
 

@@ -116,6 +116,18 @@ Test(fs_stale, what_is_behind_the_end_is_stale_from_there)
     cr_expect_not(stale_covers(file->inode, 0, SIZE));
 }
 
+Test(fs_stale, what_was_given_since_need_not_be_forgotten)
+{
+    struct stale stale = { .whole = { 0 } };
+    cr_assert_eq(file_write(file, 0, "abc", 3, 0), 3);
+    give(0, PAGE_SIZE);
+    cr_assert_eq(file_write_around(file, 1, "d", 1, WRITE_AROUND, &stale), 1);
+    cr_expect_eq(stale_until(file->inode, &stale), 2);
+    give(0, PAGE_SIZE);
+    cr_expect_eq(stale_until(file->inode, &stale), 1);
+    stale_end(file->inode, &stale);
+}
+
 Test(fs_stale, pages_of_which_there_is_no_copy_are_written_at_once)
 {
     static uint8_t buf[SIZE];
