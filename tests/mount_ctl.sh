@@ -260,7 +260,17 @@ fi
 
 # --- a daemon that does not answer, and one that is gone ---------------------------------------
 
+all_stopped() # kill(1) does not wait for its threads
+{
+    for thread in "/proc/$daemon/task"/*/stat; do
+        case $(sed 's/.*) //' "$thread" 2>/dev/null) in
+        '' | T*) ;;
+        *) return 1 ;;
+        esac
+    done
+}
 kill -s STOP "$daemon"
+until_true 10 all_stopped || fail 'the daemon does not stop'
 refuses 1 'does not answer' "$ctl" "$M" version
 kill -s CONT "$daemon"
 ask version
