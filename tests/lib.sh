@@ -369,11 +369,11 @@ build_helper()
         -o "$T/$helper" "$source_dir/tests/$helper.c" "$@" ||
         fail "tests/$helper.c does not compile"
 }
-# Likewise, with libfolio. FOLIO_LIB is where it lies; one for a program without a sanitizer.
+# Likewise, with libfolio. FOLIO_LIBDIR is where it lies; one for a program without a sanitizer.
 build_client()
 {
-    : "${FOLIO_LIB:=$(cd "$FOLIO_BIN/../lib" && pwd -P)}"
-    build_helper "$1" "$FOLIO_LIB/libfolio.so" "-Wl,-rpath,$FOLIO_LIB" -pthread
+    : "${FOLIO_LIBDIR:=$(cd "$FOLIO_BIN/../lib" && pwd -P)}"
+    build_helper "$1" "$FOLIO_LIBDIR/libfolio.so" "-Wl,-rpath,$FOLIO_LIBDIR" -pthread
 }
 
 # Daemons that are mounted from now on find no memory as often as the file $FOLIO_FAIL_ALLOC says; see

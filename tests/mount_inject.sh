@@ -5,7 +5,7 @@
 . "$(dirname -- "$0")/lib.sh"
 need python3 timeout
 ctl=$FOLIO_BIN/foliofsctl
-FOLIO_LIBRARY=${FOLIO_LIB:-$FOLIO_BIN/../lib}/libfolio.so
+FOLIO_LIBRARY=${FOLIO_LIBDIR:-$FOLIO_BIN/../lib}/libfolio.so
 export FOLIO_LIBRARY
 options=cache=direct,commit=3600,dirty_writeback=3600,dirty_expire=3600,readahead=none
 
