@@ -133,7 +133,7 @@ bool lmdb_item_bounded(const struct lmdb *l, const struct lmdb_item *it)
 static bool leaf_good(const struct lmdb *l, const uint8_t *p)
 {
     size_t number = (size_t)(p - l->map) / LMDB_PAGE_SIZE;
-    return lmdb_page_good(l->map + number * LMDB_PAGE_SIZE, number, PAGE_LEAF);
+    return lmdb_page_good(l->map + number * LMDB_PAGE_SIZE, number, P_LEAF);
 }
 
 bool lmdb_item_good(const struct lmdb *l, const struct lmdb_item *it)

@@ -12,7 +12,6 @@
 
 #include "store/error.h"
 
-#define NR_METAS        2u
 #define MAP_EXTRA_BYTES ((uint64_t)2 << 30)
 
 /* Environments that died and were closed. They stay as they are: threads may have left them with

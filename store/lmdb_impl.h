@@ -22,7 +22,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define LMDB_PAGE_SIZE     4096u
+#include "store/lmdb_format.h"
+
 #define FREE_DBI           0u /* LMDB's tree of free pages */
 #define ENVELOPE_VERSION   1u
 #define ENVELOPE_BYTES     5u /* version (1)  crc (4) */
@@ -34,7 +35,6 @@
 #define BLOCK_CRC_AT       30u
 #define BLOCK_CHECK_AT     34u
 #define BLOCK_KEY_BYTES    KEY_BLOCK_BYTES
-#define PAGE_HEADER_BYTES  16u
 
 /* A read transaction and its cursor, kept for the next reader; reset in between, so that it holds
  * back no pages. */
@@ -110,12 +110,11 @@ int lmdb_open_error(int rc, const char *path, struct store_error *error);
 
 /* ---- lmdb_sound.c: all but opening under the guard ------------------------------------------- */
 
-#define LMDB_DEPTH_MAX 32u /* LMDB's CURSOR_STACK */
+/* Does the tree page hold what its header says, and nothing else? kind: P_BRANCH or P_LEAF. */
+bool lmdb_page_good(const uint8_t *page, uint64_t number, enum page_flags kind);
 
-enum page_kind { PAGE_BRANCH = 1, PAGE_LEAF = 2 }; /* LMDB's flags */
-
-/* Does the tree page hold what its header says, and nothing else? */
-bool lmdb_page_good(const uint8_t *page, uint64_t number, enum page_kind kind);
+/* The pages of the run that begins at page number, in the map; 0: it is none, or too short for the value. */
+uint64_t lmdb_run_at(const struct lmdb *l, uint64_t number, uint64_t len, uint64_t last_page);
 
 /* Before the first write: check the tree of free pages. After lmdb_first_look().
  * Returns 0, -EIO or -ENOMEM, with error filled in. */

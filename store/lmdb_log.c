@@ -11,9 +11,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define UNUSED_BYTES (LMDB_PAGE_SIZE - PAGE_HEADER_BYTES)
-
-#define RUN_FLAGS 4u /* LMDB's P_OVERFLOW */
+#define UNUSED_BYTES (LMDB_PAGE_SIZE - PAGE_HEADER)
 
 static const uint8_t log_key[] = { KEY_LOG };
 
@@ -39,20 +37,6 @@ int lmdb_put_log(struct lmdb *l, uint64_t bytes)
     return lmdb_guard(l, put_log_work, &bytes);
 }
 
-/* Is the run of pages that begins before the value as its header says? at: in the map. */
-static bool run_good(const struct lmdb *l, size_t at, size_t len)
-{
-    const uint8_t *page = l->map + at - PAGE_HEADER_BYTES;
-    uint64_t number, first = at / LMDB_PAGE_SIZE;
-    uint32_t pages;
-    uint16_t flags;
-    memcpy(&number, page, sizeof number);
-    memcpy(&flags, page + 10, sizeof flags);
-    memcpy(&pages, page + 12, sizeof pages);
-    return number == first && flags == RUN_FLAGS && first + pages <= l->usage.last_page + 1 &&
-           (uint64_t)pages * LMDB_PAGE_SIZE == PAGE_HEADER_BYTES + len;
-}
-
 static int find_in(struct lmdb *l, MDB_cursor *cursor, struct log_place *out)
 {
     struct lmdb_item it;
@@ -62,7 +46,9 @@ static int find_in(struct lmdb *l, MDB_cursor *cursor, struct log_place *out)
     if (!lmdb_is_log(it.key, it.key_len, it.value_len))
         return -ENOENT;
     size_t at = (size_t)(it.value - l->map);
-    if (at % LMDB_PAGE_SIZE != PAGE_HEADER_BYTES || !run_good(l, at, it.value_len))
+    if (at % LMDB_PAGE_SIZE != PAGE_HEADER ||
+        lmdb_run_at(l, at / LMDB_PAGE_SIZE, it.value_len, l->usage.last_page) !=
+            run_pages(it.value_len))
         return -EIO;
     *out = (struct log_place){ .fd = l->fd,
                                .offset = at + UNUSED_BYTES,

@@ -1,19 +1,4 @@
-/* lmdb_pages.c: the walk over LMDB's pages; see lmdb_pages.h for what it proves.
- *
- * The format (LMDB 0.9 on a 64-bit machine, numbers in the machine's order):
- *
- *     page   0  number (8)   pad (2)   flags (2)   lower (2) upper (2) | pages of the run (4)
- *           16  offset of node 0 (2), of node 1 ...  up to lower;  nodes from upper to the end
- *     node   0  lo (2)  hi (2)  flags (2)  key size (2)  key  value, padded to 2 bytes
- *               leaf: lo, hi are the value's size; with F_BIGDATA the value is the 8-byte number of
- *               the overflow run that holds it.   branch: lo, hi, flags are the child's number.
- *     meta  16  magic (4) version (4) address (8) map size (8) free tree (48) main tree (48)
- *               last page (8) transaction (8)
- *     tree   0  page size (4, free tree only)  flags (2) depth (2) branch (8) leaf (8)
- *               overflow (8) entries (8) root (8)
- *
- * The free tree maps a transaction number to the pages it freed: a count, then page numbers falling.
- */
+/* lmdb_pages.c: the walk over LMDB's pages; see lmdb_pages.h for what it proves. */
 #include "store/lmdb_pages.h"
 
 #include <errno.h>
@@ -25,21 +10,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "store/lmdb_format.h"
 #include "store/record.h"
 
-#define PAGE_BYTES    4096u
-#define PAGE_HEADER   16u
-#define NODE_HEADER   8u
-#define KEY_BYTES_MAX 511u
-#define NR_METAS      2u
 #define META_MAGIC    0xBEEFC0DEu
 #define META_VERSION  1u
 #define NO_PAGE       UINT64_MAX
 #define MAP_BYTES_MAX (UINT64_C(1) << 47) /* what a process can address */
-#define INTEGER_KEY   0x08u
 
-enum page_flags { P_BRANCH = 1, P_LEAF = 2, P_OVERFLOW = 4, P_META = 8 };
-enum node_flags { F_BIGDATA = 1 };
 enum tree_name { TREE_FREE, TREE_MAIN };
 
 struct tree {
@@ -59,7 +37,7 @@ struct bound {
 };
 
 struct level {
-    uint8_t *page; /* PAGE_BYTES */
+    uint8_t *page; /* LMDB_PAGE_SIZE */
     uint64_t pgno;
     unsigned nr, next;      /* nodes, and the next one to visit */
     struct bound low, high; /* low <= every key < high */
@@ -87,31 +65,9 @@ struct walk {
         missing_free;  /* of these, how many are on the free list: all, or the file is cut off */
     uint8_t *seen;     /* a bit per page */
     struct tree count; /* of the tree being walked */
-    uint64_t last_txn; /* free tree: all of its keys are below or at */
     uint8_t *value;    /* PAGES_VALUE_MAX + PAGE_HEADER */
-    struct level levels[PAGES_DEPTH_MAX];
+    struct level levels[LMDB_DEPTH_MAX];
 };
-
-static uint16_t load16(const uint8_t *p)
-{
-    uint16_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static uint32_t load32(const uint8_t *p)
-{
-    uint32_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static uint64_t load64(const uint8_t *p)
-{
-    uint64_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
 
 /* Report damage; always false, so that a check can return it. */
 __attribute__((format(printf, 2, 3))) static bool damage(struct walk *w, const char *format, ...)
@@ -151,7 +107,7 @@ static bool read_bytes(struct walk *w, uint64_t offset, uint8_t *buf, size_t len
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
-            return damage(w, "page %" PRIu64 ": cannot be read: %s", offset / PAGE_BYTES,
+            return damage(w, "page %" PRIu64 ": cannot be read: %s", offset / LMDB_PAGE_SIZE,
                           n < 0 ? strerror(errno) : "end of file");
         done += (size_t)n;
     }
@@ -206,7 +162,7 @@ static bool header_sane(struct walk *w, const struct level *l, uint16_t want)
     if (flags != want)
         return damage(w, "page %" PRIu64 ": flags are %#x, expected %#x (%s)", l->pgno, flags, want,
                       want == P_LEAF ? "leaf" : "branch");
-    if (lower < PAGE_HEADER || lower % 2 != 0 || upper < lower || upper > PAGE_BYTES)
+    if (lower < PAGE_HEADER || lower % 2 != 0 || upper < lower || upper > LMDB_PAGE_SIZE)
         return damage(w, "page %" PRIu64 ": bounds %u and %u make no sense", l->pgno, lower, upper);
     return true;
 }
@@ -217,7 +173,7 @@ static bool node_sane(struct walk *w, const struct level *l, unsigned i, bool le
 
     if (leaf && (n.flags & ~(unsigned)F_BIGDATA) != 0)
         return damage(w, "page %" PRIu64 ": node %u has flags %#x", l->pgno, i, n.flags);
-    if (node_bytes(&n, leaf) > PAGE_BYTES - n.offset)
+    if (node_bytes(&n, leaf) > LMDB_PAGE_SIZE - n.offset)
         return damage(w, "page %" PRIu64 ": node %u does not fit the page", l->pgno, i);
     if (!leaf && i == 0)
         return true; /* its key is never looked at */
@@ -232,13 +188,13 @@ static bool node_sane(struct walk *w, const struct level *l, unsigned i, bool le
 /* The nodes lie between upper and the page's end, without gap or overlap. */
 static bool nodes_sane(struct walk *w, const struct level *l, bool leaf)
 {
-    uint8_t used[PAGE_BYTES / 2] = { 0 }; /* per 2 bytes */
+    uint8_t used[LMDB_PAGE_SIZE / 2] = { 0 }; /* per 2 bytes */
     unsigned upper = load16(l->page + 14);
     uint64_t total = 0;
 
     for (unsigned i = 0; i < l->nr; i++) {
         unsigned offset = load16(l->page + PAGE_HEADER + 2 * i);
-        if (offset < upper || offset % 2 != 0 || offset > PAGE_BYTES - NODE_HEADER)
+        if (offset < upper || offset % 2 != 0 || offset > LMDB_PAGE_SIZE - NODE_HEADER)
             return damage(w, "page %" PRIu64 ": node %u at %u is off limits", l->pgno, i, offset);
         if (!node_sane(w, l, i, leaf))
             return false;
@@ -249,9 +205,9 @@ static bool nodes_sane(struct walk *w, const struct level *l, bool leaf)
                 return damage(w, "page %" PRIu64 ": node %u overlaps another", l->pgno, i);
         total += bytes;
     }
-    if (total != PAGE_BYTES - upper)
+    if (total != LMDB_PAGE_SIZE - upper)
         return damage(w, "page %" PRIu64 ": %" PRIu64 " bytes of nodes in a space of %u", l->pgno,
-                      total, PAGE_BYTES - upper);
+                      total, LMDB_PAGE_SIZE - upper);
     return true;
 }
 
@@ -289,7 +245,7 @@ static bool level_load(struct walk *w, struct level *l, bool leaf)
 {
     unsigned least = !leaf && w->count.name == TREE_MAIN ? 2 : 1;
 
-    if (!read_bytes(w, l->pgno * PAGE_BYTES, l->page, PAGE_BYTES))
+    if (!read_bytes(w, l->pgno * LMDB_PAGE_SIZE, l->page, LMDB_PAGE_SIZE))
         return false;
     if (!header_sane(w, l, leaf ? P_LEAF : P_BRANCH))
         return false;
@@ -305,14 +261,14 @@ static bool level_load(struct walk *w, struct level *l, bool leaf)
 /* Claim the overflow run of a value; first is its first page's header. */
 static bool claim_run(struct walk *w, uint64_t pgno, uint64_t size, const uint8_t *first)
 {
-    uint64_t need = (PAGE_HEADER - 1 + size) / PAGE_BYTES + 1, pages = load32(first + 12);
+    uint64_t pages = load32(first + 12);
 
     if (load64(first) != pgno)
         return damage(w, "page %" PRIu64 ": its header says %" PRIu64, pgno, load64(first));
     if (load16(first + 10) != P_OVERFLOW)
         return damage(w, "page %" PRIu64 ": flags are %#x, expected %#x (overflow)", pgno,
                       load16(first + 10), P_OVERFLOW);
-    if (pages < need || pages > w->nr_pages - pgno)
+    if (pages < run_pages(size) || pages > w->nr_pages - pgno)
         return damage(
             w, "page %" PRIu64 ": a run of %" PRIu64 " pages for a value of %" PRIu64 " bytes",
             pgno, pages, size);
@@ -336,13 +292,13 @@ static bool value_open(struct walk *w, const struct level *l, const struct node 
     uint64_t pgno = load64(data);
     if (!claim(w, pgno, "leaf", l->pgno))
         return false;
-    if (n->number > w->nr_pages * PAGE_BYTES)
+    if (n->number > w->nr_pages * LMDB_PAGE_SIZE)
         return damage(w, "page %" PRIu64 ": a value of %" PRIu64 " bytes, more than the file",
                       l->pgno, n->number);
     len = n->number > PAGES_VALUE_MAX ? PAGES_VALUE_MAX : (size_t)n->number;
-    if (pgno * PAGE_BYTES + PAGE_HEADER + len > w->nr_pages * PAGE_BYTES)
+    if (pgno * LMDB_PAGE_SIZE + PAGE_HEADER + len > w->nr_pages * LMDB_PAGE_SIZE)
         return damage(w, "page %" PRIu64 ": its value ends behind the last page", pgno);
-    if (!read_bytes(w, pgno * PAGE_BYTES, w->value, PAGE_HEADER + len))
+    if (!read_bytes(w, pgno * LMDB_PAGE_SIZE, w->value, PAGE_HEADER + len))
         return false;
     *run = pgno;
     return claim_run(w, pgno, n->number, w->value);
@@ -358,7 +314,7 @@ static void visit_record(struct walk *w, const struct level *l, const struct nod
     if (!value_open(w, l, n, &run))
         return;
     w->count.entries++;
-    e.offset = run != 0 ? run * PAGE_BYTES + PAGE_HEADER : 0;
+    e.offset = run != 0 ? run * LMDB_PAGE_SIZE + PAGE_HEADER : 0;
     if (n->number > PAGES_VALUE_MAX && !(n->key_len == 1 && n->key[0] == KEY_LOG)) {
         damage(w, "page %" PRIu64 ": a value of %" PRIu64 " bytes, longer than any record", l->pgno,
                n->number);
@@ -402,7 +358,7 @@ static void free_list_rest(struct walk *w, struct free_list *f, uint64_t run)
     while (f->done < f->count) {
         uint64_t left = (f->count + 1) * 8 - offset;
         size_t len = left > PAGES_VALUE_MAX ? PAGES_VALUE_MAX : (size_t)left;
-        if (!read_bytes(w, run * PAGE_BYTES + PAGE_HEADER + offset, w->value, len) ||
+        if (!read_bytes(w, run * LMDB_PAGE_SIZE + PAGE_HEADER + offset, w->value, len) ||
             !free_list_pages(w, f, w->value, len))
             return;
         offset += len;
@@ -522,7 +478,7 @@ static void walk_tree(struct walk *w, const struct tree *t)
     const char *name = t->name == TREE_FREE ? "free tree" : "main tree";
 
     w->count = (struct tree){ .name = t->name };
-    if ((t->root == NO_PAGE) != (t->depth == 0) || t->depth > PAGES_DEPTH_MAX) {
+    if ((t->root == NO_PAGE) != (t->depth == 0) || t->depth > LMDB_DEPTH_MAX) {
         damage(w, "%s: depth %u with root page %" PRIu64, name, t->depth, t->root);
         return;
     }
@@ -552,10 +508,10 @@ static struct tree tree_decode(const uint8_t *p, enum tree_name name)
 
 static bool meta_load(struct walk *w, unsigned slot, struct meta *out)
 {
-    uint8_t page[PAGE_BYTES];
+    uint8_t page[LMDB_PAGE_SIZE];
     const uint8_t *m = page + PAGE_HEADER;
 
-    if (!read_bytes(w, (uint64_t)slot * PAGE_BYTES, page, sizeof page))
+    if (!read_bytes(w, (uint64_t)slot * LMDB_PAGE_SIZE, page, sizeof page))
         return false;
     if (load32(m) != META_MAGIC || load32(m + 4) != META_VERSION)
         return damage(w, "meta page %u: magic %#x version %u is not LMDB 0.9's", slot, load32(m),
@@ -563,7 +519,7 @@ static bool meta_load(struct walk *w, unsigned slot, struct meta *out)
     if (load64(page) != slot || load16(page + 10) != P_META)
         return damage(w, "meta page %u: its header says page %" PRIu64 ", flags %#x", slot,
                       load64(page), load16(page + 10));
-    if (load32(m + 24) != PAGE_BYTES)
+    if (load32(m + 24) != LMDB_PAGE_SIZE)
         return damage(w, "meta page %u: pages of %u bytes", slot, load32(m + 24));
     out->map_bytes = load64(m + 16);
     out->trees[TREE_FREE] = tree_decode(m + 24, TREE_FREE);
@@ -581,9 +537,9 @@ static bool meta_sane(struct walk *w, const struct meta *m)
     if (m->trees[TREE_MAIN].flags != 0 || !(m->trees[TREE_FREE].flags & INTEGER_KEY))
         return damage(w, "meta page: tree flags %#x and %#x are not this store's",
                       m->trees[TREE_FREE].flags, m->trees[TREE_MAIN].flags);
-    if (m->last_page < NR_METAS - 1 || m->last_page >= UINT64_MAX / PAGE_BYTES)
+    if (m->last_page < NR_METAS - 1 || m->last_page >= UINT64_MAX / LMDB_PAGE_SIZE)
         return damage(w, "meta page: the last page cannot be %" PRIu64, m->last_page);
-    if (m->map_bytes / PAGE_BYTES <= m->last_page || m->map_bytes > MAP_BYTES_MAX)
+    if (m->map_bytes / LMDB_PAGE_SIZE <= m->last_page || m->map_bytes > MAP_BYTES_MAX)
         damage(w, "meta page: a map of %" PRIu64 " bytes cannot be, for %" PRIu64 " pages",
                m->map_bytes, m->last_page + 1);
     return true;
@@ -613,7 +569,7 @@ static bool metas_load(struct walk *w)
 
 static int walk_prepare(struct walk *w)
 {
-    uint64_t need, have = w->info->file_bytes / PAGE_BYTES;
+    uint64_t need, have = w->info->file_bytes / LMDB_PAGE_SIZE;
 
     if (!metas_load(w))
         return 0;
@@ -624,11 +580,11 @@ static int walk_prepare(struct walk *w)
     w->missing = need - w->nr_pages;
     w->seen = calloc(w->nr_pages / 8 + 1, 1);
     w->value = malloc(PAGES_VALUE_MAX + PAGE_HEADER);
-    w->levels[0].page = malloc((size_t)PAGES_DEPTH_MAX * PAGE_BYTES);
+    w->levels[0].page = malloc((size_t)LMDB_DEPTH_MAX * LMDB_PAGE_SIZE);
     if (w->seen == NULL || w->value == NULL || w->levels[0].page == NULL)
         return -ENOMEM;
-    for (unsigned i = 1; i < PAGES_DEPTH_MAX; i++)
-        w->levels[i].page = w->levels[0].page + (size_t)i * PAGE_BYTES;
+    for (unsigned i = 1; i < LMDB_DEPTH_MAX; i++)
+        w->levels[i].page = w->levels[0].page + (size_t)i * LMDB_PAGE_SIZE;
     return 0;
 }
 
@@ -646,7 +602,7 @@ static void check_length(struct walk *w)
 {
     if (!w->quiet && w->missing != w->missing_free)
         damage(w, "the file is cut off: %" PRIu64 " bytes, its last page ends at %" PRIu64,
-               w->info->file_bytes, (w->meta.last_page + 1) * PAGE_BYTES);
+               w->info->file_bytes, (w->meta.last_page + 1) * LMDB_PAGE_SIZE);
 }
 
 static int walk_run(struct walk *w)

@@ -21,7 +21,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PAGES_DEPTH_MAX 32u /* LMDB's CURSOR_STACK */
 #define PAGES_VALUE_MAX \
     (1u << 17) /* bytes: longer values, but for the log's, are reported, not read */
 

@@ -36,15 +36,6 @@
 
 #include "store/error.h"
 
-/* LMDB's pages, numbers in the machine's order:
- *     number (8)  pad (2)  flags (2)  lower (2)  upper (2)  offsets of nodes (2 each) up to lower
- *     node, from upper on: size (4)  flags (2)  key size (2)  key  value, together an even number;
- *     with F_BIGDATA 8 bytes instead of the value; in a branch the child's number instead of size
- *     and flags.   Of an overflow run the first page has this header, with the run's length (4) at
- *     lower.   The meta pages are described in lmdb_pages.c. */
-enum { PAGE_HEADER = 16, NODE_HEADER = 8, P_OVERFLOW = 4, P_DIRTY = 16, F_BIGDATA = 1 };
-
-#define NR_METAS       2u
 #define META_FREE_TREE 40u /* offsets in the page */
 #define META_MAIN_TREE 88u
 #define META_LAST_PAGE 136u
@@ -54,55 +45,32 @@ enum { PAGE_HEADER = 16, NODE_HEADER = 8, P_OVERFLOW = 4, P_DIRTY = 16, F_BIGDAT
 #define TREE_OVERFLOW  24u
 #define TREE_ROOT      40u
 #define KEY_FLAGS      0x7eu /* of a tree's flags, those that change how it is laid out */
-#define INTEGER_KEY    0x08u
-#define KEY_BYTES_MAX  511u
 #define SPARSE_BYTES   1024u /* FILL_THRESHOLD: a leaf with a quarter of its space used */
 #define SPARSE_KEYS    2u    /* of a branch */
 #define BITS           64u
 
-static uint16_t get_u16(const uint8_t *p)
-{
-    uint16_t n;
-    memcpy(&n, p, sizeof n);
-    return n;
-}
-
-static uint32_t get_u32(const uint8_t *p)
-{
-    uint32_t n;
-    memcpy(&n, p, sizeof n);
-    return n;
-}
-
-static uint64_t get_u64(const uint8_t *p)
-{
-    uint64_t n;
-    memcpy(&n, p, sizeof n);
-    return n;
-}
-
 /* ---- one page -------------------------------------------------------------------------------- */
 
 /* The bytes that the node at the offset takes; 0: not a node. */
-static size_t node_bytes(const uint8_t *page, size_t at, enum page_kind kind)
+static size_t node_bytes(const uint8_t *page, size_t at, enum page_flags kind)
 {
     if (at > LMDB_PAGE_SIZE - NODE_HEADER)
         return 0;
-    size_t bytes = NODE_HEADER + get_u16(page + at + 6);
-    unsigned flags = get_u16(page + at + 4);
-    if (kind == PAGE_LEAF && flags > F_BIGDATA)
+    size_t bytes = NODE_HEADER + load16(page + at + 6);
+    unsigned flags = load16(page + at + 4);
+    if (kind == P_LEAF && flags > F_BIGDATA)
         return 0;
-    if (kind == PAGE_LEAF)
-        bytes += flags == F_BIGDATA ? sizeof(uint64_t) : get_u32(page + at);
+    if (kind == P_LEAF)
+        bytes += flags == F_BIGDATA ? sizeof(uint64_t) : load32(page + at);
     bytes += bytes % 2;
     return bytes <= LMDB_PAGE_SIZE - at ? bytes : 0;
 }
 
-bool lmdb_page_good(const uint8_t *page, uint64_t number, enum page_kind kind)
+bool lmdb_page_good(const uint8_t *page, uint64_t number, enum page_flags kind)
 {
     uint64_t starts[LMDB_PAGE_SIZE / 2 / BITS] = { 0 }; /* a node begins here; per 2 bytes */
-    size_t lower = get_u16(page + 12), upper = get_u16(page + 14), nodes = 0, bytes;
-    if (get_u64(page) != number || get_u16(page + 10) != kind || lower <= PAGE_HEADER ||
+    size_t lower = load16(page + 12), upper = load16(page + 14), nodes = 0, bytes;
+    if (load64(page) != number || load16(page + 10) != kind || lower <= PAGE_HEADER ||
         lower % 2 != 0 || upper % 2 != 0 || lower > upper || upper > LMDB_PAGE_SIZE)
         return false;
     for (size_t at = upper; at < LMDB_PAGE_SIZE; at += bytes, nodes++) {
@@ -113,7 +81,7 @@ bool lmdb_page_good(const uint8_t *page, uint64_t number, enum page_kind kind)
     if (nodes != (lower - PAGE_HEADER) / 2)
         return false;
     for (size_t i = PAGE_HEADER; i < lower; i += 2) {
-        size_t at = get_u16(page + i);
+        size_t at = load16(page + i);
         uint64_t bit = UINT64_C(1) << at / 2 % BITS;
         if (at % 2 != 0 || at >= LMDB_PAGE_SIZE || (starts[at / 2 / BITS] & bit) == 0)
             return false;
@@ -136,34 +104,34 @@ struct path {
 
 static const uint8_t *node(const struct level *v, unsigned i)
 {
-    return v->page + get_u16(v->page + PAGE_HEADER + 2 * (size_t)i);
+    return v->page + load16(v->page + PAGE_HEADER + 2 * (size_t)i);
 }
 
 static struct lmdb_key node_key(const struct level *v, unsigned i)
 {
     const uint8_t *n = node(v, i);
-    return (struct lmdb_key){ .bytes = n + NODE_HEADER, .len = get_u16(n + 6) };
+    return (struct lmdb_key){ .bytes = n + NODE_HEADER, .len = load16(n + 6) };
 }
 
 static uint64_t node_child(const struct level *v, unsigned i)
 {
     const uint8_t *n = node(v, i);
-    return get_u32(n) | (uint64_t)get_u16(n + 4) << 32;
+    return load32(n) | (uint64_t)load16(n + 4) << 32;
 }
 
 static int compare(const struct lmdb_tree *t, struct lmdb_key a, struct lmdb_key b)
 {
     if (!t->is_free)
         return lmdb_compare(a.bytes, a.len, b.bytes, b.len);
-    uint64_t x = get_u64(a.bytes), y = get_u64(b.bytes);
+    uint64_t x = load64(a.bytes), y = load64(b.bytes);
     return (x > y) - (x < y);
 }
 
 /* (Of a branch the first key is never looked at: everything before the second goes there.) */
-static bool keys_good(const struct lmdb_tree *t, const struct level *v, enum page_kind kind)
+static bool keys_good(const struct lmdb_tree *t, const struct level *v, enum page_flags kind)
 {
     struct lmdb_key before = { 0 };
-    for (unsigned i = kind == PAGE_LEAF ? 0 : 1; i < v->nr; i++) {
+    for (unsigned i = kind == P_LEAF ? 0 : 1; i < v->nr; i++) {
         struct lmdb_key key = node_key(v, i);
         if (key.len < 1 || key.len > KEY_BYTES_MAX || (t->is_free && key.len != sizeof(uint64_t)) ||
             (before.len > 0 && compare(t, before, key) >= 0))
@@ -191,11 +159,11 @@ static struct lmdb_key high_of(const struct path *p, unsigned depth)
 }
 
 /* Do the level's keys lie between the separators above it? */
-static bool between(const struct path *p, unsigned depth, enum page_kind kind)
+static bool between(const struct path *p, unsigned depth, enum page_flags kind)
 {
     const struct level *v = &p->levels[depth];
     struct lmdb_key low = low_of(p, depth), high = high_of(p, depth);
-    unsigned first = kind == PAGE_LEAF ? 0 : 1;
+    unsigned first = kind == P_LEAF ? 0 : 1;
     return first >= v->nr ||
            ((low.len == 0 || compare(p->tree, low, node_key(v, first)) <= 0) &&
             (high.len == 0 || compare(p->tree, node_key(v, v->nr - 1), high) < 0));
@@ -203,35 +171,32 @@ static bool between(const struct path *p, unsigned depth, enum page_kind kind)
 
 /* ---- runs ------------------------------------------------------------------------------------ */
 
-static uint64_t run_pages(uint64_t len)
+uint64_t lmdb_run_at(const struct lmdb *l, uint64_t number, uint64_t len, uint64_t last_page)
 {
-    return (PAGE_HEADER - 1 + len) / LMDB_PAGE_SIZE + 1;
-}
-
-/* Of a run in the map, with this first page: is it long enough for the value, and not too long? */
-static bool run_good(const struct lmdb *l, uint64_t number, uint64_t len, uint64_t pages_max)
-{
-    if (number < NR_METAS || number > l->sound.last_page)
-        return false;
+    if (number < NR_METAS || number > last_page)
+        return 0;
     const uint8_t *page = l->map + number * LMDB_PAGE_SIZE;
-    uint64_t pages = get_u32(page + 12);
-    return get_u64(page) == number && get_u16(page + 10) == P_OVERFLOW && pages >= run_pages(len) &&
-           pages <= pages_max && pages <= l->sound.last_page + 1 - number;
+    uint64_t pages = load32(page + 12);
+    return load64(page) == number && load16(page + 10) == P_OVERFLOW && pages >= run_pages(len) &&
+                   pages <= last_page + 1 - number
+               ? pages
+               : 0;
 }
 
 int lmdb_sound_value(struct lmdb *l, const uint8_t *key, const uint8_t *value, size_t len)
 {
-    if ((get_u16(key - NODE_HEADER + 4) & F_BIGDATA) == 0)
+    if ((load16(key - NODE_HEADER + 4) & F_BIGDATA) == 0)
         return 0;
     const uint8_t *page = value - PAGE_HEADER;
     if (lmdb_inside_map(l, page, LMDB_PAGE_SIZE)) {
         size_t at = (size_t)(page - l->map);
-        return at % LMDB_PAGE_SIZE == 0 && run_good(l, at / LMDB_PAGE_SIZE, len, run_pages(len))
+        return at % LMDB_PAGE_SIZE == 0 && lmdb_run_at(l, at / LMDB_PAGE_SIZE, len,
+                                                       l->sound.last_page) == run_pages(len)
                    ? 0
                    : -EUCLEAN;
     }
     /* This transaction's page by that number; was it made for this? */
-    return get_u16(page + 10) == (P_OVERFLOW | P_DIRTY) && get_u32(page + 12) == run_pages(len)
+    return load16(page + 10) == (P_OVERFLOW | P_DIRTY) && load32(page + 12) == run_pages(len)
                ? 0
                : -EUCLEAN;
 }
@@ -252,11 +217,11 @@ static bool note_free(struct lmdb_sound *s, uint64_t number)
 static bool list_good(struct lmdb *l, const uint8_t *list, uint64_t len)
 {
     if (len < sizeof(uint64_t) || len % sizeof(uint64_t) != 0 ||
-        get_u64(list) > len / sizeof(uint64_t) - 1)
+        load64(list) > len / sizeof(uint64_t) - 1)
         return false;
     uint64_t before = l->sound.last_page + 1;
-    for (uint64_t i = 1; i <= get_u64(list); i++) {
-        uint64_t number = get_u64(list + i * sizeof number);
+    for (uint64_t i = 1; i <= load64(list); i++) {
+        uint64_t number = load64(list + i * sizeof number);
         if (number >= before || number < NR_METAS || !note_free(&l->sound, number))
             return false;
         before = number;
@@ -270,13 +235,14 @@ static bool lists_good(struct lmdb *l, const struct level *v)
         const uint8_t *n = node(v, i);
         struct lmdb_key key = node_key(v, i);
         const uint8_t *list = key.bytes + key.len;
-        uint64_t len = get_u32(n), txnid = get_u64(key.bytes);
-        if ((get_u16(n + 4) & F_BIGDATA) != 0) {
-            uint64_t number = get_u64(list);
-            if (!run_good(l, number, len, UINT64_MAX))
+        uint64_t len = load32(n), txnid = load64(key.bytes);
+        if ((load16(n + 4) & F_BIGDATA) != 0) {
+            uint64_t number = load64(list);
+            uint64_t pages = lmdb_run_at(l, number, len, l->sound.last_page);
+            if (pages == 0)
                 return false;
             const uint8_t *page = l->map + number * LMDB_PAGE_SIZE;
-            l->sound.free_runs += get_u32(page + 12);
+            l->sound.free_runs += pages;
             list = page + PAGE_HEADER;
             (void)madvise((void *)(uintptr_t)page, run_pages(len) * LMDB_PAGE_SIZE, MADV_WILLNEED);
         }
@@ -296,14 +262,14 @@ static bool checked(const struct lmdb *l, uint64_t number)
 static bool page_check(struct lmdb *l, const struct path *p, unsigned depth, uint64_t number)
 {
     const struct level *v = &p->levels[depth];
-    enum page_kind kind = depth + 1 == p->tree->depth ? PAGE_LEAF : PAGE_BRANCH;
+    enum page_flags kind = depth + 1 == p->tree->depth ? P_LEAF : P_BRANCH;
     if (p->tree->is_free ? !note_free(&l->sound, number) : checked(l, number))
         return !p->tree->is_free;
     if (!lmdb_page_good(v->page, number, kind) || !keys_good(p->tree, v, kind))
         return false;
-    if (kind == PAGE_BRANCH && !p->tree->is_free && v->nr < 2)
+    if (kind == P_BRANCH && !p->tree->is_free && v->nr < 2)
         return false;
-    if (kind == PAGE_LEAF && p->tree->is_free && !lists_good(l, v))
+    if (kind == P_LEAF && p->tree->is_free && !lists_good(l, v))
         return false;
     l->sound.pages[number / BITS] |= UINT64_C(1) << number % BITS;
     return true;
@@ -317,13 +283,13 @@ static int enter(struct lmdb *l, struct path *p, unsigned depth)
     if (number < NR_METAS || number > l->sound.last_page)
         return -EUCLEAN;
     v->page = l->map + number * LMDB_PAGE_SIZE;
-    unsigned lower = get_u16(v->page + 12);
+    unsigned lower = load16(v->page + 12);
     if (lower <= PAGE_HEADER || lower > LMDB_PAGE_SIZE)
         return -EUCLEAN;
     v->nr = (lower - PAGE_HEADER) / 2u;
     v->at = 0;
-    enum page_kind kind = depth + 1 == p->tree->depth ? PAGE_LEAF : PAGE_BRANCH;
-    if (get_u64(v->page) != number || get_u16(v->page + 10) != kind ||
+    enum page_flags kind = depth + 1 == p->tree->depth ? P_LEAF : P_BRANCH;
+    if (load64(v->page) != number || load16(v->page + 10) != kind ||
         !page_check(l, p, depth, number))
         return -EUCLEAN;
     return between(p, depth, kind) ? 1 : -EUCLEAN;
@@ -352,7 +318,7 @@ static bool sparse(const struct path *p, unsigned depth)
     const struct level *v = &p->levels[depth];
     if (depth + 1 < p->tree->depth)
         return v->nr <= SPARSE_KEYS;
-    return v->nr == 1 || LMDB_PAGE_SIZE - get_u16(v->page + 14) + 2 * (size_t)v->nr <= SPARSE_BYTES;
+    return v->nr == 1 || LMDB_PAGE_SIZE - load16(v->page + 14) + 2 * (size_t)v->nr <= SPARSE_BYTES;
 }
 
 /* The lowest leaf below the level.   Returns 1 or -EUCLEAN. */
@@ -423,9 +389,9 @@ static bool tree_sane(const struct lmdb_tree *t)
 
 static struct lmdb_tree tree_at(const uint8_t *page, size_t at, bool is_free)
 {
-    return (struct lmdb_tree){ .root = get_u64(page + at + TREE_ROOT),
-                               .overflow = get_u64(page + at + TREE_OVERFLOW),
-                               .depth = get_u16(page + at + TREE_DEPTH),
+    return (struct lmdb_tree){ .root = load64(page + at + TREE_ROOT),
+                               .overflow = load64(page + at + TREE_OVERFLOW),
+                               .depth = load16(page + at + TREE_DEPTH),
                                .is_free = is_free };
 }
 
@@ -437,19 +403,19 @@ static bool txnids_good(uint64_t newer, uint64_t older, unsigned slot)
 
 int lmdb_sound_begin(struct lmdb *l)
 {
-    uint64_t txnids[NR_METAS] = { get_u64(l->map + META_TXN),
-                                  get_u64(l->map + LMDB_PAGE_SIZE + META_TXN) };
+    uint64_t txnids[NR_METAS] = { load64(l->map + META_TXN),
+                                  load64(l->map + LMDB_PAGE_SIZE + META_TXN) };
     unsigned slot = txnids[0] < txnids[1]; /* the newer one, as LMDB chooses */
     const uint8_t *meta = l->map + (size_t)slot * LMDB_PAGE_SIZE;
     l->sound.main = tree_at(meta, META_MAIN_TREE, false);
     l->sound.free = tree_at(meta, META_FREE_TREE, true);
-    l->sound.last_page = get_u64(meta + META_LAST_PAGE);
+    l->sound.last_page = load64(meta + META_LAST_PAGE);
     l->sound.txnid = txnids[slot];
     l->sound.leaf_known = false;
     return tree_sane(&l->sound.main) && tree_sane(&l->sound.free) &&
                    l->sound.last_page < l->map_size / LMDB_PAGE_SIZE &&
                    txnids_good(txnids[slot], txnids[1 - slot], slot) &&
-                   (get_u16(meta + META_FREE_TREE + TREE_FLAGS) & KEY_FLAGS) == INTEGER_KEY
+                   (load16(meta + META_FREE_TREE + TREE_FLAGS) & KEY_FLAGS) == INTEGER_KEY
                ? 0
                : -EUCLEAN;
 }
