@@ -223,18 +223,13 @@ static uint32_t read_run(const struct lmdb *l, const struct blocks_args *a, uint
     return i;
 }
 
-static int read_blocks_work(struct lmdb *l, void *arg)
+static int read_blocks_work(struct lmdb *l, MDB_cursor *cursor, void *arg)
 {
     struct blocks_args *a = arg;
-    struct snapshot *s;
-    int rc = lmdb_snapshot_begin(l, &s);
-    if (rc != 0)
-        return rc;
-    find_blocks(l, s->cursor, a);
+    find_blocks(l, cursor, a);
     read_ahead(a);
     for (uint32_t i = 0; i < a->nr;)
         i = read_run(l, a, i);
-    lmdb_snapshot_end(l, s);
     return 0;
 }
 
@@ -253,7 +248,7 @@ void lmdb_read_blocks(struct lmdb *l, uint64_t object, struct bio_vec *vecs, con
         vecs[i].flags &= (uint16_t)~BV_HOLE;
         vecs[i].error = -EIO; /* until it is known to be good */
     }
-    int rc = lmdb_guard(l, read_blocks_work, &args);
+    int rc = lmdb_guard_snapshot(l, read_blocks_work, &args);
     for (uint32_t i = 0; rc == -ENOMEM && i < nr; i++)
         if (skip == NULL || !skip[i])
             vecs[i].error = -ENOMEM;
@@ -278,8 +273,9 @@ static uint64_t list_index(const struct list_args *a, const struct lmdb_item *it
     return index < a->to ? index : a->to;
 }
 
-static int list_in(struct lmdb *l, MDB_cursor *cursor, const struct list_args *a)
+static int list_work(struct lmdb *l, MDB_cursor *cursor, void *arg)
 {
+    const struct list_args *a = arg;
     uint8_t prefix[BLOCK_PREFIX_BYTES];
     struct lmdb_item it;
     size_t nr = 0;
@@ -308,17 +304,6 @@ static int list_in(struct lmdb *l, MDB_cursor *cursor, const struct list_args *a
     return found == 0 || found == -ENOENT ? (int)nr : found;
 }
 
-static int list_work(struct lmdb *l, void *arg)
-{
-    struct snapshot *s;
-    int rc = lmdb_snapshot_begin(l, &s);
-    if (rc == 0) {
-        rc = list_in(l, s->cursor, arg);
-        lmdb_snapshot_end(l, s);
-    }
-    return rc;
-}
-
 ssize_t lmdb_list_blocks(struct lmdb *l, uint64_t object, uint64_t from, uint64_t to,
                          uint32_t *indices, size_t max)
 {
@@ -327,5 +312,5 @@ ssize_t lmdb_list_blocks(struct lmdb *l, uint64_t object, uint64_t from, uint64_
         return 0;
     args.from = (uint32_t)from;
     args.max = max < INT_MAX ? max : INT_MAX;
-    return lmdb_guard(l, list_work, &args);
+    return lmdb_guard_snapshot(l, list_work, &args);
 }

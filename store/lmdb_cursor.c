@@ -80,6 +80,30 @@ void lmdb_snapshot_end(struct lmdb *l, struct snapshot *s)
     snapshot_give(l, s);
 }
 
+struct snapshot_args {
+    int (*work)(struct lmdb *l, MDB_cursor *cursor, void *arg);
+    void *arg;
+};
+
+static int snapshot_work(struct lmdb *l, void *arg)
+{
+    const struct snapshot_args *a = arg;
+    struct snapshot *s;
+    int rc = lmdb_snapshot_begin(l, &s);
+    if (rc == 0) {
+        rc = a->work(l, s->cursor, a->arg);
+        lmdb_snapshot_end(l, s);
+    }
+    return rc;
+}
+
+int lmdb_guard_snapshot(struct lmdb *l, int (*work)(struct lmdb *l, MDB_cursor *cursor, void *arg),
+                        void *arg)
+{
+    struct snapshot_args args = { .work = work, .arg = arg };
+    return lmdb_guard(l, snapshot_work, &args);
+}
+
 /* ---- good and damaged ------------------------------------------------------------------------ */
 
 void lmdb_block_prefix(uint8_t *key, uint64_t object, uint32_t index)

@@ -85,6 +85,9 @@ struct lmdb { /* (c) constant after opening  (l) lock  (w) the thread with the w
 
 /* Run work(l, arg).   Returns what it returns; -EIO when l is dead or dies of it. */
 int lmdb_guard(struct lmdb *l, int (*work)(struct lmdb *l, void *arg), void *arg);
+/* Likewise on a snapshot of the last commit, with its cursor. */
+int lmdb_guard_snapshot(struct lmdb *l, int (*work)(struct lmdb *l, MDB_cursor *cursor, void *arg),
+                        void *arg);
 
 /* Make LMDB's failed assertions on l end the call too. */
 void lmdb_guard_asserts(struct lmdb *l);

@@ -37,8 +37,9 @@ int lmdb_put_log(struct lmdb *l, uint64_t bytes)
     return lmdb_guard(l, put_log_work, &bytes);
 }
 
-static int find_in(struct lmdb *l, MDB_cursor *cursor, struct log_place *out)
+static int find_log(struct lmdb *l, MDB_cursor *cursor, void *arg)
 {
+    struct log_place *out = arg;
     struct lmdb_item it;
     int rc = lmdb_seek(l, cursor, log_key, sizeof log_key, &it);
     if (rc != 0)
@@ -56,18 +57,7 @@ static int find_in(struct lmdb *l, MDB_cursor *cursor, struct log_place *out)
     return 0;
 }
 
-static int find_log_work(struct lmdb *l, void *arg)
-{
-    struct snapshot *s;
-    int rc = lmdb_snapshot_begin(l, &s);
-    if (rc == 0) {
-        rc = find_in(l, s->cursor, arg);
-        lmdb_snapshot_end(l, s);
-    }
-    return rc;
-}
-
 int lmdb_find_log(struct lmdb *l, struct log_place *out)
 {
-    return lmdb_guard(l, find_log_work, out);
+    return lmdb_guard_snapshot(l, find_log, out);
 }

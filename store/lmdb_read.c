@@ -27,8 +27,9 @@ static int copy_value(const struct lmdb *l, const struct lmdb_item *it, void *bu
     return buf == NULL || len <= size ? (int)len : -ERANGE;
 }
 
-static int get_in(struct lmdb *l, MDB_cursor *cursor, const struct read_args *a)
+static int get_work(struct lmdb *l, MDB_cursor *cursor, void *arg)
 {
+    const struct read_args *a = arg;
     const struct key *key = a->key;
     struct lmdb_item it;
     int found = lmdb_seek(l, cursor, key->bytes, key->len, &it);
@@ -42,23 +43,12 @@ static int get_in(struct lmdb *l, MDB_cursor *cursor, const struct read_args *a)
     return rc != 0 ? rc : -ENOENT;
 }
 
-static int get_work(struct lmdb *l, void *arg)
-{
-    struct snapshot *s;
-    int rc = lmdb_snapshot_begin(l, &s);
-    if (rc == 0) {
-        rc = get_in(l, s->cursor, arg);
-        lmdb_snapshot_end(l, s);
-    }
-    return rc;
-}
-
 ssize_t lmdb_get(struct lmdb *l, const struct key *key, void *buf, size_t size)
 {
     struct key copy = *key;
     struct read_args args = { .key = &copy, .buf = buf, .size = size };
     assert(key->len >= 1 && key->len <= KEY_MAX && key->bytes[0] != KEY_BLOCK);
-    return lmdb_guard(l, get_work, &args);
+    return lmdb_guard_snapshot(l, get_work, &args);
 }
 
 /* The item behind the key, with everything up to it proved good.   Returns 0, -ENOENT, -EIO. */
@@ -82,8 +72,9 @@ static int find_after(struct lmdb *l, MDB_cursor *cursor, const struct key *key,
     return 0;
 }
 
-static int next_in(struct lmdb *l, MDB_cursor *cursor, const struct read_args *a)
+static int next_work(struct lmdb *l, MDB_cursor *cursor, void *arg)
 {
+    const struct read_args *a = arg;
     struct lmdb_item it;
     int rc = find_after(l, cursor, a->key, &it);
     if (rc != 0)
@@ -98,21 +89,10 @@ static int next_in(struct lmdb *l, MDB_cursor *cursor, const struct read_args *a
     return rc;
 }
 
-static int next_work(struct lmdb *l, void *arg)
-{
-    struct snapshot *s;
-    int rc = lmdb_snapshot_begin(l, &s);
-    if (rc == 0) {
-        rc = next_in(l, s->cursor, arg);
-        lmdb_snapshot_end(l, s);
-    }
-    return rc;
-}
-
 ssize_t lmdb_next(struct lmdb *l, struct key *key, size_t prefix, void *buf, size_t size)
 {
     struct read_args args = { .key = key, .prefix = prefix, .buf = buf, .size = size };
     assert(prefix >= 1 && prefix <= key->len && key->len <= KEY_MAX);
     assert(key->bytes[0] != KEY_BLOCK);
-    return lmdb_guard(l, next_work, &args);
+    return lmdb_guard_snapshot(l, next_work, &args);
 }
