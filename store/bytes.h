@@ -1,8 +1,9 @@
-/* bytes.h: numbers as bytes, at any alignment. */
+/* bytes.h: numbers as bytes, at any alignment; the order of byte strings. */
 #ifndef FOLIO_STORE_BYTES_H
 #define FOLIO_STORE_BYTES_H
 
 #include <endian.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -56,6 +57,13 @@ static inline uint64_t get_le64(const uint8_t *p)
     uint64_t n;
     memcpy(&n, p, sizeof n);
     return le64toh(n);
+}
+
+/* As memcmp(3); what the other begins with comes before it. The order of LMDB's keys. */
+static inline int bytes_compare(const uint8_t *a, size_t a_len, const uint8_t *b, size_t b_len)
+{
+    int order = memcmp(a, b, a_len < b_len ? a_len : b_len);
+    return order != 0 ? order : (a_len > b_len) - (a_len < b_len);
 }
 
 #endif

@@ -60,7 +60,7 @@ static int approach(struct lmdb *l, struct blocks_walk *w, const uint8_t *prefix
         if (rc != 0)
             return rc;
         if (lmdb_item_bounded(l, it) &&
-            lmdb_compare(it->key, it->key_len, prefix, BLOCK_PREFIX_BYTES) >= 0)
+            bytes_compare(it->key, it->key_len, prefix, BLOCK_PREFIX_BYTES) >= 0)
             return 0;
     }
     *chained = false;

@@ -120,12 +120,6 @@ uint32_t block_crc(uint64_t object, uint32_t index, const void *data)
     return crc32c(crc32c(0, prefix, sizeof prefix), data, BLOCK_SIZE);
 }
 
-int lmdb_compare(const uint8_t *a, size_t a_len, const uint8_t *b, size_t b_len)
-{
-    int order = memcmp(a, b, a_len < b_len ? a_len : b_len);
-    return order != 0 ? order : (a_len > b_len) - (a_len < b_len);
-}
-
 bool lmdb_inside_map(const struct lmdb *l, const uint8_t *p, size_t len)
 {
     uintptr_t base = (uintptr_t)l->map, at = (uintptr_t)p;
@@ -192,7 +186,7 @@ int lmdb_seek(struct lmdb *l, MDB_cursor *cursor, const uint8_t *key, size_t len
 {
     MDB_val wanted = { .mv_size = len, .mv_data = (void *)(uintptr_t)key };
     int rc = move(l, cursor, &wanted, MDB_SET_RANGE, it);
-    if (rc == 0 && (!lmdb_item_bounded(l, it) || lmdb_compare(it->key, it->key_len, key, len) < 0))
+    if (rc == 0 && (!lmdb_item_bounded(l, it) || bytes_compare(it->key, it->key_len, key, len) < 0))
         return -EIO;
     return rc;
 }
@@ -211,7 +205,7 @@ int lmdb_check_before(struct lmdb *l, MDB_cursor *cursor, int found, const uint8
         return 0;
     if (rc != 0)
         return rc;
-    if (!lmdb_item_good(l, &before) || lmdb_compare(before.key, before.key_len, key, len) >= 0)
+    if (!lmdb_item_good(l, &before) || bytes_compare(before.key, before.key_len, key, len) >= 0)
         return -EIO;
     return 0;
 }

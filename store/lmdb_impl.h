@@ -161,8 +161,6 @@ int lmdb_step(struct lmdb *l, MDB_cursor *cursor, MDB_cursor_op op, struct lmdb_
 int lmdb_check_before(struct lmdb *l, MDB_cursor *cursor, int found, const uint8_t *key,
                       size_t len);
 
-/* The order of two keys, as LMDB has it. */
-int lmdb_compare(const uint8_t *a, size_t a_len, const uint8_t *b, size_t b_len);
 bool lmdb_inside_map(const struct lmdb *l, const uint8_t *p, size_t len);
 /* May the item's bytes be looked at? */
 bool lmdb_item_bounded(const struct lmdb *l, const struct lmdb_item *it);

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "store/bytes.h"
 #include "store/lmdb_format.h"
 #include "store/record.h"
 
@@ -217,8 +218,7 @@ static int compare_keys(enum tree_name tree, struct bound a, struct bound b)
         uint64_t x = load64(a.key), y = load64(b.key);
         return (x > y) - (x < y);
     }
-    int c = memcmp(a.key, b.key, a.len < b.len ? a.len : b.len);
-    return c != 0 ? c : (a.len > b.len) - (a.len < b.len);
+    return bytes_compare(a.key, a.len, b.key, b.len);
 }
 
 static bool keys_ascend(struct walk *w, const struct level *l, bool leaf)

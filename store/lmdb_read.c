@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "store/bytes.h"
+
 struct read_args {
     struct key *key; /* written by next only */
     size_t prefix;
@@ -35,7 +37,7 @@ static int get_work(struct lmdb *l, MDB_cursor *cursor, void *arg)
     int found = lmdb_seek(l, cursor, key->bytes, key->len, &it);
     if (found != 0 && found != -ENOENT)
         return found;
-    if (found == 0 && lmdb_compare(it.key, it.key_len, key->bytes, key->len) == 0)
+    if (found == 0 && bytes_compare(it.key, it.key_len, key->bytes, key->len) == 0)
         return copy_value(l, &it, a->buf, a->size);
     if (found == 0 && !lmdb_item_good(l, &it))
         return -EIO;
@@ -58,7 +60,7 @@ static int find_after(struct lmdb *l, MDB_cursor *cursor, const struct key *key,
     int found = lmdb_seek(l, cursor, key->bytes, key->len, it), rc;
     if (found != 0 && found != -ENOENT)
         return found;
-    if (found == 0 && lmdb_compare(it->key, it->key_len, key->bytes, key->len) == 0) {
+    if (found == 0 && bytes_compare(it->key, it->key_len, key->bytes, key->len) == 0) {
         if (!lmdb_item_good(l, it))
             return -EIO;
         found = lmdb_step(l, cursor, MDB_NEXT, it);
@@ -67,7 +69,7 @@ static int find_after(struct lmdb *l, MDB_cursor *cursor, const struct key *key,
     }
     if (found != 0)
         return found;
-    if (!lmdb_item_good(l, it) || lmdb_compare(it->key, it->key_len, key->bytes, key->len) <= 0)
+    if (!lmdb_item_good(l, it) || bytes_compare(it->key, it->key_len, key->bytes, key->len) <= 0)
         return -EIO;
     return 0;
 }

@@ -34,6 +34,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "store/bytes.h"
 #include "store/error.h"
 
 #define META_FREE_TREE 40u /* offsets in the page */
@@ -122,7 +123,7 @@ static uint64_t node_child(const struct level *v, unsigned i)
 static int compare(const struct lmdb_tree *t, struct lmdb_key a, struct lmdb_key b)
 {
     if (!t->is_free)
-        return lmdb_compare(a.bytes, a.len, b.bytes, b.len);
+        return bytes_compare(a.bytes, a.len, b.bytes, b.len);
     uint64_t x = load64(a.bytes), y = load64(b.bytes);
     return (x > y) - (x < y);
 }

@@ -162,8 +162,7 @@ bool key_is_sane(const struct key *k)
 
 int key_compare(const struct key *a, const struct key *b)
 {
-    int order = memcmp(a->bytes, b->bytes, a->len < b->len ? a->len : b->len);
-    return order != 0 ? order : (a->len > b->len) - (a->len < b->len);
+    return bytes_compare(a->bytes, a->len, b->bytes, b->len);
 }
 
 /* ---- a cursor over a payload ------------------------------------------------------------------ */

@@ -7,15 +7,9 @@
 #include <string.h>
 #include <time.h>
 
-#define NODE_OVERHEAD 16u /* malloc's own, per allocation */
+#include "store/bytes.h"
 
-static int bytes_compare(const uint8_t *a, size_t a_len, const uint8_t *b, size_t b_len)
-{
-    int c = memcmp(a, b, a_len < b_len ? a_len : b_len);
-    if (c != 0)
-        return c;
-    return a_len < b_len ? -1 : a_len > b_len;
-}
+#define NODE_OVERHEAD 16u /* malloc's own, per allocation */
 
 static int record_compare(const struct txn_record *a, const struct txn_record *b)
 {
