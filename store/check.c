@@ -10,9 +10,6 @@
 #include "store/bytes.h"
 #include "store/crc32c.h"
 
-#define ENVELOPE_VERSION 1u
-#define ENVELOPE_BYTES   5u
-
 /* ---- findings -------------------------------------------------------------------------------- */
 
 void check_find(struct check *c, enum check_kind kind, bool fixable, const char *format, ...)

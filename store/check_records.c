@@ -9,12 +9,6 @@
 #include "store/bytes.h"
 #include "store/crc32c.h"
 
-#define BLOCK_FIND_BYTES  13u
-#define BLOCK_VALUE_BYTES 4080u
-#define BLOCK_HEAD_BYTES  16u
-#define BLOCK_VERSION     1u
-#define TRIM_END_MAX      (UINT64_C(1) << 32) /* more blocks than any file has */
-
 static struct inode_entry *inode_add(struct check *c, uint64_t ino)
 {
     struct inode_entry *i = table_add(&c->inodes, ino);
@@ -37,23 +31,23 @@ static struct data_entry *data_add(struct check *c, uint64_t id, bool good)
 
 /* ---- blocks ---------------------------------------------------------------------------------- */
 
-/* The data's CRC, over its two parts; key: the block's, with a good key check. */
+/* The data's CRC, over its two parts. The key check is known to be good. */
 static bool block_good(const struct pages_entry *e)
 {
-    uint32_t crc = crc32c(0, e->key, BLOCK_FIND_BYTES);
+    uint32_t crc = crc32c(0, e->key, BLOCK_PREFIX_BYTES);
 
-    if (e->key[13] != BLOCK_VERSION || e->value_len != BLOCK_VALUE_BYTES)
+    if (e->key[BLOCK_PREFIX_BYTES] != BLOCK_KEY_VERSION || e->value_len != BLOCK_VALUE_BYTES)
         return false;
-    crc = crc32c(crc, e->key + 14, BLOCK_HEAD_BYTES);
+    crc = crc32c(crc, e->key + BLOCK_HEAD_AT, BLOCK_HEAD_BYTES);
     crc = crc32c(crc, e->value, BLOCK_VALUE_BYTES);
-    return crc == get_le32(e->key + 30);
+    return crc == get_le32(e->key + BLOCK_CRC_AT);
 }
 
 static void see_block(struct check *c, const struct pages_entry *e, const struct key *key)
 {
     uint64_t id = key_u64(key, 0), index = get_be32(e->key + 9);
 
-    if (crc32c(0, e->key, KEY_BLOCK_BYTES - 4) != get_le32(e->key + 34) || id == 0) {
+    if (crc32c(0, e->key, BLOCK_CHECK_AT) != get_le32(e->key + BLOCK_CHECK_AT) || id == 0) {
         check_find(c, CHECK_BLOCK, false,
                    "block %" PRIu64 " of data %" PRIu64 ": its key is damaged", index, id);
         c->unsure = c->blocks_unsure = true;
@@ -104,7 +98,7 @@ static void see_trim(struct check *c, const struct key *key, bool good)
         return;
     }
     c->summary.trims++;
-    if (from >= to || to > TRIM_END_MAX) {
+    if (from >= to || to > ALL_BLOCKS) {
         check_find(c, CHECK_TRIM, true,
                    "trim of data %" PRIu64 " from block %" PRIu64 " to %" PRIu64 " makes no sense",
                    key_u64(key, 0), from, to);

@@ -7,8 +7,6 @@
 
 #include "store/bio.h"
 
-#define ALL_BLOCKS (UINT64_C(1) << 32) /* more than any file has */
-
 /* ---- data ------------------------------------------------------------------------------------ */
 
 static void own_data(struct check *c, struct inode_entry *i)

@@ -23,6 +23,16 @@
 #include "store/log.h"
 #include "store/store.h"
 
+#define ENVELOPE_VERSION   1u
+#define ENVELOPE_BYTES     5u /* version (1)  crc (4) */
+#define BLOCK_KEY_VERSION  1u
+#define BLOCK_PREFIX_BYTES 13u /* 'B'  data id (8)  index (4) */
+#define BLOCK_HEAD_BYTES   16u
+#define BLOCK_VALUE_BYTES  (BLOCK_SIZE - BLOCK_HEAD_BYTES)
+#define BLOCK_HEAD_AT      14u /* offsets in the key */
+#define BLOCK_CRC_AT       30u
+#define BLOCK_CHECK_AT     34u
+
 struct lmdb;
 
 /* Create the file (which must not exist, or be empty) with a map for capacity; open it.

@@ -128,7 +128,7 @@ bool lmdb_inside_map(const struct lmdb *l, const uint8_t *p, size_t len)
 
 bool lmdb_block_key_good(const uint8_t *key, size_t len)
 {
-    return len == BLOCK_KEY_BYTES && key[BLOCK_PREFIX_BYTES] == BLOCK_KEY_VERSION &&
+    return len == KEY_BLOCK_BYTES && key[BLOCK_PREFIX_BYTES] == BLOCK_KEY_VERSION &&
            get_le32(key + BLOCK_CHECK_AT) == crc32c(0, key, BLOCK_CHECK_AT);
 }
 

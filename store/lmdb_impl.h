@@ -24,17 +24,7 @@
 
 #include "store/lmdb_format.h"
 
-#define FREE_DBI           0u /* LMDB's tree of free pages */
-#define ENVELOPE_VERSION   1u
-#define ENVELOPE_BYTES     5u /* version (1)  crc (4) */
-#define BLOCK_KEY_VERSION  1u
-#define BLOCK_PREFIX_BYTES 13u /* 'B'  data id (8)  index (4) */
-#define BLOCK_HEAD_BYTES   16u
-#define BLOCK_VALUE_BYTES  (BLOCK_SIZE - BLOCK_HEAD_BYTES)
-#define BLOCK_HEAD_AT      14u /* offsets in the key */
-#define BLOCK_CRC_AT       30u
-#define BLOCK_CHECK_AT     34u
-#define BLOCK_KEY_BYTES    KEY_BLOCK_BYTES
+#define FREE_DBI 0u /* LMDB's tree of free pages */
 
 /* A read transaction and its cursor, kept for the next reader; reset in between, so that it holds
  * back no pages. */

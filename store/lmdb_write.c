@@ -176,7 +176,7 @@ static void block_key(uint8_t *key, const struct put_block_args *a)
 static int put_block_work(struct lmdb *l, void *arg)
 {
     const struct put_block_args *a = arg;
-    uint8_t bytes[BLOCK_KEY_BYTES];
+    uint8_t bytes[KEY_BLOCK_BYTES];
     block_key(bytes, a);
     int rc = del_prefix(l, bytes);
     if (rc == 0)
