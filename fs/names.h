@@ -4,9 +4,8 @@
 
 #include "fs/inode.h"
 
-#define NLINK_MAX    65000u    /* names of one inode */
-#define SUBDIRS_MAX  INT32_MAX /* of one directory, and two */
-#define FIRST_COOKIE 3u        /* of an entry: "." has 1 and ".." 2 */
+#define NLINK_MAX   65000u    /* names of one inode */
+#define SUBDIRS_MAX INT32_MAX /* of one directory, and two */
 
 /* ---- inode.c --------------------------------------------------------------------------------- */
 

@@ -105,7 +105,7 @@ bool check_key(const struct pages_entry *e, struct key *out)
         return false;
     out->len = (uint16_t)e->key_len;
     memcpy(out->bytes, e->key, e->key_len);
-    return true;
+    return key_is_sane(out);
 }
 
 struct inode_entry *check_inode(const struct check *c, uint64_t ino)

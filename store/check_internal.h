@@ -140,7 +140,7 @@ void check_restore(struct check *c, const struct key *key, const uint8_t *value,
 const char *check_quote(char buf[QUOTED_BYTES], const void *name, size_t len);
 /* Strip and verify the envelope.   Returns false: damaged. */
 bool check_envelope(const struct pages_entry *e, const uint8_t **payload, size_t *len);
-bool check_key(const struct pages_entry *e, struct key *out); /* false: longer than any of ours */
+bool check_key(const struct pages_entry *e, struct key *out); /* false: none of ours */
 uint64_t check_hash(uint64_t a, uint64_t b);
 struct inode_entry *check_inode(const struct check *c, uint64_t ino); /* with a record, or NULL */
 static inline bool check_is_dir(const struct inode_entry *i)          /* or could be one */

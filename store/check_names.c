@@ -9,8 +9,7 @@
 
 #include "store/crc32c.h"
 
-#define NAME_OFFSET  9u /* of the name in a KEY_DIRENT or KEY_XATTR key */
-#define FIRST_COOKIE 3u /* 1 and 2 are "." and ".." */
+#define NAME_OFFSET 9u /* of the name in a KEY_DIRENT or KEY_XATTR key */
 
 /* One name on its way through the checks. */
 struct name {
@@ -29,13 +28,6 @@ static void name_init(struct name *n, uint64_t dir, const char *bytes, size_t le
     n->bytes = (const char *)n->key.bytes + NAME_OFFSET;
     n->len = len;
     check_quote(n->quoted, n->bytes, len);
-}
-
-static bool name_good(const char *name, size_t len)
-{
-    bool dots = (len == 1 && name[0] == '.') || (len == 2 && name[0] == '.' && name[1] == '.');
-
-    return len > 0 && !dots && memchr(name, '/', len) == NULL && memchr(name, '\0', len) == NULL;
 }
 
 static uint32_t name_hash(const char *name, size_t len)
@@ -109,7 +101,7 @@ static bool cookie_decode(const struct pages_entry *e, const struct key *key,
     size_t len;
 
     return check_envelope(e, &payload, &len) && dirent_decode(payload, len, r) == 0 &&
-           r->cookie == key_u64(key, 1) && name_good(r->name, r->name_len);
+           r->cookie == key_u64(key, 1) && r->name_len > 0;
 }
 
 static void see_cookie(struct check *c, const struct pages_entry *e, const struct key *key)
@@ -302,22 +294,12 @@ static void see_name(struct check *c, const struct pages_entry *e, const struct 
         count_name(c, &n, dir, target);
 }
 
-static bool name_key(const struct pages_entry *e, struct key *key)
-{
-    size_t number = 1 + sizeof(uint64_t);
-
-    if (!check_key(e, key) || key->len <= number || key_u64(key, 0) == 0)
-        return false; /* reported by the first pass */
-    return key->bytes[0] == KEY_COOKIE ? key->len == number + 8
-                                       : key->len <= number + NAME_MAX_BYTES;
-}
-
 void check_name(void *ctx, const struct pages_entry *e)
 {
     struct check *c = ctx;
     struct key key;
 
-    if (c->error != 0 || !name_key(e, &key))
+    if (c->error != 0 || !check_key(e, &key))
         return;
     if (key.bytes[0] == KEY_COOKIE)
         see_cookie(c, e, &key);
@@ -387,7 +369,7 @@ void check_name_again(void *ctx, const struct pages_entry *e)
     struct dirent_record r;
     struct key key;
 
-    if (c->error != 0 || !name_key(e, &key))
+    if (c->error != 0 || !check_key(e, &key))
         return;
     if (key.bytes[0] == KEY_DIRENT) {
         look_at_name(c, e, &key);
@@ -404,7 +386,7 @@ void check_xattr(void *ctx, const struct pages_entry *e)
     struct check *c = ctx;
     struct key key;
 
-    if (c->error == 0 && !c->unsure && name_key(e, &key) &&
+    if (c->error == 0 && !c->unsure && check_key(e, &key) &&
         check_inode(c, key_u64(&key, 0)) == NULL)
         check_del(c, &key);
 }

@@ -282,7 +282,7 @@ void check_record(void *ctx, const struct pages_entry *e)
 
     if (c->error != 0)
         return;
-    if (check_key(e, &key) && key_is_sane(&key)) {
+    if (check_key(e, &key)) {
         see_record(c, e, &key);
         return;
     }

@@ -138,7 +138,9 @@ static int put_name(struct batch *b, struct inode_entry *dir, const char *name, 
 
 static int make_lost_found(struct check *c, struct batch *b, uint64_t ino)
 {
-    struct inode_record r = { .mode = S_IFDIR | 0700, .nlink = 2, .parent = ROOT_INO, .cookie = 3 };
+    struct inode_record r = {
+        .mode = S_IFDIR | 0700, .nlink = 2, .parent = ROOT_INO, .cookie = FIRST_COOKIE
+    };
     struct inode_entry *root = check_inode(c, ROOT_INO);
     uint8_t buf[INODE_BYTES];
     struct key key;
@@ -177,7 +179,7 @@ static int lost_found(struct check *c, struct batch *b, struct inode_entry **out
         dir->type = DT_DIR;
         dir->nlink = 2;
         dir->parent = ROOT_INO;
-        dir->cookie = 3;
+        dir->cookie = FIRST_COOKIE;
         c->counter = ino + 1;
         c->lost_found = ino;
     }

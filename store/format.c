@@ -28,7 +28,6 @@
 
 #define MAX_CAPACITY ((uint64_t)64 << 40)
 #define ROOT_MODE    040755u
-#define FIRST_COOKIE 3u
 
 struct target {
     char path[PATH_MAX]; /* without symbolic links */

@@ -35,7 +35,6 @@ enum {
 #define DIRENT_FIXED_BYTES 19u
 #define SUPER_STABLE_BYTES 13u /* version, magic, format_version: where they are in every version */
 #define FILE_SIZE_MAX      ((uint64_t)1 << 44)
-#define FIRST_COOKIE       3u
 #define NSEC_PER_SEC       1000000000u
 
 /* ---- keys ------------------------------------------------------------------------------------ */
@@ -329,7 +328,7 @@ static bool dirent_type_good(uint8_t type)
            type == DT_FIFO || type == DT_SOCK;
 }
 
-static bool name_good(const char *name, size_t len)
+bool name_good(const char *name, size_t len)
 {
     bool dots = (len == 1 && name[0] == '.') || (len == 2 && name[0] == '.' && name[1] == '.');
     return !dots && memchr(name, '/', len) == NULL && memchr(name, '\0', len) == NULL;

@@ -21,7 +21,8 @@
 #define LABEL_MAX_BYTES   64u /* bytes in a volume's label */
 #define KEY_BLOCK_BYTES \
     38u /* of a block's key inside LMDB: find 13, version 1, head 16, crc 4, check 4 */
-#define ROOT_INO 1u
+#define ROOT_INO     1u
+#define FIRST_COOKIE 3u /* of an entry: "." has 1 and ".." 2 */
 
 struct key {
     uint16_t len;
@@ -99,7 +100,7 @@ struct inode_record {
 
 struct dirent_record {
     uint64_t ino;
-    uint64_t cookie;               /* 3 and up: 1 and 2 are "." and ".." */
+    uint64_t cookie;               /* FIRST_COOKIE and up */
     uint8_t type;                  /* DT_* */
     uint8_t name_len;              /* KEY_COOKIE records only; else 0 */
     char name[NAME_MAX_BYTES + 1]; /* likewise; NUL-terminated */
@@ -109,6 +110,9 @@ struct dirent_record {
 #define SUPER_BYTES  125u
 #define DIRENT_BYTES (19u + NAME_MAX_BYTES)
 #define NUMBER_BYTES 9u
+
+/* Can an entry have this name, or (len 0, as in KEY_DIRENT's records) none? */
+bool name_good(const char *name, size_t len);
 
 /* Encode into buf, which has at least the type's *_BYTES; returns the length. */
 size_t inode_encode(const struct inode_record *r, uint8_t *buf);
