@@ -5,7 +5,8 @@
  *     check_log.c       the redo log: what waits in it
  *     check_tree.c      conclusions: owners, counts, the tree, orphans
  *     check_repair.c    applies repairs
- *     check.c           the order of all this; tables; findings
+ *     check_table.c     hash tables
+ *     check.c           the order of all this; findings
  *
  * Memory is per inode, per data id and per name, a few dozen bytes each; names themselves and blocks
  * are never kept.
@@ -13,6 +14,7 @@
 #ifndef FOLIO_STORE_CHECK_INTERNAL_H
 #define FOLIO_STORE_CHECK_INTERNAL_H
 
+#include <dirent.h>
 #include <inttypes.h>
 
 #include "store/check.h"
@@ -28,6 +30,7 @@ void *table_get(const struct table *t, uint64_t key); /* NULL: absent */
 void *table_add(struct table *t, uint64_t key);       /* existing or zeroed; NULL: no memory */
 void *table_next(const struct table *t, size_t *at);  /* each entry in turn, from *at = 0 */
 void table_free(struct table *t);
+uint64_t check_hash(uint64_t a, uint64_t b); /* never 0 */
 
 enum inode_state {
     I_RECORD = 1,       /* has an inode record */
@@ -106,7 +109,7 @@ struct check {
     struct check_summary summary;
 
     struct table inodes, data, twins;
-    uint64_t counter; /* as recorded */
+    uint64_t counter; /* as recorded; 0: it is not */
     uint64_t highest; /* number in use */
     bool have_super, have_counter;
     uint64_t features;    /* the superblock's */
@@ -140,12 +143,11 @@ void check_restore(struct check *c, const struct key *key, const uint8_t *value,
 const char *check_quote(char buf[QUOTED_BYTES], const void *name, size_t len);
 /* Strip and verify the envelope.   Returns false: damaged. */
 bool check_envelope(const struct pages_entry *e, const uint8_t **payload, size_t *len);
-bool check_key(const struct pages_entry *e, struct key *out); /* false: none of ours */
-uint64_t check_hash(uint64_t a, uint64_t b);
+bool check_key(const struct pages_entry *e, struct key *out);         /* false: none of ours */
 struct inode_entry *check_inode(const struct check *c, uint64_t ino); /* with a record, or NULL */
 static inline bool check_is_dir(const struct inode_entry *i)          /* or could be one */
 {
-    return i != NULL && (i->flags & I_DAMAGED || i->type == 4 /* DT_DIR */);
+    return i != NULL && (i->flags & I_DAMAGED || i->type == DT_DIR);
 }
 
 /* ---- passes ---- */

@@ -3,7 +3,6 @@
  * the pass has no second half. */
 #include "store/check_internal.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <string.h>
 

@@ -2,7 +2,6 @@
  * record says about others is put into the tables and judged when all have been seen. */
 #include "store/check_internal.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <sys/stat.h>
 
@@ -180,8 +179,6 @@ static void see_super(struct check *c, const uint8_t *payload, size_t len, bool 
 static void see_counter(struct check *c, const uint8_t *payload, size_t len, bool good)
 {
     c->have_counter = good && number_decode(payload, len, &c->counter) == 0;
-    if (!c->have_counter)
-        c->counter = 0;
 }
 
 /* A record about an inode: remember it, for when the inode is known. */
@@ -218,27 +215,21 @@ static void see_log_tail(struct check *c, const uint8_t *payload, size_t len, bo
     c->have_log_tail = good && number_decode(payload, len, &c->log_tail) == 0;
 }
 
-/* Those that have no envelope.   Returns false: it has one. */
-static bool see_bare(struct check *c, const struct pages_entry *e, const struct key *key)
-{
-    if (key->bytes[0] == KEY_BLOCK)
-        see_block(c, e, key);
-    else if (key->bytes[0] == KEY_LOG)
-        see_log(c, e);
-    else
-        return false;
-    return true;
-}
-
 static void see_record(struct check *c, const struct pages_entry *e, const struct key *key)
 {
+    enum key_type type = (enum key_type)key->bytes[0];
+    bool bare = type == KEY_BLOCK || type == KEY_LOG; /* no envelope */
     const uint8_t *payload = NULL;
     size_t len = 0;
-    if (see_bare(c, e, key))
-        return;
-    bool good = check_envelope(e, &payload, &len);
+    bool good = !bare && check_envelope(e, &payload, &len);
 
-    switch ((enum key_type)key->bytes[0]) {
+    switch (type) {
+    case KEY_BLOCK:
+        see_block(c, e, key);
+        break;
+    case KEY_LOG:
+        see_log(c, e);
+        break;
     case KEY_SUPER:
         see_super(c, payload, len, good);
         break;
@@ -266,9 +257,6 @@ static void see_record(struct check *c, const struct pages_entry *e, const struc
     case KEY_LOG_TAIL:
         see_log_tail(c, payload, len, good);
         break;
-    case KEY_BLOCK:
-    case KEY_LOG:
-        break; /* above */
     case KEY_COOKIE:
     case KEY_DIRENT:
         break; /* the second pass */

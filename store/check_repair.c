@@ -4,7 +4,6 @@
  * volume on which the next check finds the rest. */
 #include "store/check_internal.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>

@@ -2,7 +2,6 @@
  * form a tree, who has how many names, and who has none. */
 #include "store/check_internal.h"
 
-#include <dirent.h>
 #include <errno.h>
 
 #include "store/bio.h"
