@@ -180,8 +180,6 @@ static json_t *store_part(const struct store_stats *s, const struct store_space 
     put(o, "blocks_written", s->blocks_written);
     put(o, "blocks_deleted", s->blocks_deleted);
     put(o, "block_reads", s->block_reads);
-    put(o, "hole_reads", s->hole_reads);
-    put(o, "crc_errors", s->crc_errors);
     put(o, "pending_trims", s->pending_trims);
     put(o, "read_only", s->read_only ? 1 : 0);
     put(o, "file_bytes", s->file_bytes);

@@ -51,8 +51,7 @@ typedef void check_report(void *ctx, enum check_kind kind, bool fixable, const c
 
 struct check_summary {
     uint64_t files, directories, symlinks, others;
-    uint64_t blocks,
-        blocks_beyond; /* blocks_beyond: files that may have blocks beyond their size */
+    uint64_t blocks;
     uint64_t orphans, trims, extending;
     uint64_t found, fixable; /* findings other than notes */
     uint64_t log_changes;    /* wait in the log: all else is said of the volume without them */

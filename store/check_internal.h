@@ -49,7 +49,7 @@ enum inode_state {
 
 struct inode_entry {
     uint64_t ino;
-    uint64_t data_id, size;
+    uint64_t data_id;
     uint64_t parent, cookie; /* directories: as recorded, or as they are to be */
     uint64_t linked_from;    /* directories: the directory with their name; 0: none */
     uint64_t max_cookie;     /* directories: of their entries */

@@ -149,7 +149,6 @@ static void see_inode(struct check *c, const struct key *key, const uint8_t *pay
     if (i->ino > c->highest)
         c->highest = i->ino;
     i->data_id = r.data_id;
-    i->size = r.size;
     i->parent = r.parent;
     i->cookie = r.cookie;
     i->nlink = r.nlink;

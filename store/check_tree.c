@@ -4,8 +4,6 @@
 
 #include <errno.h>
 
-#include "store/bio.h"
-
 /* ---- data ------------------------------------------------------------------------------------ */
 
 static void own_data(struct check *c, struct inode_entry *i)
@@ -33,7 +31,6 @@ static void own_data(struct check *c, struct inode_entry *i)
         return;
     }
     d->owner = i->ino;
-    c->summary.blocks_beyond += d->blocks > 0 && d->last * BLOCK_SIZE >= i->size;
     if (d->damaged > 0) {
         i->flags |= I_BAD_BLOCKS;
         c->want_names = true;

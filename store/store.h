@@ -203,10 +203,10 @@ struct store_stats {
     uint64_t log_records, log_bytes; /* written */
     bool
         log_cut; /* the log was damaged when it was opened: changes that were durable are missing */
-    uint64_t block_reads, hole_reads, crc_errors;
+    uint64_t block_reads;
     uint64_t running_bytes, committing_bytes, txn_limit_bytes; /* memory */
     uint64_t pending_trims;
-    uint64_t file_bytes, used_bytes;
+    uint64_t file_bytes;
     bool read_only;
 };
 void store_stats(struct store *s, struct store_stats *out);
