@@ -3,7 +3,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -33,19 +32,20 @@ static int read_super(struct store *s, const char *path, struct store_error *err
     if (err == -ENOMEM)
         return no_memory(path, error);
     if (err == -ENOENT)
-        snprintf(error->text, sizeof error->text,
-                 "%s: not a FolioFS volume (no superblock); make one with mkfs.foliofs", path);
-    else if (err == -EPROTONOSUPPORT)
-        snprintf(
-            error->text, sizeof error->text,
+        return store_fail(error, -EINVAL,
+                          "%s: not a FolioFS volume (no superblock); make one with mkfs.foliofs",
+                          path);
+    if (err == -EPROTONOSUPPORT)
+        return store_fail(
+            error, err,
             "%s: format version %u, features %#llx: this program knows version %u; use a newer "
             "foliofs",
             path, s->super.format_version, (unsigned long long)s->super.features, FORMAT_VERSION);
-    else if (err != 0)
-        snprintf(error->text, sizeof error->text,
-                 "%s: the superblock is damaged; run fsck.foliofs %s, restore a backup", path,
-                 path);
-    return err == -ENOENT ? -EINVAL : err;
+    if (err != 0)
+        return store_fail(error, err,
+                          "%s: the superblock is damaged; run fsck.foliofs %s, restore a backup",
+                          path, path);
+    return 0;
 }
 
 /* Where its records begin; LOG_NONE: not known. */
@@ -146,8 +146,8 @@ static int load(struct store *s, const char *path, const struct store_options *o
     if (err == -ENOMEM)
         return no_memory(path, error);
     if (err != 0 && error->text[0] == '\0')
-        snprintf(error->text, sizeof error->text, "%s: damaged records (%s); run fsck.foliofs %s",
-                 path, strerror(-err), path);
+        return store_fail(error, err, "%s: damaged records (%s); run fsck.foliofs %s", path,
+                          strerror(-err), path);
     return err;
 }
 
