@@ -1,7 +1,7 @@
 /* commit.c: from running to durable: by a commit of LMDB's, or by a record of the log. */
 #include <assert.h>
 #include <errno.h>
-#include <stdlib.h>
+#include <string.h>
 
 #include "store/dev_fault.h"
 #include "store/txn.h"
@@ -50,8 +50,7 @@ static int write_txn(struct store *s, struct txn *t)
                          : lmdb_put_block(s->lmdb, b->object, b->index, b->data, b->crc);
     for (struct txn_record *r = txn_min_record(t); r != NULL && err == 0; r = txn_after_record(r)) {
         struct key key = { .len = r->key_len };
-        for (uint16_t i = 0; i < r->key_len; i++)
-            key.bytes[i] = r->bytes[i];
+        memcpy(key.bytes, r->bytes, r->key_len);
         err = r->deleted ? lmdb_del(s->lmdb, &key)
                          : lmdb_put(s->lmdb, &key, r->bytes + r->key_len, r->value_len);
     }
@@ -184,11 +183,12 @@ static bool is_durable(const struct store *s, uint64_t tid)
             (tid < s->running->tid || (is_logged(s->running) && !s->logging)));
 }
 
-static void wait_until(struct store *s, uint64_t ns)
+/* Returns 0 or ETIMEDOUT. */
+static int wait_until(struct store *s, uint64_t ns)
 {
     struct timespec until = { .tv_sec = (time_t)(ns / 1000000000u),
                               .tv_nsec = (long)(ns % 1000000000u) };
-    pthread_cond_timedwait(&s->changed, &s->lock, &until);
+    return pthread_cond_timedwait(&s->changed, &s->lock, &until);
 }
 
 /* Give those who synced beside us the last time a moment to come again: one commit for all of them costs
@@ -204,7 +204,7 @@ static bool gather(struct store *s)
         s->gather_until_ns = now + (most < GATHER_MOST_NS ? most : GATHER_MOST_NS);
     if (now >= s->gather_until_ns)
         return false;
-    wait_until(s, s->gather_until_ns);
+    (void)wait_until(s, s->gather_until_ns);
     return true;
 }
 
@@ -432,16 +432,9 @@ unsigned store_step(struct store *s, unsigned age_ms)
 
 void store_wait(struct store *s, unsigned timeout_ms)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += timeout_ms / 1000;
-    until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000;
-    }
+    uint64_t until = store_now_ns() + (uint64_t)timeout_ms * 1000000u;
     pthread_mutex_lock(&s->lock);
-    while (!s->wake && pthread_cond_timedwait(&s->changed, &s->lock, &until) == 0)
+    while (!s->wake && wait_until(s, until) == 0)
         ;
     s->wake = false;
     pthread_mutex_unlock(&s->lock);
