@@ -212,15 +212,16 @@ struct first_look {
 static int count_free(struct lmdb *l, uint64_t first, uint64_t *count)
 {
     struct snapshot *s;
+    MDB_cursor *cursor;
     MDB_val key, value;
     uint64_t n;
     int rc = lmdb_snapshot_begin(l, &s);
     if (rc != 0)
         return rc;
     *count = 0;
-    if ((rc = mdb_cursor_open(s->txn, FREE_DBI, &l->cursor)) != 0)
+    if ((rc = mdb_cursor_open(s->txn, FREE_DBI, &cursor)) != 0)
         goto out;
-    while ((rc = mdb_cursor_get(l->cursor, &key, &value, MDB_NEXT)) == 0) {
+    while ((rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0) {
         const uint8_t *p = value.mv_data;
         rc = MDB_CORRUPTED;
         if (value.mv_size < sizeof n || !lmdb_inside_map(l, p, value.mv_size))
@@ -233,8 +234,7 @@ static int count_free(struct lmdb *l, uint64_t first, uint64_t *count)
             *count += page >= first;
         }
     }
-    mdb_cursor_close(l->cursor);
-    l->cursor = NULL;
+    mdb_cursor_close(cursor);
 out:
     lmdb_snapshot_end(l, s);
     return rc == MDB_NOTFOUND ? 0 : lmdb_errno(l, rc);
