@@ -117,7 +117,7 @@ static void insert_blocks(struct store *s, const struct bio *bio, struct txn_blo
     space_unpromise(s, bio->nr_vecs, nr_new);
 }
 
-/* Add to KEY_BLOCKS of the object in the running transaction. Context: lock. */
+/* Put KEY_BLOCKS of the object, whose record is r, into the running transaction. Context: lock. */
 static void set_count(struct store *s, struct txn_record *r, uint64_t count)
 {
     uint8_t value[NUMBER_BYTES];

@@ -54,7 +54,7 @@ ssize_t lmdb_next(struct lmdb *l, struct key *key, size_t prefix, void *buf, siz
 void lmdb_read_blocks(struct lmdb *l, uint64_t object, struct bio_vec *vecs, const bool *skip,
                       uint32_t nr);
 
-/* Indices of existing blocks in [from, to), ascending, at most max.   Returns how many or -EIO. */
+/* Indices of existing blocks in [from, to), ascending, at most max.   Returns how many, -EIO, -ENOMEM. */
 ssize_t lmdb_list_blocks(struct lmdb *l, uint64_t object, uint64_t from, uint64_t to,
                          uint32_t *indices, size_t max);
 
@@ -66,7 +66,7 @@ int lmdb_del(struct lmdb *l, const struct key *key); /* absent: 0 */
 /* data: BLOCK_SIZE bytes; crc: block_crc() of it. Best called in ascending (object, index) order. */
 int lmdb_put_block(struct lmdb *l, uint64_t object, uint32_t index, const void *data, uint32_t crc);
 int lmdb_del_block(struct lmdb *l, uint64_t object, uint32_t index); /* absent: 0 */
-/* Commit and sync.   Returns 0, -ENOSPC, -EIO. Ends the transaction in every case. */
+/* Commit and sync.   Returns 0, -ENOSPC, -EIO, -ENOMEM. Ends the transaction in every case. */
 int lmdb_commit(struct lmdb *l);
 void lmdb_abort(struct lmdb *l);
 
@@ -88,7 +88,7 @@ int lmdb_fd(struct lmdb *l); /* the data file, for fallocate */
 /* Put the log's ring into the write transaction: a value that nothing ever changes, so that LMDB leaves its pages where
  * they are. bytes: whole blocks.   Errors as lmdb_put. */
 int lmdb_put_log(struct lmdb *l, uint64_t bytes);
-/* Where it is in the file.   Returns 0, -ENOENT, -EIO. */
+/* Where it is in the file.   Returns 0, -ENOENT, -EIO, -ENOMEM. */
 int lmdb_find_log(struct lmdb *l, struct log_place *out);
 
 #endif

@@ -2,7 +2,7 @@
  *
  * Keys start with a type byte and continue big-endian, so that LMDB's byte order is our order.
  * Payloads are little-endian and begin with a version byte of their type. Around every payload the
- * store puts an envelope with a CRC32C over key and payload (store/lmdb.c), so that a record that
+ * store puts an envelope with a CRC32C over key and payload (store/lmdb.h), so that a record that
  * decodes is a record that was written. FORMAT.md describes all of it for other implementers.
  */
 #ifndef FOLIO_STORE_RECORD_H

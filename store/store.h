@@ -87,7 +87,7 @@ struct device *store_faults(struct store *s);
 /* ---- records -------------------------------------------------------------------------------- */
 
 /* Copy the record of key into buf (size bytes; NULL: only the length is wanted).   Returns its length;
- * -ENOENT; -ERANGE: larger than size; -EIO: damaged, or the store is gone.   Locks: none needed. */
+ * -ENOENT; -ERANGE: larger than size; -EIO: damaged, or the store is gone; -ENOMEM.   Locks: none needed. */
 ssize_t store_get(struct store *s, const struct key *key, void *buf, size_t size);
 
 /* The first record whose key is greater than *key and shares its first prefix bytes: *key becomes
@@ -132,14 +132,14 @@ int update_apply(struct update *u, unsigned flags, uint64_t *tid);
 void update_abort(struct update *u);
 
 /* A number never given before on this volume (inode numbers, data ids).
- * Returns 0; -ENOSPC, -EIO, -EROFS as update_apply. */
+ * Returns 0; errors as update_apply. */
 int store_new_number(struct store *s, uint64_t *out);
 
 /* ---- blocks and space ------------------------------------------------------------------------ */
 
 /* Promise room for pages about to become dirty: nr_pages of them, nr_new without a block yet.
  * Called before the page is dirtied, so that ENOSPC comes at the write, never after.
- * Returns 0 or -ENOSPC (nothing promised).   Blocks: no. */
+ * Returns 0; -ENOSPC, -EROFS, -EIO: nothing promised.   Blocks: no. */
 int store_reserve(struct store *s, uint64_t nr_pages, uint64_t nr_new);
 
 /* The same, whatever is free: truncation must not fail. */
@@ -148,15 +148,15 @@ void store_reserve_always(struct store *s, uint64_t nr_pages, uint64_t nr_new);
 /* Take back a promise that was not used (a write bio's vec uses the promise of its page). */
 void store_unreserve(struct store *s, uint64_t nr_pages, uint64_t nr_new);
 
-/* Does the block exist?   1, 0 or -EIO. */
+/* Does the block exist?   1, 0, -EIO, -ENOMEM. */
 int store_block_exists(struct store *s, uint64_t data_id, uint32_t index);
 
 /* The first index >= from with (data = true) or without (false) a block, below end; end if none.
- * Returns 0 or -EIO. */
+ * Returns 0, -EIO, -ENOMEM. */
 int store_seek_block(struct store *s, uint64_t data_id, uint64_t from, uint64_t end, bool data,
                      uint64_t *out);
 
-/* Blocks the object has, in running state.   Returns 0 or -EIO. */
+/* Blocks the object has, in running state.   Returns 0, -EIO, -ENOMEM. */
 int store_count_blocks(struct store *s, uint64_t data_id, uint64_t *out);
 
 struct store_space {
@@ -169,7 +169,7 @@ void store_space(struct store *s, struct store_space *out);
 /* ---- transactions ---------------------------------------------------------------------------- */
 
 /* Wait until transaction tid is in LMDB, committing it here when nobody else does.
- * Returns 0; -EIO, -ENOSPC: the commit failed (and will be tried again).   Blocks: on the disk. */
+ * Returns 0; -EIO, -ENOSPC, -ENOMEM: the commit failed (and will be tried again).   Blocks: on the disk. */
 int store_commit(struct store *s, uint64_t tid);
 /* Wait until it is durable: in the log if that has room for it (store/log.h), else committed. Likewise. */
 int store_sync(struct store *s, uint64_t tid);

@@ -208,7 +208,7 @@ static struct txn_record *probe_set(struct probe *p, const struct key *key)
     return r;
 }
 
-struct txn_record *txn_find_record(struct txn *t, const struct key *key)
+static struct txn_record *find_record(struct txn *t, const struct key *key)
 {
     struct probe p;
     return RB_FIND(record_map, &t->records, probe_set(&p, key));
@@ -261,9 +261,9 @@ struct txn_block *txn_after_block(struct txn_block *b)
 
 struct txn_record *store_pending_record(struct store *s, const struct key *key)
 {
-    struct txn_record *r = txn_find_record(s->running, key);
+    struct txn_record *r = find_record(s->running, key);
     if (r == NULL && s->committing != NULL)
-        r = txn_find_record(s->committing, key);
+        r = find_record(s->committing, key);
     return r;
 }
 

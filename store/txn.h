@@ -145,7 +145,6 @@ void txn_remove_block(struct txn *t, struct txn_block *b);
 /* The log has it now. */
 void txn_logged_record(struct txn *t, struct txn_record *r);
 void txn_logged_block(struct txn *t, struct txn_block *b);
-struct txn_record *txn_find_record(struct txn *t, const struct key *key);
 struct txn_record *txn_next_record(struct txn *t, const struct key *key); /* the first greater */
 /* The first block of object at or after index; iterate with RB_NEXT through txn_next_block. */
 struct txn_block *txn_first_block(struct txn *t, uint64_t object, uint64_t index);
@@ -161,7 +160,7 @@ struct txn_record *store_pending_record(struct store *s, const struct key *key);
 /* A block likewise. Context: lock. */
 struct txn_block *store_pending_block(struct store *s, uint64_t object, uint32_t index);
 /* The value of KEY_BLOCKS: pending under the lock, else LMDB. Takes and leaves the lock held,
- * dropping it in between.   Returns 0 or -EIO. */
+ * dropping it in between.   Returns 0, -EIO, -ENOMEM. */
 int store_blocks_locked(struct store *s, uint64_t object, uint64_t *out);
 
 /* ---- log.c ----------------------------------------------------------------------------------- */
@@ -185,7 +184,7 @@ extern const struct device_ops volume_device_ops;
 enum txn_room { ROOM_RECORDS, ROOM_DATA };
 bool txn_full(const struct store *s, enum txn_room room); /* context: lock */
 /* Sleep until running has room; freezes and commits as needed. Context: lock, dropped meanwhile.
- * Returns 0, -EROFS, -EIO. */
+ * Returns 0, -EROFS, or why the commit failed. */
 int txn_wait_room(struct store *s, enum txn_room room);
 /* Commit running, as it was loaded from the log, empty or not: before anybody else has the store. */
 int commit_loaded(struct store *s);
