@@ -820,7 +820,7 @@ static void mapping_fill(struct bench *b, struct job *j)
         struct page *page = find_get_page(&b->file, i);
         if (page == NULL)
             die("filemap_read", "left a page out");
-        memcpy(page_address(b->cache, page), b->flat + ((uint64_t)i << PAGE_SHIFT), PAGE_SIZE);
+        memcpy(page_address(page), b->flat + ((uint64_t)i << PAGE_SHIFT), PAGE_SIZE);
         put_page(b->cache, page);
     }
 }

@@ -59,7 +59,7 @@ static void empty_buffer(const struct bounce *b, struct bio *bio)
         uint32_t n = run_length(bio, i);
         int done = n > 0 ? memfd_fill(b->f, v->index, bounce_page(b, i), n) : 0;
         if (done == -EEXIST || done == -ENODEV)
-            memcpy(page_address(b->cache, v->owner), v->data, PAGE_SIZE);
+            memcpy(page_address(v->owner), v->data, PAGE_SIZE);
         else if (done < 0)
             v->error = done == -ENOMEM ? -ENOMEM : -EIO;
         i += done > 0 ? (uint32_t)done : 1;
@@ -105,7 +105,7 @@ void bounce_page_in(struct address_space *m, struct page *page, const char *from
 {
     const struct memfd *f = atomic_load(&m->memfd);
     if (!memfd_whole() || memfd_fill(f, atomic_load(&page->index), from, 1) != 1)
-        memcpy(page_address(m->cache, page), from, PAGE_SIZE);
+        memcpy(page_address(page), from, PAGE_SIZE);
 }
 
 static void bounce_end_io(struct bio *bio)
@@ -128,7 +128,6 @@ bool bounce_bio(struct address_space *m, struct bio *bio)
     if (b == NULL)
         return false;
     b->f = f;
-    b->cache = m->cache;
     if (bio->op == BIO_WRITE && fill_buffer(b, bio) == -ENOMEM) {
         bounce_give(b);
         return true; /* who touches it waits for memory */

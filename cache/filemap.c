@@ -350,7 +350,7 @@ int read_page_locked(struct address_space *m, struct page *page)
         return -ENOMEM;
     struct read_wait w = { 0 };
     page_clear(page, PG_error);
-    bio_add(bio, atomic_load(&page->index), shared ? aside : page_address(m->cache, page), page);
+    bio_add(bio, atomic_load(&page->index), shared ? aside : page_address(page), page);
     bio->end_io = read_one_end_io;
     bio->private = &w;
     submit_bio(m->dev, bio);
@@ -582,27 +582,26 @@ static unsigned filemap_get_read_batch(struct address_space *m, struct file_ra_s
 
 /* How many of nr pages, which follow each other in the file, do so in memory too: nearly all when the file
  * was read or written in order. One copy of many pages is faster than many of one. */
-static unsigned pages_in_a_row(const struct page_cache *cache, struct page *const *pages,
-                               unsigned nr)
+static unsigned pages_in_a_row(struct page *const *pages, unsigned nr)
 {
-    const char *first = page_address(cache, pages[0]);
+    const char *first = page_address(pages[0]);
     unsigned n = 1;
-    while (n < nr && page_address(cache, pages[n]) == first + ((size_t)n << PAGE_SHIFT))
+    while (n < nr && page_address(pages[n]) == first + ((size_t)n << PAGE_SHIFT))
         n++;
     return n;
 }
 
 /* Copy what [pos, pos + len) has of nr pages, which follow each other in the file.   Returns bytes. */
-static size_t copy_from_pages(const struct page_cache *cache, struct page *const *pages,
-                              unsigned nr, uint64_t pos, char *to, size_t len)
+static size_t copy_from_pages(struct page *const *pages, unsigned nr, uint64_t pos, char *to,
+                              size_t len)
 {
     size_t done = 0;
     for (unsigned i = 0, run; i < nr && done < len; i += run) {
         uint32_t in = (uint32_t)((pos + done) & (PAGE_SIZE - 1));
-        run = pages_in_a_row(cache, pages + i, nr - i);
+        run = pages_in_a_row(pages + i, nr - i);
         size_t n = ((size_t)run << PAGE_SHIFT) - in;
         n = n < len - done ? n : len - done;
-        copy_bytes(to + done, (char *)page_address(cache, pages[i]) + in, n);
+        copy_bytes(to + done, (char *)page_address(pages[i]) + in, n);
         done += n;
     }
     return done;
@@ -628,7 +627,7 @@ ssize_t filemap_read(struct address_space *m, struct file_ra_state *ra, uint64_t
         cache_yield();
         /* Truncated meanwhile? One look for all that is in hand, or it might be cut and grow again between two. */
         len = done + clamp_to_size(m, offset + done, len - done);
-        done += copy_from_pages(m->cache, pages, nr, offset + done, to + done, len - done);
+        done += copy_from_pages(pages, nr, offset + done, to + done, len - done);
         for (unsigned i = 0; i < nr; i++)
             put_page(m->cache, pages[i]);
     }

@@ -177,7 +177,6 @@ void page_cache_count_mkwrite(struct page_cache *cache, uint64_t pages);
 int page_cache_set_reclaim(struct page_cache *cache, const char *name);
 /* Drop every clean, unused page.   Returns how many. */
 uint64_t page_cache_drop(struct page_cache *cache);
-void *page_address(const struct page_cache *cache, const struct page *page);
 
 /* ---- mappings -------------------------------------------------------------------------------- */
 

@@ -23,12 +23,6 @@
 #define ALLOC_WAIT_MS 100u /* how long page_alloc sleeps at a time */
 #define ALLOC_TRIES   50u  /* sleeps in which nothing at all moved, before it gives up */
 
-void *page_address(const struct page_cache *cache, const struct page *page)
-{
-    (void)cache;
-    return page->data;
-}
-
 static void *own_frame(const struct page_cache *cache, const struct page *page)
 {
     return cache->arena + ((uint64_t)(page - cache->pages) << PAGE_SHIFT);

@@ -154,6 +154,12 @@ static inline uint32_t page_clear(struct page *page, uint32_t flags)
     return atomic_fetch_and_explicit(&page->flags, ~flags, memory_order_acq_rel);
 }
 
+/* Its bytes. */
+static inline void *page_address(const struct page *page)
+{
+    return page->data;
+}
+
 /* ---- references ------------------------------------------------------------------------------ */
 
 static inline void get_page(struct page *page) /* the caller holds one already */

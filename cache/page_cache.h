@@ -97,7 +97,6 @@ struct page_cache { /* (c) constant  (r) lru_lock  (s) shadow_lock  (d) dirty_lo
     struct bounce {      /* see bounce.c */
         char *data;      /* (c) BIO_MAX_VECS pages */
         _Atomic bool taken; /* by a bio, to whose end the rest belongs                    (a) */
-        struct page_cache *cache;
         const struct memfd *f;
         void (*end_io)(struct bio *bio);
         void *private;

@@ -288,7 +288,7 @@ static bool reading_add(struct ra_reading *r, uint32_t index, bool mark, uint8_t
         return err == -EEXIST;
     }
     page_set(page, (mark ? PG_readahead : 0) | (wanted ? 0 : PG_prefetched));
-    bio_add(bio, index, page_address(r->m->cache, page), page); /* end_io drops our reference */
+    bio_add(bio, index, page_address(page), page); /* end_io drops our reference */
     if (!wanted)
         count_add(&r->m->cache->count.ra_pages, 1);
     return true;

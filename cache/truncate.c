@@ -15,9 +15,9 @@ static void reserve_always(struct address_space *m, uint32_t nr_pages, uint32_t 
 
 /* The page stays, but nothing of what is in it: it reads as the hole it is going to be. A dirty page
  * stays dirty: whoever may still store to it must not do so unseen (M1). */
-static void empty_page(struct address_space *m, struct page *page)
+static void empty_page(struct page *page)
 {
-    memset(page_address(m->cache, page), 0, PAGE_SIZE);
+    memset(page_address(page), 0, PAGE_SIZE);
     page_clear(page, PG_error);
     page_set(page, PG_uptodate);
 }
@@ -33,7 +33,7 @@ static bool truncate_page(struct address_space *m, struct page *page)
             cancel_dirty_page(m, page);
             remove_from_page_cache(page, m);
         } else {
-            empty_page(m, page);
+            empty_page(page);
             return false;
         }
     }
@@ -115,7 +115,7 @@ static int lock_uptodate_page(struct address_space *m, uint32_t index, struct pa
 /* Zero bytes of a locked page, from in to its end or to end; on disk too, if there is a block. */
 static void zero_in_page(struct address_space *m, struct page *page, size_t in, size_t end)
 {
-    memset((char *)page_address(m->cache, page) + in, 0, end - in);
+    memset((char *)page_address(page) + in, 0, end - in);
     if (page_test(page, PG_mappedtodisk) && !page_test(page, PG_dirty)) {
         reserve_always(m, 1, 0);
         set_page_dirty(m, page);
@@ -181,7 +181,7 @@ void zero_beyond_eof(struct address_space *m, struct page *page, uint64_t to)
     uint64_t size = atomic_load(&m->i_size), from = size > start ? size : start;
     to = to < end ? to : end;
     if (from < to)
-        memset((char *)page_address(m->cache, page) + (from - start), 0, (size_t)(to - from));
+        memset((char *)page_address(page) + (from - start), 0, (size_t)(to - from));
 }
 
 /* Only a dirty page can have been stored to since it was written, with zeros there (M1). Where it is

@@ -116,7 +116,7 @@ static int access_page(struct vm_area *vma, uint64_t offset, void *buf, size_t l
         if (err != 0)
             return err;
     }
-    char *at = (char *)page_address(vma->mapping->cache, page) + (offset & (PAGE_SIZE - 1));
+    char *at = (char *)page_address(page) + (offset & (PAGE_SIZE - 1));
     if (write)
         memcpy(at, buf, len);
     else

@@ -19,7 +19,7 @@ static int write_begin(struct address_space *m, struct page *page, size_t n)
         if (pos < atomic_load(&m->i_size))
             err = read_page_locked(m, page);
         else /* nothing was ever written there: zeros, without asking the store for them */
-            memset(page_address(m->cache, page), 0, PAGE_SIZE);
+            memset(page_address(page), 0, PAGE_SIZE);
     }
     return err == 0 ? page_map_block(m, page) : err;
 }
@@ -36,7 +36,7 @@ static int write_locked(struct address_space *m, struct page *page, uint64_t pos
     bool extends = pos + n > atomic_load(&m->i_size);
     if (extends)
         forget_beyond_eof(m, page, pos);
-    copy_bytes((char *)page_address(m->cache, page) + (pos & (PAGE_SIZE - 1)), from, n);
+    copy_bytes((char *)page_address(page) + (pos & (PAGE_SIZE - 1)), from, n);
     page_set(page, PG_uptodate);
     set_page_dirty(m, page);
     if (extends)
@@ -112,7 +112,7 @@ static int allocate_page(struct address_space *m, uint32_t index)
         err = dirty_page_reserve(m, page);
         if (err == 0) {
             if (!page_test(page, PG_uptodate))
-                memset(page_address(m->cache, page), 0, PAGE_SIZE);
+                memset(page_address(page), 0, PAGE_SIZE);
             page_set(page, PG_uptodate);
             set_page_dirty(m, page);
         }

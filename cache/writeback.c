@@ -247,7 +247,7 @@ static bool pass_take_page(struct pass *p, struct page *page)
         return false;
     }
     uint32_t index = atomic_load(&page->index);
-    struct bio_vec *v = bio_add(p->bio, index, page_address(m->cache, page), page);
+    struct bio_vec *v = bio_add(p->bio, index, page_address(page), page);
     v->flags = page_test(page, PG_mappedtodisk) ? 0 : BV_NEW;
     p->written++;
     return true;

@@ -171,12 +171,11 @@ void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_inf
 /* The pages as they lie in the cache, as the reply's vector. */
 static void reply_pages(fuse_req_t req, struct page **pages, size_t nr, uint64_t offset, size_t len)
 {
-    struct page_cache *cache = front_of(req)->fs->cache;
     struct iovec iov[READ_MAX_PAGES];
     size_t skip = offset % PAGE_SIZE;
     for (size_t i = 0; i < nr; i++) {
         size_t n = PAGE_SIZE - skip < len ? PAGE_SIZE - skip : len;
-        iov[i].iov_base = (char *)page_address(cache, pages[i]) + skip;
+        iov[i].iov_base = (char *)page_address(pages[i]) + skip;
         iov[i].iov_len = n;
         len -= n;
         skip = 0;
@@ -252,7 +251,7 @@ static int reply_pages_later(fuse_req_t req, const struct inode *inode, struct p
     size_t skip = offset % PAGE_SIZE;
     for (size_t done = 0, n; done < len; done += n, skip = 0, pages++) {
         n = PAGE_SIZE - skip < len - done ? PAGE_SIZE - skip : len - done;
-        memcpy(r->buf + done, (char *)page_address(front->fs->cache, *pages) + skip, n);
+        memcpy(r->buf + done, (char *)page_address(*pages) + skip, n);
     }
     notifier_add(front, &r->job);
     return 0;

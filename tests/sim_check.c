@@ -22,7 +22,7 @@ static bool flag(const struct page *page, uint32_t flags)
 static void check_bytes(struct world *w, struct sim_file *f, const struct page *page,
                         uint32_t index)
 {
-    const uint8_t *bytes = page_address(w->cache, page);
+    const uint8_t *bytes = page_address(page);
     uint32_t seen;
     for (uint32_t i = 0; i < UNITS_PER_PAGE; i++) {
         uint32_t unit = index * UNITS_PER_PAGE + i;
@@ -129,7 +129,7 @@ static void poison_free(struct world *w)
     struct list_head *head = &w->cache->free;
     for (struct list_head *n = head->next; n != head; n = n->next) {
         struct page *page = list_entry(n, struct page, lru);
-        memset(page_address(w->cache, page), FREE_BYTE, PAGE_SIZE);
+        memset(page_address(page), FREE_BYTE, PAGE_SIZE);
     }
 }
 

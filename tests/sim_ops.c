@@ -163,8 +163,7 @@ static void do_get_pages(struct sim_worker *k, struct sim_file *f)
         uint64_t left = at < size ? size - at : 0;
         /* One that has been cut, scribbled on behind the end, and removed keeps that, for us alone. */
         if (!f->scribbled || f->model.nr_sizes == sizes)
-            judge(k, f, &v, page_address(k->world->cache, pages[i]),
-                  left < PAGE_SIZE ? left : PAGE_SIZE, true);
+            judge(k, f, &v, page_address(pages[i]), left < PAGE_SIZE ? left : PAGE_SIZE, true);
     }
     for (uint32_t i = 0; i < n; i++)
         put_page(k->world->cache, pages[i]);
@@ -422,7 +421,7 @@ static void scribble_page(struct sim_file *f)
         return;
     wait_on_page_writeback(page);
     if (page_test(page, PG_uptodate) && dirty_page_reserve(&f->m, page) == 0) {
-        char *at = page_address(f->world->cache, page);
+        char *at = page_address(page);
         f->scribbled = true;
         memset(at + size % PAGE_SIZE, SCRIBBLE, PAGE_SIZE - (size_t)(size % PAGE_SIZE));
         set_page_dirty(&f->m, page);

@@ -100,7 +100,7 @@ int file_access(struct sim_file *f, uint32_t unit, void *buf, bool write)
         if (err != 0)
             return err;
     }
-    uint8_t *at = page_address(f->world->cache, pte->page);
+    uint8_t *at = page_address(pte->page);
     at += unit % UNITS_PER_PAGE * UNIT_BYTES;
     memcpy(write ? (void *)at : buf, write ? buf : at, UNIT_BYTES);
     return 0;
