@@ -20,11 +20,12 @@
 void mapping_init(struct address_space *m, struct page_cache *cache, struct device *dev,
                   uint64_t object, const struct address_space_operations *a_ops, uint64_t size)
 {
+    static const struct address_space_operations none;
     memset(m, 0, sizeof *m);
     m->cache = cache;
     m->number = atomic_fetch_add(&cache->mappings, 1);
     m->dev = dev;
-    m->a_ops = a_ops;
+    m->a_ops = a_ops != NULL ? a_ops : &none;
     atomic_store(&m->object, object);
     atomic_store(&m->i_size, size);
     radix_tree_init(&m->pages);
@@ -367,7 +368,7 @@ int read_page_locked(struct address_space *m, struct page *page)
 
 int page_map_block(struct address_space *m, struct page *page)
 {
-    if (page_test(page, PG_mappedtodisk) || m->a_ops == NULL || m->a_ops->block_exists == NULL)
+    if (page_test(page, PG_mappedtodisk) || m->a_ops->block_exists == NULL)
         return 0;
     int r = m->a_ops->block_exists(m, atomic_load(&page->index));
     if (r > 0)

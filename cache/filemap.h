@@ -47,7 +47,7 @@ struct address_space_operations {
     /* reserve said -ENOSPC, but may have estimated: find out what is really free, and it is asked again.
      * Sleeps for a commit. No page is locked. */
     void (*make_room)(struct address_space *m);
-    /* Does a block exist?   1, 0, -EIO. */
+    /* Does a block exist?   1, 0, -EIO, -ENOMEM. */
     int (*block_exists)(struct address_space *m, uint32_t index);
     /* Around one writeback pass; begin may refuse (-errno) and then nothing is written. end gets
      * the worst error of the pass. No page is locked by the caller. */
@@ -180,6 +180,7 @@ uint64_t page_cache_drop(struct page_cache *cache);
 
 /* ---- mappings -------------------------------------------------------------------------------- */
 
+/* a_ops: NULL: nobody owns it. */
 void mapping_init(struct address_space *m, struct page_cache *cache, struct device *dev,
                   uint64_t object, const struct address_space_operations *a_ops, uint64_t size);
 /* Nobody uses it any more, nor has it mapped; its pages are dropped, dirty ones too (the caller has written what was

@@ -257,7 +257,7 @@ static int take_back_copies(struct address_space *m, struct page *page, uint32_t
     if (!page_test(page, PG_copied))
         return 0;
     page_clear(page, PG_copied);
-    if (m->a_ops == NULL || m->a_ops->forget_copy == NULL)
+    if (m->a_ops->forget_copy == NULL)
         return 0;
     page_set(page, PG_invalidating);
     unlock_page(page);
@@ -441,7 +441,7 @@ static int fault_once(struct vm_area *vma, uint32_t index, unsigned flags, bool 
  * sleep, and must not. */
 static bool times_are_due(struct address_space *m, unsigned flags)
 {
-    if (m->a_ops == NULL || m->a_ops->page_mkwrite == NULL)
+    if (m->a_ops->page_mkwrite == NULL)
         return true;
     return m->a_ops->page_mkwrite(m, flags & FAULT_NOWAIT);
 }
@@ -484,7 +484,7 @@ int handle_mm_fault(struct vm_area *vma, uint32_t index, unsigned flags)
         return -EAGAIN;
     err = fault_until(vma, index, flags, &major);
     const struct address_space_operations *a_ops = vma->mapping->a_ops;
-    if (err == -ENOSPC && !(flags & FAULT_NOWAIT) && a_ops != NULL && a_ops->make_room != NULL) {
+    if (err == -ENOSPC && !(flags & FAULT_NOWAIT) && a_ops->make_room != NULL) {
         a_ops->make_room(vma->mapping);
         (void)times_are_due(vma->mapping, flags); /* later ones */
         err = fault_until(vma, index, flags, &major);

@@ -9,7 +9,7 @@
 
 static void reserve_always(struct address_space *m, uint32_t nr_pages, uint32_t nr_new)
 {
-    if (m->a_ops != NULL && m->a_ops->reserve_always != NULL)
+    if (m->a_ops->reserve_always != NULL)
         m->a_ops->reserve_always(m, nr_pages, nr_new);
 }
 

@@ -76,7 +76,7 @@ int vma_soft_create(struct address_space *m, uint32_t first, uint32_t count,
     s->vma = (struct vm_area){
         .mapping = m, .ops = &soft_ops, .first = first, .count = count, .ra = ra
     };
-    if (m->a_ops != NULL && m->a_ops->get != NULL)
+    if (m->a_ops->get != NULL)
         m->a_ops->get(m);
     vma_insert(&s->vma);
     *out = &s->vma;
@@ -88,7 +88,7 @@ void vma_soft_destroy(struct vm_area *vma)
     struct address_space *m = vma->mapping;
     vma_remove(vma);
     free(vma);
-    if (m->a_ops != NULL && m->a_ops->put != NULL)
+    if (m->a_ops->put != NULL)
         m->a_ops->put(m);
 }
 

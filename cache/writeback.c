@@ -27,7 +27,7 @@
 int dirty_page_reserve(struct address_space *m, struct page *page)
 {
     assert(page_test(page, PG_locked));
-    if (page_test(page, PG_dirty) || m->a_ops == NULL || m->a_ops->reserve == NULL)
+    if (page_test(page, PG_dirty) || m->a_ops->reserve == NULL)
         return 0;
     return m->a_ops->reserve(m, 1, page_test(page, PG_mappedtodisk) ? 0 : 1);
 }
@@ -39,7 +39,7 @@ static void dirty_list_add(struct address_space *m)
     struct page_cache *cache = m->cache;
     pthread_mutex_lock(&cache->dirty_lock);
     if (!m->on_dirty) {
-        if (m->a_ops != NULL && m->a_ops->get != NULL)
+        if (m->a_ops->get != NULL)
             m->a_ops->get(m);
         m->on_dirty = true;
         m->dirtied_ns = clock_now(cache->clock);
@@ -64,7 +64,7 @@ bool dirty_list_del_if_clean(struct address_space *m)
 
 void dirty_list_put(struct address_space *m)
 {
-    if (m->a_ops != NULL && m->a_ops->put != NULL)
+    if (m->a_ops->put != NULL)
         m->a_ops->put(m);
 }
 
@@ -107,7 +107,7 @@ void cancel_dirty_page(struct address_space *m, struct page *page)
     if (was)
         clear_dirty_tagged(m, page);
     pthread_mutex_unlock(&m->tree_lock);
-    if (was && m->a_ops != NULL && m->a_ops->unreserve != NULL)
+    if (was && m->a_ops->unreserve != NULL)
         m->a_ops->unreserve(m, 1, page_test(page, PG_mappedtodisk) ? 0 : 1);
     if (was)
         cache_made_progress(m->cache);
@@ -157,7 +157,7 @@ static void pass_leave_out(struct pass *p, int err)
 static void end_page_writeback(struct address_space *m, struct page *page, int error)
 {
     bool keep = error == -ENOMEM || (error != 0 && m->cache->on_error != WB_ERROR_CLEAN);
-    if (error != 0 && !keep && m->a_ops != NULL && m->a_ops->unreserve != NULL)
+    if (error != 0 && !keep && m->a_ops->unreserve != NULL)
         m->a_ops->unreserve(m, 1, page_test(page, PG_mappedtodisk) ? 0 : 1);
     pthread_mutex_lock(&m->tree_lock);
     if (keep)
@@ -334,14 +334,14 @@ static void run_pass(struct pass *p, enum writeback_sync sync)
     uint64_t start = clock_now(m->cache->clock);
     wp.size = atomic_load(&m->i_size); /* before the tags: see above */
     wp.writes = atomic_load(&m->nrdirty) > 0;
-    int err = ops != NULL && ops->writeback_begin != NULL ? ops->writeback_begin(m, &wp) : 0;
+    int err = ops->writeback_begin != NULL ? ops->writeback_begin(m, &wp) : 0;
     pass_note(p, err);
     if (err != 0)
         return;
     if (wp.writes)
         write_cache_pages(p, sync);
     err = atomic_load(&p->error);
-    if (ops != NULL && ops->writeback_end != NULL)
+    if (ops->writeback_end != NULL)
         pass_note(p, ops->writeback_end(m, &wp, err == 0 && p->left_out != 0 ? -EAGAIN : err));
     if (wp.writes && atomic_load(&p->error) == 0 && p->left_out == 0)
         note_bandwidth(m->cache, p->written, clock_now(m->cache->clock) - start);
@@ -401,7 +401,7 @@ static void note_outcome(const struct pass *p, int err)
     if (count_failure(m, err, failed))
         note_progress(p, err);
     bool give_up = failed && (m->cache->on_error == WB_ERROR_RO || m->wb_failures >= WB_TRIES);
-    if (give_up && m->a_ops != NULL && m->a_ops->shutdown != NULL)
+    if (give_up && m->a_ops->shutdown != NULL)
         m->a_ops->shutdown(m);
 }
 
@@ -472,7 +472,7 @@ void page_cache_more_flushers(struct page_cache *cache, unsigned nr)
 static struct address_space *take_dirty(struct page_cache *cache, struct address_space *m)
 {
     list_move(&m->dirty, &cache->dirty_mappings);
-    if (m->a_ops != NULL && m->a_ops->get != NULL)
+    if (m->a_ops->get != NULL)
         m->a_ops->get(m);
     return m;
 }

@@ -471,7 +471,6 @@ Test(truncate, page_that_may_be_mapped_is_not_written_to_the_block_that_goes)
     store(0, 'n', 1);
     cr_expect(all(0, 1, 'n'));
     cr_expect(all(1, PAGE_SIZE, 0));
-    m.a_ops = NULL;
 }
 
 Test(truncate, growth_write_protects_only_what_may_be_stored_to)
