@@ -96,13 +96,6 @@ bool page_unmap(struct address_space *m, struct page *page)
 
 /* ---- finding the page ------------------------------------------------------------------------ */
 
-/* A page in hand: locked, referenced, uptodate. */
-static void page_done(struct address_space *m, struct page *page)
-{
-    unlock_page(page);
-    put_page(m->cache, page);
-}
-
 static bool still_there(struct address_space *m, struct page *page, uint32_t index)
 {
     return atomic_load(&page->mapping) == m &&
@@ -142,7 +135,7 @@ static int fault_get_page(struct vm_area *vma, uint32_t index, enum ra_how how, 
             *out = page;
             return 0;
         }
-        page_done(m, page); /* truncated or evicted while we waited: look again */
+        page_unlock_put(m, page); /* truncated or evicted while we waited: look again */
     }
 }
 
@@ -177,7 +170,7 @@ static unsigned lock_behind(struct vm_area *vma, uint32_t index, struct page **p
         if (page == NULL)
             break;
         if (ahead && !page_mkwrite_ahead(vma->mapping, page, vma->door)) {
-            page_done(vma->mapping, page);
+            page_unlock_put(vma->mapping, page);
             break;
         }
         page_used(vma->mapping->cache, page, true);
@@ -205,7 +198,7 @@ static int map_around(struct vm_area *vma, uint32_t index, struct page *page)
     unsigned n = lock_behind(vma, index, pages, window, false);
     int err = vma->ops->map(vma, index, pages, n, 0);
     for (unsigned i = 1; i < n; i++)
-        page_done(vma->mapping, pages[i]);
+        page_unlock_put(vma->mapping, pages[i]);
     atomic_store_explicit(&vma->around, window, memory_order_relaxed);
     atomic_store_explicit(&vma->around_next, index + n, memory_order_relaxed);
     return err;
@@ -228,7 +221,7 @@ void vma_map_resident(struct vm_area *vma, uint32_t first, uint32_t count)
         n = lock_behind(vma, index, pages, FAULT_AROUND_MOST, false);
         (void)vma->ops->map(vma, index, pages, n, 0); /* what is not mapped faults */
         for (unsigned i = 0; i < n; i++)
-            page_done(m, pages[i]);
+            page_unlock_put(m, pages[i]);
         next = (uint64_t)index + n;
     }
 }
@@ -290,7 +283,7 @@ static void look_back(struct vm_area *vma, uint32_t index)
         if (page == NULL)
             continue;
         (void)page_look_ahead(vma->mapping, page);
-        page_done(vma->mapping, page);
+        page_unlock_put(vma->mapping, page);
     }
 }
 
@@ -308,7 +301,7 @@ static int map_store_around(struct vm_area *vma, uint32_t index, struct page *pa
     uint32_t next = atomic_exchange(&vma->store_next, index + n);
     int err = vma->ops->map(vma, index, pages, n, VMA_MAP_WRITE | flags);
     for (unsigned i = 1; i < n; i++)
-        page_done(vma->mapping, pages[i]);
+        page_unlock_put(vma->mapping, pages[i]);
     if (err != 0) {
         atomic_store(&vma->store_around, last);
         atomic_store(&vma->store_next, next);
@@ -369,7 +362,7 @@ int page_call_while_gone(struct address_space *m, uint32_t index, int (*work)(vo
     struct page *page = find_or_create_page(m, index, &err);
     if (page != NULL) {
         err = call_while_gone(m, page, work, arg);
-        page_done(m, page);
+        page_unlock_put(m, page);
     }
     up_read(&m->invalidate_lock);
     return err;
@@ -424,7 +417,7 @@ static int fault_once(struct vm_area *vma, uint32_t index, unsigned flags, bool 
     if (err != 0)
         return err;
     if (write && (flags & FAULT_NOWAIT) && mkwrite_may_sleep(page)) {
-        page_done(vma->mapping, page);
+        page_unlock_put(vma->mapping, page);
         return -EAGAIN;
     }
     bool marked = page_test(page, PG_readahead) != 0;
@@ -433,7 +426,7 @@ static int fault_once(struct vm_area *vma, uint32_t index, unsigned flags, bool 
                 : map_around(vma, index, page);
     if (err != 0)
         count_fault(vma, write, *major, (uint64_t)-1);
-    page_done(vma->mapping, page);
+    page_unlock_put(vma->mapping, page);
     return err == 0 && marked && (flags & FAULT_NOWAIT) ? 1 : err;
 }
 
