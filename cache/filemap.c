@@ -285,18 +285,18 @@ void page_replace_locked(struct address_space *m, struct page *page, void *shado
     atomic_fetch_sub_explicit(&m->nrpages, 1, memory_order_relaxed);
 }
 
-void page_delete_locked(struct address_space *m, struct page *page)
+void page_delete(struct address_space *m, struct page *page)
 {
+    pthread_mutex_lock(&m->tree_lock);
     page_replace_locked(m, page, NULL);
+    pthread_mutex_unlock(&m->tree_lock);
+    lru_remove(m->cache, page);
 }
 
 void remove_from_page_cache(struct page *page, struct address_space *m)
 {
     assert(page_test(page, PG_locked) && atomic_load(&page->mapping) == m);
-    pthread_mutex_lock(&m->tree_lock);
-    page_delete_locked(m, page);
-    pthread_mutex_unlock(&m->tree_lock);
-    lru_remove(m->cache, page);
+    page_delete(m, page);
     put_page(m->cache, page); /* the tree's */
 }
 

@@ -330,16 +330,6 @@ static int page_mkwrite(struct vm_area *vma, uint32_t index, struct page *page, 
 
 /* ---- pages that cannot be had ----------------------------------------------------------------- */
 
-/* Context: locked, and frozen: page_ref_freeze(page, 2). The caller's reference is left. */
-static void remove_frozen(struct address_space *m, struct page *page)
-{
-    pthread_mutex_lock(&m->tree_lock);
-    page_delete_locked(m, page);
-    pthread_mutex_unlock(&m->tree_lock);
-    lru_remove(m->cache, page);
-    page_ref_unfreeze(page, 1);
-}
-
 static int call_while_gone(struct address_space *m, struct page *page, int (*work)(void *arg),
                            void *arg)
 {
@@ -348,10 +338,10 @@ static int call_while_gone(struct address_space *m, struct page *page, int (*wor
     bool unmapped = page_unmap(m, page);
     int err = unmapped ? work(arg) : -EAGAIN;
     /* Its bytes went with page_unmap(), or it never had any: nobody may find it again. */
-    if (unmapped || !page_test(page, PG_uptodate))
-        remove_frozen(m, page);
-    else
-        page_ref_unfreeze(page, 2);
+    bool goes = unmapped || !page_test(page, PG_uptodate);
+    if (goes)
+        page_delete(m, page);
+    page_ref_unfreeze(page, goes ? 1 : 2);
     return err;
 }
 

@@ -28,7 +28,7 @@
  *   dirty -> clean                cancel_dirty_page: truncation,   PG_locked, tree_lock
  *                                 or it was never stored to
  *   writeback -> done             end_page_writeback               tree_lock; any thread
- *   in tree -> removed            __remove_from_page_cache         PG_locked, tree_lock
+ *   in tree -> removed            page_replace_locked              PG_locked, tree_lock
  *   removed -> free               put_page, at count 0             nothing
  *
  * Invariants (mapping_check() verifies them, but I6, for which its owner has to count):

@@ -188,10 +188,11 @@ uint64_t reclaim_all(struct page_cache *cache);
 /* As find_get_pages, for pages with a tag only. */
 unsigned find_get_pages_tag(struct address_space *m, uint64_t *next, uint32_t last,
                             struct page **pages, unsigned max, enum radix_tag tag);
-/* Take the page out of the tree. Context: locked; tree_lock held; not dirty, not under writeback. */
-void page_delete_locked(struct address_space *m, struct page *page);
-/* Likewise, and leave a shadow in its place, unless NULL. */
+/* Take the page out of the tree, and leave a shadow in its place, unless NULL. Context: locked; tree_lock
+ * held; not dirty, not under writeback. */
 void page_replace_locked(struct address_space *m, struct page *page, void *shadow);
+/* Out of the tree and off its list; the tree's reference is left. Context: locked; not dirty, likewise. */
+void page_delete(struct address_space *m, struct page *page);
 /* Read one locked page; it stays locked.   Returns 0 or -EIO, -ENOMEM. */
 int read_page_locked(struct address_space *m, struct page *page);
 /* Look for a block on disk where PG_mappedtodisk is not known, and remember it. Page locked. */

@@ -241,10 +241,7 @@ static bool invalidate_page(struct address_space *m, struct page *page)
         page_ref_freeze(page, 2)) {
         gone = page_unmap(m, page);
         if (gone) {
-            pthread_mutex_lock(&m->tree_lock);
-            page_delete_locked(m, page);
-            pthread_mutex_unlock(&m->tree_lock);
-            lru_remove(m->cache, page);
+            page_delete(m, page);
         } else {
             page_ref_unfreeze(page, 2);
         }
