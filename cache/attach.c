@@ -233,10 +233,9 @@ void attach_stop(struct attach *a)
 {
     if (a == NULL)
         return;
-    struct worker *accept = a->accept;
     (void)shutdown(a->listener, SHUT_RDWR);
     (void)eventfd_write(a->wake, 1);
-    worker_stop(accept);
+    worker_stop(a->accept);
     while (accept_one(a) == 0) /* closing what they have sent may wait, too */
         ;
     bool all = clients_leave(a);

@@ -50,7 +50,6 @@
 #define ATTACH_ROOT_DIRECTORY "/run/foliofs-attach" /* 0755, the sockets in it 0666 */
 #define ATTACH_SOCKET_SUFFIX  ".attach"             /* beside a user's control socket */
 #define ATTACH_MINCORE_PAGES  16384u                /* per request */
-#define ATTACH_PATH_BYTES     108u                  /* as in struct sockaddr_un */
 
 enum attach_op {
     ATTACH_HELLO = 1,

@@ -138,22 +138,16 @@ static void range_begin(struct attach_range *r)
     vma_insert(&r->u.vma);
 }
 
-/* The opposite, for one that is out of the list. */
-static void range_end_use(struct attach_range *r)
+/* The opposite, for one that is out of the list, or never was in it. */
+static void range_discard(struct attach_range *r)
 {
     struct attach *a = r->client->attach;
+    atomic_fetch_add(&r->client->dying, 1);
     vma_remove(&r->u.vma);
     atomic_fetch_sub(&a->nr_ranges, 1);
     atomic_fetch_sub(&a->nr_pages, r->u.vma.count);
     pool_forget(a, r);
     range_put(r);
-}
-
-/* For one that is out of the list, or never was in it. */
-static void range_discard(struct attach_range *r)
-{
-    atomic_fetch_add(&r->client->dying, 1);
-    range_end_use(r);
 }
 
 int range_add(struct attach_client *c, struct attach_open *open, uint64_t addr, uint32_t first,

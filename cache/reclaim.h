@@ -77,9 +77,10 @@ static inline void page_set_uses(struct page *page, unsigned uses)
 void lru_insert(struct page_cache *cache, struct page *page, bool active);
 /* To the front of the other list; its uses begin anew. */
 void lru_activate(struct page_cache *cache, struct page *page);
+void lru_deactivate(struct page_cache *cache, struct page *page);
+
 /* Deactivate what is cached of [first, last] (MADV_COLD). Takes lru_lock. */
 void lru_deactivate_range(struct address_space *m, uint32_t first, uint32_t last);
-void lru_deactivate(struct page_cache *cache, struct page *page);
 
 /* ---- workingset.c ---------------------------------------------------------------------------- */
 

@@ -256,18 +256,14 @@ static bool pass_take_page(struct pass *p, struct page *page)
 /* Lock a page for the pass.   Returns false: left out, somebody else holds it. */
 static bool pass_lock_page(struct pass *p, struct page *page, enum writeback_sync sync)
 {
-    switch (sync) {
-    case WB_SYNC_NONE:
-        if (!trylock_page(page)) {
-            pass_leave_out(p, -EAGAIN);
-            return false;
-        }
-        break;
-    case WB_SYNC_ALL:
+    if (sync == WB_SYNC_ALL) {
         lock_page(page);
-        break;
+        return true;
     }
-    return true;
+    if (trylock_page(page))
+        return true;
+    pass_leave_out(p, -EAGAIN);
+    return false;
 }
 
 /* Write one page; consumes the reference.   Returns 0 or -ENOMEM. */
