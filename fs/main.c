@@ -139,7 +139,6 @@ static struct fs_options make_fs_options(const struct program *p)
             .reclaim = o->reclaim,
             .fault_around = o->fault_around,
             .store_around = o->store_around,
-            .threads = true,
         },
         .readahead = { .policy = o->readahead, .pages = o->read_ahead_kb / (PAGE_SIZE >> 10) },
         .threads = true,

@@ -17,15 +17,13 @@
 #define DEFAULT_MEMORY (512 * MIB)
 
 enum option_kind {
+    OPT_FLAG,   /* a bool */
     OPT_NUMBER, /* =N, a uint32_t */
     OPT_SIZE,   /* =N with a unit, a uint64_t of bytes */
     OPT_CACHE,
     OPT_READAHEAD,
     OPT_RECLAIM,
     OPT_ON_ERROR,
-    OPT_ATTACH,
-    OPT_INJECT,
-    OPT_IO_URING,
     OPT_READ_ONLY,
     OPT_READ_WRITE,
     OPT_ATIME,
@@ -38,7 +36,7 @@ enum option_kind {
 struct option_desc {
     const char *name;
     enum option_kind kind;
-    size_t at;                /* in struct options */
+    size_t at;                /* in struct options: flags, numbers and sizes */
     uint64_t min, max;        /* numbers and sizes */
     const char *value, *help; /* help NULL: listed without words */
 };
@@ -46,9 +44,9 @@ struct option_desc {
 #define AT(member) offsetof(struct options, member)
 
 static const struct option_desc table[] = {
-    { "cache", OPT_CACHE, AT(cache), 0, 0, "kernel|direct",
+    { "cache", OPT_CACHE, 0, 0, 0, "kernel|direct",
       "kernel: the kernel caches file data too (default); direct: only FolioFS does" },
-    { "attach", OPT_ATTACH, 0, 0, 0, NULL,
+    { "attach", OPT_FLAG, AT(attach), 0, 0, NULL,
       "offer mappings of the cache's own pages (libfolio); implied by cache=direct; with "
       "cache=kernel, writes do not wait in the kernel then, and only files that are opened "
       "read-only are cached there" },
@@ -64,10 +62,10 @@ static const struct option_desc table[] = {
       "memory for file pages (default: half of memory)" },
     { "commit", OPT_NUMBER, AT(commit_s), 1, 3600, "SECONDS",
       "changes are durable after this time at the latest (default 5)" },
-    { "readahead", OPT_READAHEAD, AT(readahead), 0, 0, "NAME[:ARGS]",
+    { "readahead", OPT_READAHEAD, 0, 0, 0, "NAME[:ARGS]",
       "policy: linux[:large_folios] (default linux), none, fixed[:PAGES], stride, leap, or "
       "./FILE.so" },
-    { "reclaim", OPT_RECLAIM, AT(reclaim), 0, 0, RECLAIM_NAMES,
+    { "reclaim", OPT_RECLAIM, 0, 0, 0, RECLAIM_NAMES,
       "which pages leave the cache first: lru2q (default), as Linux does; s3fifo for scans, "
       "loops" },
     { "read_ahead_kb", OPT_NUMBER, AT(read_ahead_kb), READ_AHEAD_KB_MIN, READ_AHEAD_KB_MAX, "KiB",
@@ -82,15 +80,14 @@ static const struct option_desc table[] = {
       "how often to look for such files (default 5)" },
     { "on_error", OPT_ON_ERROR, 0, 0, 0, "retry|clean|ro",
       "a page whose writing failed: stays dirty and is tried again (default); counts as written, "
-      "as "
-      "on most file systems; makes the volume read-only" },
-    { "inject", OPT_INJECT, 0, 0, 0, NULL,
+      "as on most file systems; makes the volume read-only" },
+    { "inject", OPT_FLAG, AT(inject), 0, 0, NULL,
       "let \"foliofsctl MOUNTPOINT inject\" make the store fail, to try what programs do then" },
     { "threads", OPT_NUMBER, AT(threads), 2, 256, "N", "requests worked on at once (default 16)" },
     { "spin", OPT_NUMBER, AT(spin_us), 0, 1000, "MICROSECONDS",
       "how long to look for the next request before sleeping; costs that much of a processor "
       "(default 0)" },
-    { "io_uring", OPT_IO_URING, 0, 0, 0, NULL,
+    { "io_uring", OPT_FLAG, AT(io_uring), 0, 0, NULL,
       "get requests by io_uring, on the processor that asked: up to three times faster (Linux "
       "6.14; needs /sys/module/fuse/parameters/enable_uring)" },
     { "ro", OPT_READ_ONLY, 0, 0, 0, NULL, "read only; the volume is not changed" },
@@ -235,6 +232,9 @@ static int set_option(struct options *o, const struct option_desc *d, const char
                       struct store_error *error)
 {
     switch (d->kind) {
+    case OPT_FLAG:
+        *(bool *)((char *)o + d->at) = true;
+        return 0;
     case OPT_NUMBER:
         return set_number(o, d, value, error);
     case OPT_SIZE:
@@ -247,15 +247,6 @@ static int set_option(struct options *o, const struct option_desc *d, const char
         return set_readahead(o, value, error);
     case OPT_ON_ERROR:
         return set_on_error(o, value, error);
-    case OPT_ATTACH:
-        o->attach = true;
-        return 0;
-    case OPT_INJECT:
-        o->inject = true;
-        return 0;
-    case OPT_IO_URING:
-        o->io_uring = true;
-        return 0;
     case OPT_READ_ONLY:
     case OPT_READ_WRITE:
         o->read_only = d->kind == OPT_READ_ONLY;
