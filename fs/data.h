@@ -91,8 +91,8 @@ int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t l
                    struct stale *stale);
 /* whence: SEEK_DATA, SEEK_HOLE. -ENXIO. */
 int file_lseek(struct open_file *file, uint64_t offset, int whence, uint64_t *out);
-/* Durable on return; reports an error this open file has not seen. datasync: as fdatasync. */
-int file_fsync(struct open_file *file, bool datasync);
+/* Durable on return; reports an error this open file has not seen. */
+int file_fsync(struct open_file *file);
 int inode_fsync(struct inode *inode); /* directories */
 
 #endif

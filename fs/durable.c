@@ -259,10 +259,9 @@ static bool commit_has_failed(struct open_file *file)
 }
 
 /* The worst of what there is to tell: all of it is told with that. */
-int file_fsync(struct open_file *file, bool datasync)
+int file_fsync(struct open_file *file)
 {
     struct inode *inode = file->inode;
-    (void)datasync; /* one record carries size and times: there is nothing to leave out */
     int err = inode_write_back(inode);
     if (err == 0)
         err = inode_fsync(inode);

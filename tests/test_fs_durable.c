@@ -147,11 +147,11 @@ Test(fs_durable, a_block_that_began_as_a_hole_is_counted_once, .timeout = 60)
     struct open_file *file = make("f");
     cr_assert_eq(inode_truncate(file->inode, 1 << 20), 0);
     write_at(file, 40 * PAGE_SIZE + 5, 10, 'a'); /* reads the hole first */
-    cr_assert_eq(file_fsync(file, false), 0);
+    cr_assert_eq(file_fsync(file), 0);
     cr_expect_eq(blocks_of(file), 1);
     page_cache_drop(fs->cache);
     write_at(file, 40 * PAGE_SIZE, PAGE_SIZE, 'b'); /* covers the page: no read */
-    cr_assert_eq(file_fsync(file, false), 0);
+    cr_assert_eq(file_fsync(file), 0);
     cr_expect_eq(blocks_of(file), 1, "%u blocks counted", (unsigned)blocks_of(file));
     file_release(file);
     tear_down();
@@ -212,7 +212,7 @@ static void check_growth(void (*what)(void))
     set_up();
     growing = make("f");
     write_at(growing, 0, 100, 'o');
-    cr_assert_eq(file_fsync(growing, false), 0);
+    cr_assert_eq(file_fsync(growing), 0);
     ops = inode_a_ops;
     ops.writeback_begin = begin_then_grow;
     ops.writeback_end = crash_then_end;
@@ -253,7 +253,7 @@ static bool too_early;
 
 static void *sync_and_crash(void *file)
 {
-    cr_expect_eq(file_fsync(file, false), 0);
+    cr_expect_eq(file_fsync(file), 0);
     atomic_store(&synced, true);
     copy_volume();
     return NULL;
@@ -290,7 +290,7 @@ Test(fs_durable, an_fsync_waits_for_the_pass_that_has_its_blocks, .timeout = 60)
     set_up();
     growing = make("f");
     write_at(growing, 0, PAGE_SIZE, 'o');
-    cr_assert_eq(file_fsync(growing, false), 0);
+    cr_assert_eq(file_fsync(growing), 0);
     cr_assert_eq(inode_getattr(growing->inode, &st), 0);
     ops = inode_a_ops;
     ops.writeback_begin = begin_then_commit;
@@ -329,7 +329,7 @@ static void resize_and_set_times(struct open_file *file)
 static void cut_at_a_page(struct open_file *file)
 {
     write_at(file, 0, 3 * PAGE_SIZE, 'a');
-    cr_assert_eq(file_fsync(file, false), 0);
+    cr_assert_eq(file_fsync(file), 0);
     cr_assert_eq(inode_truncate(file->inode, PAGE_SIZE), 0);
 }
 
@@ -346,7 +346,7 @@ static void check_ahead(void (*change)(struct open_file *file))
     set_up();
     struct open_file *file = make("f");
     cr_assert_eq(inode_truncate(file->inode, 100000), 0);
-    cr_assert_eq(file_fsync(file, false), 0);
+    cr_assert_eq(file_fsync(file), 0);
     change(file);
     cr_assert_eq(atomic_load(&file->inode->mapping.nrdirty), 0);
     cr_assert_eq(inode_getattr(file->inode, &want), 0);
@@ -477,10 +477,10 @@ Test(fs_durable, what_nobody_was_told_is_lost_is_told_to_who_opens_the_file, .in
     fail_writes(FAULT_EIO, 0, 1);
     (void)filemap_fdatawrite(&inode->mapping, WB_SYNC_NONE);
     cr_assert_eq(file_open(inode, O_RDONLY, &file), 0);
-    cr_expect_eq(file_fsync(file, false), -EIO);
-    cr_expect_eq(file_fsync(file, false), 0);
+    cr_expect_eq(file_fsync(file), -EIO);
+    cr_expect_eq(file_fsync(file), 0);
     cr_assert_eq(file_open(inode, O_RDONLY, &next), 0);
-    cr_expect_eq(file_fsync(next, false), 0, "somebody was told");
+    cr_expect_eq(file_fsync(next), 0, "somebody was told");
     file_release(next);
     file_release(file);
     inode_put(inode, 1);
@@ -495,8 +495,8 @@ Test(fs_durable, an_fsync_that_is_short_of_memory_hides_no_loss, .init = set_up_
     write_in_background(file);
     write_at(file, PAGE_SIZE, PAGE_SIZE, 'b');
     fail_writes(FAULT_ENOMEM, 1, 1);
-    cr_expect_eq(file_fsync(file, false), -EIO);
-    cr_expect_eq(file_fsync(file, false), 0);
+    cr_expect_eq(file_fsync(file), -EIO);
+    cr_expect_eq(file_fsync(file), 0);
     file_release(file);
 }
 
@@ -527,7 +527,7 @@ Test(fs_durable, what_is_written_beside_a_page_that_is_lost_survives_a_crash, .i
      .fini = tear_down, .timeout = 60)
 {
     struct open_file *file = make("f");
-    cr_assert_eq(file_fsync(file, false), 0); /* the name */
+    cr_assert_eq(file_fsync(file), 0); /* the name */
     write_at(file, 0, 3 * PAGE_SIZE, 'a');
     fail_writes(FAULT_EIO, 0, 1);
     write_in_background(file);

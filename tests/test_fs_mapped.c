@@ -97,7 +97,7 @@ static void write_file(struct open_file *file)
         memset(page, (int)i + 1, sizeof page);
         cr_assert_eq(file_write(file, (uint64_t)i * PAGE_SIZE, page, PAGE_SIZE, 0), PAGE_SIZE);
     }
-    cr_assert_eq(file_fsync(file, false), 0);
+    cr_assert_eq(file_fsync(file), 0);
 }
 
 static void make_volume(void)
@@ -141,7 +141,7 @@ Test(fs_mapped, a_file_of_a_volume)
     expect("and once more", c, STORED, 0, STORED);
     cr_assert_eq(file_read(file, 9, &byte, 1), 1);
     cr_expect_eq(byte, 't');
-    cr_assert_eq(file_fsync(file, false), 0);
+    cr_assert_eq(file_fsync(file), 0);
     c = counts();
     load_all(vma, STORED, 't');
     expect("loads after a writeback", c, 0, 0, 0);
@@ -151,7 +151,7 @@ Test(fs_mapped, a_file_of_a_volume)
     cr_assert_eq(file_write(file, 9, &byte, 1, 0), 1);
     cr_assert_eq(vma_load(vma, 9, &byte, 1), 0);
     cr_expect_eq(byte, 'w');
-    cr_assert_eq(file_fsync(file, false), 0);
+    cr_assert_eq(file_fsync(file), 0);
     page_cache_drop(fs->cache);
     c = counts();
     store_some(vma, 'v');

@@ -1030,7 +1030,7 @@ Test(names,
     cr_assert_eq(file_open(inode, O_RDWR, &file), 0);
     memset(want, 'd', sizeof want);
     cr_assert_eq(file_write(file, 0, want, sizeof want, 0), (ssize_t)sizeof want);
-    cr_assert_eq(file_fsync(file, false), 0);
+    cr_assert_eq(file_fsync(file), 0);
     memset(want + 2 * PAGE_SIZE, 'n', PAGE_SIZE); /* not written yet */
     cr_assert_eq(file_write(file, 2 * PAGE_SIZE, want + 2 * PAGE_SIZE, PAGE_SIZE, 0), PAGE_SIZE);
     store_shutdown(fs->store);
