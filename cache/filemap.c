@@ -280,7 +280,6 @@ void page_replace_locked(struct address_space *m, struct page *page, void *shado
     assert(!page_test(page, PG_dirty | PG_writeback));
     void *old = radix_tree_replace(&m->pages, atomic_load(&page->index), shadow);
     assert(old == page);
-    (void)old;
     atomic_store(&page->mapping, NULL);
     atomic_fetch_sub_explicit(&m->nrpages, 1, memory_order_relaxed);
 }

@@ -53,7 +53,6 @@ static bool drop(struct page_cache *cache, uint64_t number)
         return false;
     void *old = radix_tree_delete(&m->pages, s->index);
     assert(old == radix_make_value(number));
-    (void)old;
     m->nrshadows--;
     s->m = NULL;
     cache->nr_shadows--;
