@@ -206,12 +206,11 @@ static void adopt(struct inode *inode, const struct new_attr *n, unsigned valid)
 }
 
 /* File capabilities are a kind of setuid: they go with it. */
-static int has_capability(struct inode *inode, struct key *key) /* 1, 0, -EIO */
+static int has_capability(struct inode *inode, struct key *key) /* 1, 0, -EIO, -ENOMEM */
 {
-    uint8_t value[1];
     key_xattr(key, inode->ino, CAPABILITY, sizeof(CAPABILITY) - 1);
-    ssize_t len = store_get(inode->fs->store, key, value, sizeof(value));
-    if (len >= 0 || len == -ERANGE)
+    ssize_t len = store_get(inode->fs->store, key, NULL, 0);
+    if (len >= 0)
         return 1;
     return len == -ENOENT ? 0 : (int)len;
 }

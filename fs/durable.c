@@ -62,13 +62,13 @@ static int data_block_exists(struct address_space *m, uint32_t index)
 
 /* ---- a pass ---------------------------------------------------------------------------------- */
 
-static int put_record(struct inode *inode, const struct inode_record *r, unsigned flags)
+static int put_record(struct inode *inode, const struct inode_record *r)
 {
     struct update u;
     uint64_t tid;
     update_init(&u, inode->fs->store);
     inode_put_record(&u, inode->ino, r);
-    int err = update_apply(&u, flags, &tid);
+    int err = update_apply(&u, UPDATE_FREES, &tid);
     if (err == 0)
         inode_raise_tid(inode, tid);
     return err;
@@ -83,7 +83,7 @@ static int announce_blocks(struct inode *inode)
     inode_record(inode, &r);
     if (!(r.flags & INODE_EXTENDING)) {
         r.flags |= INODE_EXTENDING;
-        err = put_record(inode, &r, UPDATE_FREES);
+        err = put_record(inode, &r);
         if (err == 0) {
             pthread_mutex_lock(&inode->i_lock);
             inode->flags |= INODE_EXTENDING;
@@ -143,7 +143,7 @@ static int end_pass(struct inode *inode, uint64_t pass_size)
     if (gone ||
         (r.size == before.size && same_time(r.mtime, before.mtime) && r.flags == before.flags))
         return 0;
-    int err = put_record(inode, &r, UPDATE_FREES);
+    int err = put_record(inode, &r);
     if (err != 0)
         return err;
     pthread_mutex_lock(&inode->i_lock);

@@ -109,9 +109,9 @@ static void print_usage(FILE *out)
           out);
 }
 
-/* Returns false: exit with *code. */
 #define LETTERS "nypafvV" /* options */
 
+/* Returns false: exit with *code. */
 static bool parse_options(int argc, char **argv, struct options *o, int *code)
 {
     static const struct option long_options[] = {

@@ -38,7 +38,8 @@ static int attributes(struct inode *inode, struct stat *st, double *last)
     return err;
 }
 
-void reply_attr(fuse_req_t req, struct inode *inode)
+/* Attributes, or the error of getting them. */
+static void reply_attr(fuse_req_t req, struct inode *inode)
 {
     struct stat st;
     double last;
@@ -49,7 +50,8 @@ void reply_attr(fuse_req_t req, struct inode *inode)
         fuse_reply_attr(req, &st, last);
 }
 
-void reply_changed_attr(fuse_req_t req, struct inode *inode)
+/* After a change: as reply_new_entry(). */
+static void reply_changed_attr(fuse_req_t req, struct inode *inode)
 {
     struct stat st;
     double last;

@@ -64,15 +64,12 @@ static inline struct front *front_of(fuse_req_t req)
 
 /* err: 0 or -errno. */
 void reply_status(fuse_req_t req, int err);
-/* Attributes, or the error of getting them. */
-void reply_attr(fuse_req_t req, struct inode *inode);
 /* Takes over one reference: it becomes the kernel's, or is dropped. */
 void reply_entry(fuse_req_t req, struct inode *inode);
 /* The same without the reply.   Returns 0 or -EIO, -ENOMEM. */
 int fill_entry(struct inode *inode, struct fuse_entry_param *e);
 /* Likewise, after a change: that has been done, and must not look as if it had failed because the blocks cannot be
  * counted. The kernel asks again then. */
-void reply_changed_attr(fuse_req_t req, struct inode *inode);
 void reply_new_entry(fuse_req_t req, struct inode *inode);
 void fill_new_entry(struct inode *inode, struct fuse_entry_param *e);
 

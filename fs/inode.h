@@ -121,7 +121,8 @@ int inode_setattr(struct inode *inode, const struct stat *attr, unsigned valid);
 /* relatime: set atime if it is not after mtime or ctime, or older than a day. Best effort. */
 void inode_touch_atime(struct inode *inode);
 
-/* Delete every orphan left by a crash, and finish. Called once at mount. */
+/* Delete every orphan, as far as that can be: at the mount what a crash left, at the unmount the others.
+ * Returns 0 or the first error. */
 int inode_delete_orphans(struct fs *fs);
 
 struct timespec fs_now(void); /* CLOCK_REALTIME */

@@ -1,4 +1,4 @@
-/* names.h: what inode.c, attr.c, dir.c, rename.c and xattr.c share, and nobody else needs. */
+/* names.h: what the files that change inodes and names share, beside inode.h. */
 #ifndef FOLIO_FS_NAMES_H
 #define FOLIO_FS_NAMES_H
 
@@ -32,7 +32,7 @@ static inline bool is_before(struct timespec a, struct timespec b)
 {
     return a.tv_sec != b.tv_sec ? a.tv_sec < b.tv_sec : a.tv_nsec < b.tv_nsec;
 }
-/* 0, -ENOENT, -EIO. */
+/* 0, -ENOENT, -EIO, -ENOMEM. */
 int inode_read_record(struct fs *fs, uint64_t ino, struct inode_record *out);
 /* Fill a zeroed inode from its record, and give it a mapping. */
 void inode_init(struct inode *inode, const struct inode_record *r);
@@ -78,7 +78,7 @@ int name_change_apply(struct name_change *c, unsigned flags);
 
 /* 0, -EINVAL (empty, "." or ".."), -ENAMETOOLONG. */
 int name_check(const char *name);
-/* 0, -ENOENT, -EIO. */
+/* 0, -ENOENT, -EIO, -ENOMEM. */
 int dirent_get(struct inode *dir, const char *name, struct dirent_record *out);
 void dirent_put(struct update *u, struct inode *dir, const char *name, struct inode *target,
                 uint64_t cookie);

@@ -46,7 +46,7 @@ ssize_t xattr_get(struct inode *inode, const char *name, void *value, size_t siz
     return len == -ENOENT ? -ENODATA : len;
 }
 
-/* The name after the one in key, of the same inode.   1: key holds it; 0: none is left; -EIO. */
+/* The name after the one in key, of the same inode.   1: key holds it; 0: none is left; -EIO, -ENOMEM. */
 static int next_name(struct store *s, struct key *key)
 {
     ssize_t len = store_next(s, key, KEY_PREFIX, NULL, 0);
@@ -105,7 +105,7 @@ static int apply_with_ctime(struct inode *inode, struct update *u, unsigned flag
     return 0;
 }
 
-static int xattr_exists(struct inode *inode, const char *name) /* 1, 0, -EIO */
+static int xattr_exists(struct inode *inode, const char *name) /* 1, 0, -EIO, -ENOMEM */
 {
     struct key key;
     key_xattr(&key, inode->ino, name, strlen(name));

@@ -65,10 +65,9 @@ static int batch_del(struct batch *b, const struct key *key)
 /* Is there a record that can be read?   Looks at what is committed. */
 static int exists(struct batch *b, const struct key *key)
 {
-    uint8_t buf[DIRENT_BYTES];
-    ssize_t n = lmdb_get(b->l, key, buf, sizeof buf);
+    ssize_t n = lmdb_get(b->l, key, NULL, 0);
 
-    return n >= 0 || n == -ERANGE ? 1 : n == -ENOENT ? 0 : (int)n;
+    return n >= 0 ? 1 : n == -ENOENT ? 0 : (int)n;
 }
 
 static int restore_name(struct batch *b, const struct repair *r)
