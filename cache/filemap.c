@@ -60,7 +60,7 @@ void i_size_reach(struct address_space *m, uint64_t size)
 {
     struct memfd *f = atomic_load(&m->memfd);
     if (f != NULL)
-        memfd_grow(f, (size + PAGE_SIZE - 1) >> PAGE_SHIFT);
+        memfd_grow(f, pages_for(size));
 }
 
 /* ---- finding --------------------------------------------------------------------------------- */

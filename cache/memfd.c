@@ -385,7 +385,7 @@ bool memfd_trim(struct address_space *m, uint32_t index)
 {
     struct memfd *f = atomic_load(&m->memfd);
     pthread_mutex_lock(&f->lock);
-    uint64_t pages = (atomic_load(&m->i_size) + PAGE_SIZE - 1) >> PAGE_SHIFT;
+    uint64_t pages = pages_for(atomic_load(&m->i_size));
     /* A page beyond the end enters the tree under this lock, in which memfd_frame() made room. */
     uint64_t next = pages;
     struct page *page;
@@ -512,7 +512,7 @@ static int memfd_create_for(struct address_space *m, struct memfd **out)
     pthread_mutex_init(&f->lock, NULL);
     f->fd = f->read_fd = -1;
     atomic_fetch_add(&nr_memfds, 1); /* before it has segments that could be touched */
-    err = open_memfd(f, (atomic_load(&m->i_size) + PAGE_SIZE - 1) >> PAGE_SHIFT);
+    err = open_memfd(f, pages_for(atomic_load(&m->i_size)));
     if (err != 0) {
         memfd_free(f);
         return err;

@@ -100,6 +100,12 @@
 #define PAGE_MASK     (~(uint64_t)(PAGE_SIZE - 1))
 #define MAX_FILE_SIZE ((uint64_t)1 << 44) /* bytes: 16 TiB, the reach of a 32-bit page index */
 
+/* Pages that so many bytes take; the first one behind them. */
+static inline uint64_t pages_for(uint64_t bytes)
+{
+    return (bytes + PAGE_SIZE - 1) >> PAGE_SHIFT;
+}
+
 enum page_flag {
     PG_locked = 1 << 0,
     PG_waiters = 1 << 1, /* somebody sleeps on a bit of this page: wake on clear */

@@ -104,7 +104,7 @@ static uint32_t find_folio(struct address_space *m, uint32_t index, uint32_t *nr
 
 static uint64_t pages_in_file(struct address_space *m)
 {
-    return (atomic_load(&m->i_size) + PAGE_SIZE - 1) >> PAGE_SHIFT;
+    return pages_for(atomic_load(&m->i_size));
 }
 
 static struct ra_access describe(struct address_space *m, struct file_ra_state *ra,

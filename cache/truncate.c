@@ -153,7 +153,7 @@ int truncate_get_page(struct address_space *m, uint64_t size, struct page **cut)
  * that is written is zeroed behind its end. */
 unsigned truncate_setsize(struct address_space *m, uint64_t size, struct page *cut)
 {
-    uint64_t first = (size + PAGE_SIZE - 1) >> PAGE_SHIFT;
+    uint64_t first = pages_for(size);
     if (cut != NULL) {
         lock_page(cut);
         assert(atomic_load(&cut->mapping) == m && page_test(cut, PG_uptodate));
@@ -218,7 +218,7 @@ int lock_eof_page(struct address_space *m, struct page **eof)
     uint64_t size = atomic_load(&m->i_size);
     int err = 0;
     *eof = NULL;
-    forget_pages_beyond_eof(m, (size + PAGE_SIZE - 1) >> PAGE_SHIFT);
+    forget_pages_beyond_eof(m, pages_for(size));
     if (size % PAGE_SIZE == 0)
         return 0;
     struct page *page = find_or_create_page(m, (uint32_t)(size >> PAGE_SHIFT), &err);

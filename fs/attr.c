@@ -104,7 +104,7 @@ void inode_put_record(struct update *u, uint64_t ino, const struct inode_record 
 static uint64_t count_blocks(struct inode *inode, uint64_t stored)
 {
     uint64_t dirty = atomic_load(&inode->mapping.nrdirty);
-    uint64_t pages = (atomic_load(&inode->mapping.i_size) + PAGE_SIZE - 1) / PAGE_SIZE;
+    uint64_t pages = pages_for(atomic_load(&inode->mapping.i_size));
     if (stored >= pages)
         return stored;
     return stored + dirty < pages ? stored + dirty : pages;

@@ -360,7 +360,7 @@ static int drop_before_write(fuse_req_t req, struct inode *inode, const struct f
  * file it may just have overwritten their stores: nobody can know, so it is said. */
 static void note_kernel_write(struct front *front, struct inode *inode, size_t size)
 {
-    page_cache_count_mkwrite(front->fs->cache, (size + PAGE_SIZE - 1) >> PAGE_SHIFT);
+    page_cache_count_mkwrite(front->fs->cache, pages_for(size));
     if (atomic_load(&inode->mapping.memfd) == NULL || atomic_load(&inode->mapping.nr_vmas) == 0)
         return;
     fs_count(front->fs, FS_MIXED_WRITES);

@@ -11,11 +11,6 @@
 
 #define END_OF_OBJECT ((uint64_t)1 << 32) /* blocks: one more than the last index */
 
-static uint64_t page_up(uint64_t bytes)
-{
-    return (bytes + PAGE_SIZE - 1) >> PAGE_SHIFT;
-}
-
 /* When the size changed. Who stamps files himself may not tell us: he has a coarse clock, and within one tick of it a
  * file has its times already, which then stay. */
 static struct timespec resize_time(struct inode *inode)
@@ -54,8 +49,8 @@ static int shrink_prepare(struct shrink *s)
         if (err != 0)
             return err;
     }
-    if (page_up(s->size) < END_OF_OBJECT)
-        update_trim(&s->update, inode->data_id, page_up(s->size), END_OF_OBJECT);
+    if (pages_for(s->size) < END_OF_OBJECT)
+        update_trim(&s->update, inode->data_id, pages_for(s->size), END_OF_OBJECT);
     struct key key;
     key_inode(&key, inode->ino);
     s->place = update_reserve(&s->update, &key, INODE_BYTES);
@@ -115,7 +110,7 @@ static int shrink_apply(struct shrink *s)
         i_size_write(m, old); /* the store is gone or read-only, since we asked: so is the data */
     }
     inode_unlock_records(inode->fs);
-    truncate_pages_end(m, (uint32_t)page_up(s->size), UINT32_MAX, stayed);
+    truncate_pages_end(m, (uint32_t)pages_for(s->size), UINT32_MAX, stayed);
     page_unlock_put(m, s->cut);
     return err;
 }
@@ -238,15 +233,15 @@ int inode_trim_tail(struct inode *inode)
     uint64_t size = atomic_load(&m->i_size);
     if (store_refuses(inode->fs->store) != 0)
         return 0; /* nothing beyond the size can be seen */
-    if (page_up(size) < END_OF_OBJECT) {
+    if (pages_for(size) < END_OF_OBJECT) {
         update_init(&u, inode->fs->store);
-        update_trim(&u, inode->data_id, page_up(size), END_OF_OBJECT);
+        update_trim(&u, inode->data_id, pages_for(size), END_OF_OBJECT);
         int err = update_apply(&u, UPDATE_FREES, NULL);
         if (err != 0)
             return err;
     }
     if (size % PAGE_SIZE != 0) {
-        int err = truncate_partial_page(m, size, page_up(size) << PAGE_SHIFT);
+        int err = truncate_partial_page(m, size, pages_for(size) << PAGE_SHIFT);
         if (err == -EIO)
             return 0; /* a damaged block is its reader's business; the flag stays */
         if (err != 0)
@@ -291,7 +286,7 @@ static int punch(struct inode *inode, uint64_t offset, uint64_t len)
 {
     struct address_space *m = &inode->mapping;
     struct update u;
-    uint64_t end = offset + len, first = page_up(offset), last = end >> PAGE_SHIFT;
+    uint64_t end = offset + len, first = pages_for(offset), last = end >> PAGE_SHIFT;
     if (first > last) /* within one page */
         return zero_partial(m, offset, end);
     update_init(&u, inode->fs->store);
@@ -364,7 +359,7 @@ static int fallocate_locked(struct inode *inode, int mode, uint64_t offset, uint
 static void drop_beyond_eof(struct inode *inode)
 {
     down_write(&inode->i_rwsem);
-    uint64_t first = page_up(atomic_load(&inode->mapping.i_size));
+    uint64_t first = pages_for(atomic_load(&inode->mapping.i_size));
     if (first <= UINT32_MAX)
         (void)invalidate_inode_pages2_range(&inode->mapping, (uint32_t)first, UINT32_MAX);
     up_write(&inode->i_rwsem);
@@ -436,11 +431,11 @@ int file_lseek(struct open_file *file, uint64_t offset, int whence, uint64_t *ou
     int err = inode_write_back(inode);
     if (err == 0)
         err = store_seek_block(inode->fs->store, inode->data_id, offset >> PAGE_SHIFT,
-                               page_up(size), whence == SEEK_DATA, &found);
+                               pages_for(size), whence == SEEK_DATA, &found);
     if (err != 0)
         return err;
     uint64_t at = found << PAGE_SHIFT;
-    if (whence == SEEK_DATA && found >= page_up(size))
+    if (whence == SEEK_DATA && found >= pages_for(size))
         return -ENXIO;
     at = at > offset ? at : offset;
     *out = at < size ? at : size;

@@ -252,7 +252,7 @@ static void remove_blocks(struct sim_file *f, uint32_t first, uint32_t last)
 
 static void shrink(struct sim_file *f, uint64_t size, struct page *cut)
 {
-    uint32_t first = (uint32_t)((size + PAGE_SIZE - 1) >> PAGE_SHIFT);
+    uint32_t first = (uint32_t)pages_for(size);
     down_write(&f->m.invalidate_lock);
     unsigned stayed = truncate_setsize(&f->m, size, cut);
     cache_yield();
@@ -294,7 +294,7 @@ static int zero_edge(struct sim_file *f, uint64_t from, uint64_t to)
 
 static int punch(struct sim_file *f, uint64_t from, uint64_t to)
 {
-    uint64_t first = (from + PAGE_SIZE - 1) >> PAGE_SHIFT, last = to >> PAGE_SHIFT;
+    uint64_t first = pages_for(from), last = to >> PAGE_SHIFT;
     if (first > last)
         return zero_edge(f, from, to);
     int err = zero_edge(f, from, first << PAGE_SHIFT);

@@ -253,7 +253,7 @@ static const char *do_truncate(struct world *w)
             return w->dev->fail_reads > 0 ? NULL : "truncate_get_page failed";
         down_write(&w->m.invalidate_lock);
         unsigned stayed = truncate_setsize(&w->m, size, page);
-        uint32_t first = (uint32_t)((size + PAGE_SIZE - 1) >> PAGE_SHIFT);
+        uint32_t first = (uint32_t)pages_for(size);
         dev_memory_discard(w->dev->below, OBJECT, first, UINT32_MAX);
         truncate_pages_end(&w->m, first, UINT32_MAX, stayed);
         page_unlock_put(&w->m, page);

@@ -120,7 +120,7 @@ static void grow_to(uint64_t size)
 static unsigned shrink_to(uint64_t size)
 {
     struct page *cut;
-    uint32_t first = (uint32_t)((size + PAGE_SIZE - 1) >> PAGE_SHIFT);
+    uint32_t first = (uint32_t)pages_for(size);
     cr_assert_eq(truncate_get_page(&m, size, &cut), 0);
     down_write(&m.invalidate_lock);
     unsigned stayed = truncate_setsize(&m, size, cut);
