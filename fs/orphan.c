@@ -8,8 +8,6 @@
 #include "fs/names.h"
 #include "fs/xattr.h"
 
-#define ALL_BLOCKS (MAX_FILE_SIZE / PAGE_SIZE)
-
 int inode_del_records(struct update *u, uint64_t ino, uint32_t mode)
 {
     struct key key;
@@ -39,7 +37,7 @@ static int delete_orphan(struct fs *fs, const struct key *orphan)
         return update_apply(&u, UPDATE_FREES, NULL);
     }
     if (r.data_id != 0)
-        update_trim(&u, r.data_id, 0, ALL_BLOCKS);
+        update_trim(&u, r.data_id, 0, OBJECT_BLOCKS);
     err = inode_del_records(&u, ino, r.mode);
     if (err != 0) {
         update_abort(&u);

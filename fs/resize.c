@@ -9,8 +9,6 @@
 #include "fs/names.h"
 #include "store/dev_fault.h"
 
-#define END_OF_OBJECT ((uint64_t)1 << 32) /* blocks: one more than the last index */
-
 /* When the size changed. Who stamps files himself may not tell us: he has a coarse clock, and within one tick of it a
  * file has its times already, which then stay. */
 static struct timespec resize_time(struct inode *inode)
@@ -49,8 +47,8 @@ static int shrink_prepare(struct shrink *s)
         if (err != 0)
             return err;
     }
-    if (pages_for(s->size) < END_OF_OBJECT)
-        update_trim(&s->update, inode->data_id, pages_for(s->size), END_OF_OBJECT);
+    if (pages_for(s->size) < OBJECT_BLOCKS)
+        update_trim(&s->update, inode->data_id, pages_for(s->size), OBJECT_BLOCKS);
     struct key key;
     key_inode(&key, inode->ino);
     s->place = update_reserve(&s->update, &key, INODE_BYTES);
@@ -233,9 +231,9 @@ int inode_trim_tail(struct inode *inode)
     uint64_t size = atomic_load(&m->i_size);
     if (store_refuses(inode->fs->store) != 0)
         return 0; /* nothing beyond the size can be seen */
-    if (pages_for(size) < END_OF_OBJECT) {
+    if (pages_for(size) < OBJECT_BLOCKS) {
         update_init(&u, inode->fs->store);
-        update_trim(&u, inode->data_id, pages_for(size), END_OF_OBJECT);
+        update_trim(&u, inode->data_id, pages_for(size), OBJECT_BLOCKS);
         int err = update_apply(&u, UPDATE_FREES, NULL);
         if (err != 0)
             return err;
@@ -255,7 +253,7 @@ void inode_delete_data(struct inode *inode, struct update *u)
     uint64_t blocks = 1;
     if (store_count_blocks(inode->fs->store, inode->data_id, &blocks) == 0 && blocks == 0)
         return; /* never written to: the common case of small files that did not live long */
-    update_trim(u, inode->data_id, 0, END_OF_OBJECT);
+    update_trim(u, inode->data_id, 0, OBJECT_BLOCKS);
 }
 
 /* ---- fallocate ------------------------------------------------------------------------------- */

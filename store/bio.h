@@ -20,9 +20,10 @@
 
 #include <stdint.h>
 
-#define BLOCK_SHIFT  12
-#define BLOCK_SIZE   (1u << BLOCK_SHIFT) /* bytes */
-#define BIO_MAX_VECS 256u                /* 1 MiB: the largest FUSE request */
+#define BLOCK_SHIFT   12
+#define BLOCK_SIZE    (1u << BLOCK_SHIFT) /* bytes */
+#define BIO_MAX_VECS  256u                /* 1 MiB: the largest FUSE request */
+#define OBJECT_BLOCKS ((uint64_t)1 << 32) /* of one object, at most: an index has 32 bits */
 
 struct device;
 

@@ -62,7 +62,6 @@ struct inode_entry {
     uint8_t type;            /* DT_* */
 };
 
-#define ALL_BLOCKS      (UINT64_C(1) << 32) /* more than any file has */
 #define LOST_FOUND      "lost+found"
 #define FROM_LOST_FOUND UINT64_MAX /* linked_from: its names go, lost+found will have one */
 

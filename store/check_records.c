@@ -97,7 +97,7 @@ static void see_trim(struct check *c, const struct key *key, bool good)
         return;
     }
     c->summary.trims++;
-    if (from >= to || to > ALL_BLOCKS) {
+    if (from >= to || to > OBJECT_BLOCKS) {
         check_find(c, CHECK_TRIM, true,
                    "trim of data %" PRIu64 " from block %" PRIu64 " to %" PRIu64 " makes no sense",
                    key_u64(key, 0), from, to);

@@ -122,7 +122,7 @@ void check_data(struct check *c)
         check_find(c, CHECK_LOST_BLOCKS, !c->unsure,
                    "data %" PRIu64 ": has %" PRIu64 " blocks but no inode owns it", d->id,
                    d->blocks);
-        key_trim(&key, d->id, 0, ALL_BLOCKS);
+        key_trim(&key, d->id, 0, OBJECT_BLOCKS);
         if (!c->unsure)
             check_put(c, &key, NULL, 0); /* the next mount deletes them */
     }

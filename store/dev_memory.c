@@ -117,7 +117,7 @@ struct device *dev_memory_create(void)
     if (d == NULL)
         return NULL;
     d->dev.ops = &memory_ops;
-    d->dev.nr_blocks = (uint64_t)1 << 32;
+    d->dev.nr_blocks = OBJECT_BLOCKS;
     pthread_mutex_init(&d->lock, NULL);
     return &d->dev;
 }

@@ -199,7 +199,7 @@ int store_open(const char *path, const struct store_options *o, struct store **o
         return no_memory(path, error);
     init_locks(s);
     s->dev.ops = &volume_device_ops;
-    s->dev.nr_blocks = (uint64_t)1 << 32;
+    s->dev.nr_blocks = OBJECT_BLOCKS;
     s->txn_limit = txn_limit(o->txn_bytes);
     atomic_store(&s->read_only, o->read_only);
     s->view = o->read_only;

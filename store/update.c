@@ -111,7 +111,7 @@ void update_del(struct update *u, const struct key *key)
 
 void update_trim(struct update *u, uint64_t data_id, uint64_t from, uint64_t to)
 {
-    assert(from < to && to <= (uint64_t)1 << 32);
+    assert(from < to && to <= OBJECT_BLOCKS);
     struct trim *t = malloc(sizeof *t);
     if (t == NULL) {
         u->error = -ENOMEM;
