@@ -239,12 +239,10 @@ static void write_cells(struct worker *w, unsigned n, uint32_t from, uint32_t co
     note(w, &e, 1);
 }
 
-static void create(struct worker *w)
+/* A new file of that name, open.   Returns its number. */
+static uint32_t make_file(struct worker *w, unsigned n, uint32_t mode)
 {
-    unsigned n = pick(w, false);
-    if (n == NR_NAMES || w->files == MAX_FILES)
-        return;
-    struct event e = { .op = OP_CREATE, .file = w->files, .mode = 0600 | (uint32_t)draw(w, 0200) };
+    struct event e = { .op = OP_CREATE, .file = w->files, .mode = mode };
     path_of(w, n, e.path);
     note(w, &e, 0);
     int fd = open(e.path, O_RDWR | O_CREAT | O_EXCL, e.mode);
@@ -256,6 +254,15 @@ static void create(struct worker *w)
     w->names[n].file = w->files++;
     w->fds[e.file] = fd;
     note(w, &e, 1);
+    return e.file;
+}
+
+static void create(struct worker *w)
+{
+    unsigned n = pick(w, false);
+    if (n == NR_NAMES || w->files == MAX_FILES)
+        return;
+    (void)make_file(w, n, 0600 | (uint32_t)draw(w, 0200));
     if (draw(w, 4) != 0)
         write_cells(w, n, 0, 1 + (uint32_t)draw(w, 40));
 }
@@ -458,37 +465,26 @@ static void replace_carefully(struct worker *w)
     unsigned to = pick(w, true), n = pick(w, false);
     if (to == NR_NAMES || n == NR_NAMES || w->files == MAX_FILES)
         return;
-    struct event e = { .op = OP_CREATE, .file = w->files, .mode = 0644 };
-    path_of(w, n, e.path);
-    note(w, &e, 0);
-    int fd = open(e.path, O_RDWR | O_CREAT | O_EXCL, e.mode);
-    check(w, e.path, fd);
-    struct stat st;
-    check(w, "fstat", fstat(fd, &st));
-    e.ino = st.st_ino;
-    w->names[n].used = true;
-    w->names[n].file = w->files++;
-    w->fds[e.file] = fd;
-    note(w, &e, 1);
+    uint32_t file = make_file(w, n, 0644);
     write_cells(w, n, 0, 1 + (uint32_t)draw(w, 60));
     if (draw(w, 2) == 0) {
-        struct event s = { .op = OP_FSYNC, .file = e.file };
+        struct event s = { .op = OP_FSYNC, .file = file };
         note(w, &s, 0);
-        check(w, "fsync", fsync(fd));
+        check(w, "fsync", fsync(w->fds[file]));
         note(w, &s, 1);
     }
-    close_file(w, e.file);
-    if (w->names[to].file == e.file)
+    close_file(w, file);
+    if (w->names[to].file == file)
         return;
-    struct event r = { .op = OP_RENAME, .file = e.file };
-    memcpy(r.path, e.path, PATH_LEN);
+    struct event r = { .op = OP_RENAME, .file = file };
+    path_of(w, n, r.path);
     path_of(w, to, r.path2);
     bool last = !has_other_name(w, to);
     uint32_t replaced = w->names[to].file;
     note(w, &r, 0);
     check(w, "rename", rename(r.path, r.path2));
     w->names[n].used = false;
-    w->names[to].file = e.file;
+    w->names[to].file = file;
     note(w, &r, 1);
     if (last)
         close_file(w, replaced);
