@@ -11,8 +11,6 @@
 
 #include "fs/names.h"
 
-#define COOKIE_PREFIX 9u /* bytes of a KEY_COOKIE key that name the directory */
-
 int name_check(const char *name)
 {
     size_t len = strnlen(name, NAME_MAX_BYTES + 1);
@@ -65,7 +63,7 @@ static int dirent_next(struct inode *dir, uint64_t cookie, struct dirent_record 
     uint8_t buf[DIRENT_BYTES];
     struct key key;
     key_cookie(&key, dir->ino, cookie);
-    ssize_t len = store_next(dir->fs->store, &key, COOKIE_PREFIX, buf, sizeof(buf));
+    ssize_t len = store_next(dir->fs->store, &key, KEY_PREFIX_BYTES, buf, sizeof(buf));
     if (len == -ERANGE)
         return -EIO;
     int err = len < 0 ? (int)len : dirent_decode(buf, (size_t)len, out);

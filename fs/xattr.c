@@ -11,7 +11,6 @@
 #define USER_PREFIX     "user."
 #define TRUSTED_PREFIX  "trusted."
 #define SECURITY_PREFIX "security."
-#define KEY_PREFIX      9u /* bytes of a KEY_XATTR key that name the inode */
 
 static bool has_namespace(const char *name, const char *space)
 {
@@ -49,7 +48,7 @@ ssize_t xattr_get(struct inode *inode, const char *name, void *value, size_t siz
 /* The name after the one in key, of the same inode.   1: key holds it; 0: none is left; -EIO, -ENOMEM. */
 static int next_name(struct store *s, struct key *key)
 {
-    ssize_t len = store_next(s, key, KEY_PREFIX, NULL, 0);
+    ssize_t len = store_next(s, key, KEY_PREFIX_BYTES, NULL, 0);
     if (len < 0)
         return len == -ENOENT ? 0 : (int)len;
     return 1;
@@ -63,8 +62,8 @@ static ssize_t list_names(struct inode *inode, char *list, size_t size, bool all
     int more;
     key_xattr(&key, inode->ino, "", 0);
     while ((more = next_name(inode->fs->store, &key)) == 1) {
-        size_t len = key.len - KEY_PREFIX;
-        const char *name = (const char *)key.bytes + KEY_PREFIX;
+        size_t len = key.len - KEY_PREFIX_BYTES;
+        const char *name = (const char *)key.bytes + KEY_PREFIX_BYTES;
         if (!all && strncmp(name, TRUSTED_PREFIX, strlen(TRUSTED_PREFIX)) == 0)
             continue;
         if (list != NULL && len + 1 > size - used) {

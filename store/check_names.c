@@ -8,8 +8,6 @@
 
 #include "store/crc32c.h"
 
-#define NAME_OFFSET 9u /* of the name in a KEY_DIRENT or KEY_XATTR key */
-
 /* One name on its way through the checks. */
 struct name {
     struct key key; /* KEY_DIRENT */
@@ -24,7 +22,7 @@ static void name_init(struct name *n, uint64_t dir, const char *bytes, size_t le
 {
     n->dir = dir;
     key_dirent(&n->key, dir, bytes, len);
-    n->bytes = (const char *)n->key.bytes + NAME_OFFSET;
+    n->bytes = (const char *)n->key.bytes + KEY_PREFIX_BYTES;
     n->len = len;
     check_quote(n->quoted, n->bytes, len);
 }
@@ -267,7 +265,8 @@ static void see_name(struct check *c, const struct pages_entry *e, const struct 
     struct name n;
     bool fixable;
 
-    name_init(&n, key_u64(key, 0), (const char *)key->bytes + NAME_OFFSET, key->len - NAME_OFFSET);
+    name_init(&n, key_u64(key, 0), (const char *)key->bytes + KEY_PREFIX_BYTES,
+              key->len - KEY_PREFIX_BYTES);
     if (!dirent_read(e, &n.r)) {
         check_find(c, CHECK_RECORD, !c->partial,
                    "%s in directory %" PRIu64 ": its record is damaged", n.quoted, n.dir);
@@ -341,7 +340,8 @@ static void look_at_name(struct check *c, const struct pages_entry *e, const str
     struct inode_entry *target;
     struct name n;
 
-    name_init(&n, key_u64(key, 0), (const char *)key->bytes + NAME_OFFSET, key->len - NAME_OFFSET);
+    name_init(&n, key_u64(key, 0), (const char *)key->bytes + KEY_PREFIX_BYTES,
+              key->len - KEY_PREFIX_BYTES);
     if (!dirent_read(e, &n.r))
         return;
     target = check_inode(c, n.r.ino);

@@ -133,8 +133,6 @@ uint64_t key_u64(const struct key *k, unsigned n)
 
 bool key_is_sane(const struct key *k)
 {
-    size_t number = 1 + sizeof(uint64_t);
-
     switch ((enum key_type)k->bytes[0]) {
     case KEY_SUPER:
     case KEY_COUNTER:
@@ -147,14 +145,15 @@ bool key_is_sane(const struct key *k)
     case KEY_LINK:
     case KEY_BLOCKS:
     case KEY_ORPHAN:
-        return k->len == number && key_u64(k, 0) != 0;
+        return k->len == KEY_PREFIX_BYTES && key_u64(k, 0) != 0;
     case KEY_COOKIE:
-        return k->len == number + 8 && key_u64(k, 0) != 0;
+        return k->len == KEY_PREFIX_BYTES + 8 && key_u64(k, 0) != 0;
     case KEY_TRIM:
-        return k->len == number + 16 && key_u64(k, 0) != 0;
+        return k->len == KEY_PREFIX_BYTES + 16 && key_u64(k, 0) != 0;
     case KEY_DIRENT:
     case KEY_XATTR:
-        return k->len > number && k->len <= number + NAME_MAX_BYTES && key_u64(k, 0) != 0;
+        return k->len > KEY_PREFIX_BYTES && k->len <= KEY_PREFIX_BYTES + NAME_MAX_BYTES &&
+               key_u64(k, 0) != 0;
     }
     return false;
 }

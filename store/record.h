@@ -21,8 +21,9 @@
 #define LABEL_MAX_BYTES   64u /* bytes in a volume's label */
 #define KEY_BLOCK_BYTES \
     38u /* of a block's key inside LMDB: find 13, version 1, head 16, crc 4, check 4 */
-#define ROOT_INO     1u
-#define FIRST_COOKIE 3u /* of an entry: "." has 1 and ".." 2 */
+#define KEY_PREFIX_BYTES 9u /* of a key: its type, and the directory or inode it is about */
+#define ROOT_INO         1u
+#define FIRST_COOKIE     3u /* of an entry: "." has 1 and ".." 2 */
 
 struct key {
     uint16_t len;
