@@ -107,11 +107,6 @@ static int data_writeback_begin(struct address_space *m, struct writeback_pass *
     return pass->writes ? announce_blocks(inode) : 0;
 }
 
-static bool same_time(struct timespec a, struct timespec b)
-{
-    return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
-}
-
 /* What the record may say after a pass. Context: i_lock. */
 static void catch_up(struct inode *inode, uint64_t pass_size, struct inode_record *r)
 {

@@ -519,8 +519,7 @@ static bool lags(const struct inode *inode)
 {
     return S_ISREG(inode->mode) && inode->nlink > 0 &&
            (inode->disk_size != atomic_load(&inode->mapping.i_size) ||
-            inode->disk_mtime.tv_sec != inode->mtime.tv_sec ||
-            inode->disk_mtime.tv_nsec != inode->mtime.tv_nsec);
+            !same_time(inode->disk_mtime, inode->mtime));
 }
 
 bool inode_lags(struct inode *inode)

@@ -32,6 +32,10 @@ static inline bool is_before(struct timespec a, struct timespec b)
 {
     return a.tv_sec != b.tv_sec ? a.tv_sec < b.tv_sec : a.tv_nsec < b.tv_nsec;
 }
+static inline bool same_time(struct timespec a, struct timespec b)
+{
+    return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
+}
 /* 0, -ENOENT, -EIO, -ENOMEM. */
 int inode_read_record(struct fs *fs, uint64_t ino, struct inode_record *out);
 /* Fill a zeroed inode from its record, and give it a mapping. */
