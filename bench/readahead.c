@@ -167,7 +167,7 @@ static void timed_submit(struct device *dev, struct bio *bio)
     bio_endio(bio);
 }
 
-static const struct device_ops timed_ops = { .name = "timed", .submit = timed_submit };
+static const struct device_ops timed_ops = { .submit = timed_submit };
 
 /* ---- one run --------------------------------------------------------------------------------- */
 

@@ -205,20 +205,13 @@ static void volume_submit(struct device *dev, struct bio *bio)
     bio_endio(bio);
 }
 
-static void volume_destroy(struct device *dev)
-{
-    (void)dev; /* it is part of the store */
-}
-
 /* The promise of room that its page had. */
 static void volume_swallowed(struct device *dev)
 {
     store_unreserve((struct store *)(void *)((char *)dev - offsetof(struct store, dev)), 1, 0);
 }
 
-const struct device_ops volume_device_ops = { .name = "volume",
-                                              .submit = volume_submit,
-                                              .destroy = volume_destroy,
+const struct device_ops volume_device_ops = { .submit = volume_submit,
                                               .swallowed = volume_swallowed };
 
 struct device *store_device(struct store *s)

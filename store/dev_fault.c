@@ -166,9 +166,7 @@ static void fault_destroy(struct device *dev)
     free(d);
 }
 
-static const struct device_ops fault_ops = { .name = "fault",
-                                             .submit = fault_submit,
-                                             .destroy = fault_destroy };
+static const struct device_ops fault_ops = { .submit = fault_submit, .destroy = fault_destroy };
 
 struct device *dev_fault_create(struct device *below, uint64_t seed)
 {

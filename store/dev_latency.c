@@ -103,8 +103,7 @@ static void latency_destroy(struct device *dev)
     free(d);
 }
 
-static const struct device_ops latency_ops = { .name = "latency",
-                                               .submit = latency_submit,
+static const struct device_ops latency_ops = { .submit = latency_submit,
                                                .destroy = latency_destroy };
 
 struct device *dev_latency_create(struct device *below, const struct latency_model *model,

@@ -107,9 +107,7 @@ void dev_memory_discard(struct device *dev, uint64_t object, uint32_t first, uin
     pthread_mutex_unlock(&d->lock);
 }
 
-static const struct device_ops memory_ops = { .name = "memory",
-                                              .submit = memory_submit,
-                                              .destroy = memory_destroy };
+static const struct device_ops memory_ops = { .submit = memory_submit, .destroy = memory_destroy };
 
 struct device *dev_memory_create(void)
 {

@@ -48,9 +48,7 @@ static void trace_destroy(struct device *dev)
     free(dev);
 }
 
-static const struct device_ops trace_ops = { .name = "trace",
-                                             .submit = trace_submit,
-                                             .destroy = trace_destroy };
+static const struct device_ops trace_ops = { .submit = trace_submit, .destroy = trace_destroy };
 
 struct device *dev_trace_create(struct device *below, trace_fn trace, void *arg)
 {

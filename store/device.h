@@ -17,9 +17,9 @@
 struct device;
 
 struct device_ops {
-    const char *name;
     void (*submit)(struct device *dev, struct bio *bio);
-    void (*destroy)(struct device *dev); /* frees dev itself; no bio may be under way */
+    void (*destroy)(
+        struct device *dev); /* frees dev itself; no bio may be under way. NULL: nobody does */
     /* A write of a block that exists has been swallowed in front of dev: it will not come. NULL: of
      * no interest. No lock that a bio's submitter holds may be needed. */
     void (*swallowed)(struct device *dev);

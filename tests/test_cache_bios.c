@@ -36,7 +36,7 @@ static void gated_submit(struct device *dev, struct bio *bio)
     submit_bio(g->below, bio);
 }
 
-static const struct device_ops gated_ops = { .name = "gated", .submit = gated_submit };
+static const struct device_ops gated_ops = { .submit = gated_submit };
 
 struct world {
     struct gated dev;

@@ -66,7 +66,7 @@ static void shelf_submit(struct device *dev, struct bio *bio)
         s->held[s->nr_held++] = bio;
 }
 
-static const struct device_ops shelf_ops = { .name = "shelf", .submit = shelf_submit };
+static const struct device_ops shelf_ops = { .submit = shelf_submit };
 
 struct world {
     struct shelf shelf;

@@ -39,9 +39,7 @@ static void faulty_destroy(struct device *dev)
     free(dev);
 }
 
-static const struct device_ops faulty_ops = { .name = "faulty",
-                                              .submit = faulty_submit,
-                                              .destroy = faulty_destroy };
+static const struct device_ops faulty_ops = { .submit = faulty_submit, .destroy = faulty_destroy };
 
 static struct faulty *faulty_create(void)
 {

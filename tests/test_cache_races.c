@@ -69,7 +69,7 @@ static void picky_submit(struct device *dev, struct bio *bio)
     }
 }
 
-static const struct device_ops picky_ops = { .name = "picky", .submit = picky_submit };
+static const struct device_ops picky_ops = { .submit = picky_submit };
 
 static struct page_cache *synced;
 

@@ -29,7 +29,7 @@ static void spoilt_submit(struct device *dev, struct bio *bio)
     submit_bio(s->below, bio);
 }
 
-static const struct device_ops spoilt_ops = { .name = "spoilt", .submit = spoilt_submit };
+static const struct device_ops spoilt_ops = { .submit = spoilt_submit };
 
 struct world {
     struct page_cache *cache;
