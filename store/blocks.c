@@ -237,11 +237,11 @@ int store_blocks_locked(struct store *s, uint64_t object, uint64_t *out)
             *out = 0;
             return r->deleted ? 0 : number_decode(r->bytes + r->key_len, r->value_len, out);
         }
-        uint64_t commits = s->commits;
+        uint64_t durable = s->durable;
         pthread_mutex_unlock(&s->lock);
         ssize_t n = lmdb_get(s->lmdb, &key, value, sizeof value);
         pthread_mutex_lock(&s->lock);
-        if (s->commits != commits || store_pending_record(s, &key) != NULL)
+        if (s->durable != durable || store_pending_record(s, &key) != NULL)
             continue; /* it may have changed while we looked */
         *out = 0;
         if (n == -ENOENT)

@@ -109,7 +109,6 @@ static void commit_succeeded(struct store *s, uint64_t ns)
     s->committing = NULL;
     s->failures = 0;
     s->retry_ns = 0;
-    s->commits++;
     s->stats.commits++;
     if (!is_logged(t))
         sync_ended(s, ns);

@@ -102,7 +102,6 @@ struct store {                 /* (c) constant  (s) lock  (m) trim_lock  (a) ato
     bool busy;                        /* somebody commits (s) */
     bool wake;                        /* (s) */
     uint64_t durable;                 /* tid (s) */
-    uint64_t commits;                 /* good ones so far (s) */
     unsigned waiting;                 /* calls of store_commit for running (s) */
     unsigned frozen_waiting;          /* those there were for committing (s) */
     unsigned expected;                /* so many may come for running (s) */
