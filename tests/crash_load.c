@@ -1,8 +1,15 @@
 /* crash_load: a mixed load that can tell, after the daemon was killed, what must still be there.
  *
- *     crash_load run DIRECTORY LOG SEED WORKERS      works until the mount dies; exit 0 then
- *     crash_load verify DIRECTORY LOG WORKERS        exit 1 and one line per violation
- *     crash_load sum DIRECTORY                       a checksum of the whole tree
+ *     crash_load run DIRECTORY LOG SEED WORKERS [SECONDS]    works so long (else until the mount dies); exit 0 then
+ *     crash_load verify DIRECTORY LOG WORKERS [WORD...]      exit 1 and one line per violation
+ *     crash_load acks LOG WORKERS                            when something had become durable (ns), a line each
+ *     crash_load sum DIRECTORY                               a checksum of the whole tree
+ *     crash_load grow DIRECTORY                              makes files longer; exit 1 if they do not go on with zeros
+ *
+ * Words: until=NS   what was logged later (CLOCK_MONOTONIC) did not happen
+ *        age=NS     names that are so old are durable
+ *        in-order   what was written did not wait in the kernel, which may hand over what comes later in a file first:
+ *                   where a file ends beyond what was written to it, that is there
  *
  * Every worker is a process that does one operation after the other, on names that no other worker
  * uses (in directories of its own and in one that all share). Before each operation it logs what
@@ -16,7 +23,8 @@
  *   cells   A file is a row of cells of 512 bytes, each with the file's number, its own place, a
  *           generation and a checksum. A cell holds the generation it had at the last sync, or a
  *           later one, or zeros where that is what the last sync left or a hole or truncation made.
- *           A cell that was stored through a mapping may mix these, word by word.
+ *           A cell that was stored through a mapping may mix these, word by word. What was written with
+ *           O_SYNC or O_DSYNC counts as synced, those cells alone.
  *   rename  A file that was renamed over another counts as synced at that moment, if the names say
  *           that the rename happened: the new content is complete, or the old one is.
  */
@@ -24,6 +32,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <linux/falloc.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -36,7 +45,9 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define CELL        512u
@@ -61,6 +72,7 @@ enum op {
     OP_PUNCH, /* change content */
     OP_FSYNC,
     OP_FSYNCDIR,
+    OP_SYNC_CELLS, /* these are durable, and the size that they need */
 };
 
 struct event {
@@ -69,10 +81,11 @@ struct event {
     uint32_t file;        /* number of the file (unique per worker) */
     uint32_t from, count; /* cells; OP_TRUNCATE: from is the new size */
     uint32_t mode;
-    bool data_only; /* OP_FSYNC: fdatasync */
+    bool data_only; /* OP_FSYNC: fdatasync; OP_SYNC_CELLS */
     bool replaces;  /* OP_RENAME: there was a file of that name; found out by the verifier */
     uint64_t generation;
     uint64_t ino; /* done creations */
+    uint64_t at;  /* before it was begun; once done, after that */
     char path[PATH_LEN], path2[PATH_LEN];
 };
 
@@ -120,6 +133,7 @@ struct worker {
     uint64_t random;
     int log;
     const char *dir;
+    uint64_t end; /* ns; UINT64_MAX: the mount's */
     uint64_t generation;
     uint32_t files; /* made so far */
     struct {
@@ -149,9 +163,17 @@ static void dir_of(const struct worker *w, unsigned n, char out[PATH_LEN])
     snprintf(out, PATH_LEN, places[n % NR_DIRS], w->number);
 }
 
+static uint64_t now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 static void note(struct worker *w, struct event *e, uint32_t done)
 {
     e->done = done;
+    e->at = now();
     if (write(w->log, e, sizeof *e) != (ssize_t)sizeof *e) {
         perror("crash_load: the log");
         _exit(2);
@@ -163,8 +185,9 @@ static void check(struct worker *w, const char *what, long long result)
 {
     if (result >= 0)
         return;
-    if (errno == ENOTCONN || errno == ECONNABORTED || errno == EIO || errno == ENODEV ||
-        errno == ECANCELED) /* a request that io_uring was just handing to it */
+    if (w->end == UINT64_MAX &&
+        (errno == ENOTCONN || errno == ECONNABORTED || errno == EIO || errno == ENODEV ||
+         errno == ECANCELED)) /* a request that io_uring was just handing to it */
         _exit(0);
     fprintf(stderr, "crash_load: worker %u: %s: %s\n", w->number, what, strerror(errno));
     _exit(1);
@@ -219,23 +242,41 @@ static bool has_other_name(const struct worker *w, unsigned n)
     return false;
 }
 
-static void write_cells(struct worker *w, unsigned n, uint32_t from, uint32_t count)
+/* through: RWF_DSYNC, RWF_SYNC or 0. */
+static void write_cells_by(struct worker *w, unsigned n, uint32_t from, uint32_t count, int fd,
+                           int through)
 {
     static struct cell cells[MAX_CELLS];
     uint32_t file = w->names[n].file;
     struct event e = {
         .op = OP_WRITE, .file = file, .from = from, .count = count, .generation = ++w->generation
     };
-    int fd = fd_of(w, n);
     for (uint32_t i = 0; i < count; i++)
         fill_cell(&cells[i], (uint64_t)w->number << 32 | (file + 1), from + i, e.generation);
     note(w, &e, 0);
-    ssize_t done = pwrite(fd, cells, (size_t)count * CELL, (off_t)from * CELL);
+    struct iovec iov = { .iov_base = cells, .iov_len = (size_t)count * CELL };
+    ssize_t done = pwritev2(fd, &iov, 1, (off_t)from * CELL, through);
     check(w, "write", done);
     if (done != (ssize_t)count * (ssize_t)CELL)
         check(w, "a short write", (errno = ENOTCONN, -1));
     if (from + count > w->cells[file])
         w->cells[file] = from + count;
+    note(w, &e, 1);
+}
+
+static void write_cells(struct worker *w, unsigned n, uint32_t from, uint32_t count)
+{
+    write_cells_by(w, n, from, count, fd_of(w, n), 0);
+}
+
+static void note_synced_cells(struct worker *w, unsigned n, uint32_t from, uint32_t count)
+{
+    struct event e = { .op = OP_SYNC_CELLS,
+                       .file = w->names[n].file,
+                       .from = from,
+                       .count = count,
+                       .data_only = true };
+    note(w, &e, 0);
     note(w, &e, 1);
 }
 
@@ -283,6 +324,48 @@ static void overwrite(struct worker *w)
     if (from > MAX_CELLS - 64)
         from = 0;
     write_cells(w, n, from, 1 + (uint32_t)draw(w, draw(w, 3) == 0 ? 64 : 8));
+}
+
+/* Overwrite or append, and have it be durable with that: by the descriptor or by the call. */
+static void write_through(struct worker *w)
+{
+    static const int flags[] = { O_SYNC, O_DSYNC, O_SYNC | O_DIRECT };
+    unsigned n = pick(w, true);
+    if (n == NR_NAMES)
+        return;
+    uint32_t size = w->cells[w->names[n].file], kind = (uint32_t)draw(w, 5);
+    uint32_t from = (uint32_t)draw(w, draw(w, 2) == 0 ? 1 + size : 8);
+    uint32_t count = 1 + (uint32_t)draw(w, 12);
+    if (draw(w, 2) == 0 && size < MAX_CELLS - 64)
+        from = size;
+    if (from > MAX_CELLS - 64)
+        from = 0;
+    if (kind >= 3) {
+        write_cells_by(w, n, from, count, fd_of(w, n), kind == 3 ? RWF_DSYNC : RWF_SYNC);
+    } else {
+        char path[PATH_LEN];
+        path_of(w, n, path);
+        int fd = open(path, O_RDWR | flags[kind]);
+        check(w, path, fd);
+        write_cells_by(w, n, from, count, fd, 0);
+        check(w, "close", close(fd));
+    }
+    note_synced_cells(w, n, from, count);
+}
+
+/* As a database's log grows. */
+static void append_durably(struct worker *w)
+{
+    unsigned n = pick(w, true);
+    if (n == NR_NAMES)
+        return;
+    struct event s = { .op = OP_FSYNC, .file = w->names[n].file, .data_only = true };
+    for (uint64_t i = 1 + draw(w, 4); i > 0 && w->cells[s.file] < MAX_CELLS - 64; i--) {
+        write_cells(w, n, w->cells[s.file], 1 + (uint32_t)draw(w, 12));
+        note(w, &s, 0);
+        check(w, "fdatasync", fdatasync(fd_of(w, n)));
+        note(w, &s, 1);
+    }
 }
 
 static void store_cells(struct worker *w)
@@ -498,12 +581,13 @@ static void work(struct worker *w)
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max; /* many stay open */
     setrlimit(RLIMIT_NOFILE, &files);
-    signal(SIGBUS, on_sigbus);
+    if (w->end == UINT64_MAX)
+        signal(SIGBUS, on_sigbus);
     umask(0);
     for (size_t i = 0; i < MAX_FILES; i++)
         w->fds[i] = -1;
-    for (;;) {
-        switch (draw(w, 20)) {
+    while (now() < w->end) {
+        switch (draw(w, 22)) {
         case 0:
         case 1:
         case 2:
@@ -547,6 +631,12 @@ static void work(struct worker *w)
         case 18:
             make_or_remove_sub(w);
             break;
+        case 19:
+            write_through(w);
+            break;
+        case 20:
+            append_durably(w);
+            break;
         default:
             replace_carefully(w);
             break;
@@ -559,7 +649,7 @@ static void log_name(char *out, size_t size, const char *log, unsigned number)
     snprintf(out, size, "%s.%u", log, number);
 }
 
-static int run(const char *dir, const char *log, uint64_t seed, unsigned workers)
+static int run(const char *dir, const char *log, uint64_t seed, unsigned workers, uint64_t seconds)
 {
     static struct worker w;
     char name[4096];
@@ -569,6 +659,7 @@ static int run(const char *dir, const char *log, uint64_t seed, unsigned workers
         w.number = i;
         w.random = mix(seed * MAX_WORKERS + i);
         w.dir = dir;
+        w.end = seconds > 0 ? now() + seconds * 1000000000u : UINT64_MAX;
         log_name(name, sizeof name, log, i);
         w.log = open(name, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0644);
         if (w.log < 0) {
@@ -578,6 +669,7 @@ static int run(const char *dir, const char *log, uint64_t seed, unsigned workers
         if (chdir(dir) != 0)
             check(&w, dir, -1);
         work(&w);
+        _exit(0);
     }
     int status, bad = 0;
     while (wait(&status) > 0)
@@ -600,10 +692,17 @@ __attribute__((format(printf, 1, 2))) static void violation(const char *format, 
     va_end(args);
 }
 
+struct words {
+    uint64_t until, age;
+    bool in_order;
+};
+
 struct history {
     unsigned worker;
-    struct event *events; /* intents only; done and ino are filled in from the acknowledgements */
+    struct event
+        *events; /* intents only; done, ino and at are filled in from the acknowledgements */
     size_t count;
+    struct words words;
 };
 
 /* Read a log: each intent is followed by its acknowledgement, but the last maybe. */
@@ -614,7 +713,7 @@ static void read_history(struct history *h, const char *log, unsigned number)
     FILE *f = fopen(name, "r");
     struct event e;
     h->worker = number;
-    while (f != NULL && fread(&e, sizeof e, 1, f) == 1) {
+    while (f != NULL && fread(&e, sizeof e, 1, f) == 1 && e.at <= h->words.until) {
         if (e.done) {
             if (h->count == 0) {
                 fprintf(stderr, "%s: begins with an acknowledgement\n", name);
@@ -622,6 +721,7 @@ static void read_history(struct history *h, const char *log, unsigned number)
             }
             h->events[h->count - 1].done = 1;
             h->events[h->count - 1].ino = e.ino;
+            h->events[h->count - 1].at = e.at;
             continue;
         }
         h->events = realloc(h->events, (h->count + 1) * sizeof e);
@@ -708,6 +808,7 @@ static bool apply(struct tree *t, const struct event *e)
     case OP_PUNCH:
     case OP_FSYNC:
     case OP_FSYNCDIR:
+    case OP_SYNC_CELLS:
         break;
     }
     return false;
@@ -767,7 +868,7 @@ static void found_in(struct tree *t, const char *dir, const char *prefix)
         if (S_ISDIR(st.st_mode))
             found_in(t, path, "");
     }
-    if (errno != 0)
+    if (errno != 0 && (d != NULL || errno != ENOENT)) /* where it is not, nothing may be expected */
         violation("%s: %s", dir, strerror(errno));
     if (d != NULL)
         closedir(d);
@@ -800,17 +901,25 @@ static bool changes_inode(const struct event *e, const struct event *sync)
            e->op == OP_CHMOD;
 }
 
-/* One more than the last operation on names that acknowledged syncs made durable. */
+static bool is_sync(const struct event *e)
+{
+    return e->done && (e->op == OP_FSYNC || e->op == OP_FSYNCDIR || e->op == OP_SYNC_CELLS);
+}
+
+/* One more than the last operation on names that acknowledged syncs, or time, made durable. */
 static size_t durable_names(const struct history *h)
 {
     size_t least = 0;
     for (size_t i = 0; i < h->count; i++) {
         const struct event *s = &h->events[i];
-        if (!s->done || (s->op != OP_FSYNC && s->op != OP_FSYNCDIR))
+        if (s->done && s->op <= OP_CHMOD && h->words.until - s->at >= h->words.age)
+            least = i + 1;
+        if (!is_sync(s))
             continue;
         for (size_t k = i; k-- > least;) {
             const struct event *e = &h->events[k];
-            bool covered = s->op == OP_FSYNC ? changes_inode(e, s) : changes_directory(e, s->path);
+            bool covered =
+                s->op == OP_FSYNCDIR ? changes_directory(e, s->path) : changes_inode(e, s);
             if (covered) {
                 least = k + 1;
                 break;
@@ -855,13 +964,15 @@ static bool extends_beyond(const struct event *e, uint32_t cell)
     return e->op == OP_WRITE && e->from + e->count > cell;
 }
 
+static uint32_t extended_to(const struct event *e, uint32_t size)
+{
+    return e->from + e->count > size ? e->from + e->count : size;
+}
 static uint32_t size_after(const struct event *e, uint32_t size)
 {
     if (e->op == OP_TRUNCATE)
         return e->from;
-    if (e->op == OP_WRITE && e->from + e->count > size)
-        return e->from + e->count;
-    return size;
+    return e->op == OP_WRITE ? extended_to(e, size) : size;
 }
 
 static struct expected expect(const struct history *h, uint32_t file, size_t names)
@@ -874,19 +985,48 @@ static struct expected expect(const struct history *h, uint32_t file, size_t nam
         if (e->file == file && e->op == OP_RENAME && e->replaces && i < names)
             x.synced = i;
     }
-    uint32_t size = 0;
+    uint32_t size = 0, reached = 0; /* reached: by cells that are durable */
     for (size_t i = 0; i < h->count; i++) {
         if (i == x.synced)
             x.min_cells = x.max_cells = size;
         if (h->events[i].file != file)
             continue;
         size = size_after(&h->events[i], size);
+        if (h->events[i].op == OP_SYNC_CELLS && h->events[i].done)
+            reached = extended_to(&h->events[i], reached);
+        reached = size < reached ? size : reached;
         if (i >= x.synced) {
             x.min_cells = size < x.min_cells ? size : x.min_cells;
             x.max_cells = size > x.max_cells ? size : x.max_cells;
         }
     }
+    x.min_cells = x.min_cells < reached ? reached : x.min_cells;
     return x;
+}
+
+static bool covers(const struct event *e, uint32_t place)
+{
+    return place >= e->from && place < e->from + e->count;
+}
+
+/* Was there a zero in the file at place, at the event or later? */
+static bool was_zero(const struct history *h, uint32_t file, uint32_t place, size_t from)
+{
+    uint32_t size = 0;
+    bool zero = true;
+    for (size_t i = 0; i < h->count; i++) {
+        const struct event *e = &h->events[i];
+        if (e->file != file)
+            continue;
+        if (i >= from && zero && size > place)
+            return true;
+        size = size_after(e, size);
+        if ((e->op == OP_PUNCH && covers(e, place)) || (e->op == OP_TRUNCATE && e->from <= place))
+            zero = true;
+        else if ((e->op == OP_WRITE || e->op == OP_MAP) && covers(e, place))
+            zero = false;
+    }
+    return zero && size > place;
 }
 
 /* May cell (as read) be what is at place in the file? */
@@ -896,34 +1036,46 @@ struct candidates {
     bool zero, mapped;
 };
 
-static void find_candidates(const struct history *h, uint32_t file, uint32_t place,
-                            const struct expected *x, struct candidates *c)
+/* Returns the event from which on the cell's content is not certain. */
+static size_t list_candidates(const struct history *h, uint32_t file, uint32_t place, size_t synced,
+                              struct candidates *c)
 {
-    *c = (struct candidates){ 0 };
     bool extended = false; /* a later operation made the file reach beyond place */
     for (size_t i = h->count; i-- > 0;) {
         const struct event *e = &h->events[i];
         if (e->file != file)
             continue;
-        bool covers = (e->op == OP_WRITE || e->op == OP_MAP || e->op == OP_PUNCH) &&
-                      place >= e->from && place < e->from + e->count;
+        if (e->op == OP_SYNC_CELLS && e->done && i > synced && covers(e, place))
+            synced = i;
+        bool changes =
+            (e->op == OP_WRITE || e->op == OP_MAP || e->op == OP_PUNCH) && covers(e, place);
         if (e->op == OP_TRUNCATE && e->from <= place) {
             /* Cut off here; that the file reaches beyond means it did not happen, or that it was
              * extended again. */
-            if (extended || i < x->synced)
+            if (extended || i < synced)
                 c->zero = true;
-            covers = true;
-        } else if (covers && e->op == OP_PUNCH) {
+            changes = true;
+        } else if (changes && e->op == OP_PUNCH) {
             c->zero = true;
-        } else if (covers && c->count < 512) {
+        } else if (changes && c->count < 512) {
             c->generations[c->count++] = e->generation;
             c->mapped |= e->op == OP_MAP;
         }
-        if (covers && i < x->synced)
-            return;
+        if (changes && i < synced)
+            return synced;
         extended |= extends_beyond(e, place);
     }
     c->zero = true; /* nothing was there at the last sync */
+    return synced;
+}
+
+static void find_candidates(const struct history *h, uint32_t file, uint32_t place,
+                            const struct expected *x, struct candidates *c)
+{
+    *c = (struct candidates){ 0 };
+    size_t synced = list_candidates(h, file, place, x->synced, c);
+    if (h->words.in_order)
+        c->zero = was_zero(h, file, place, synced);
 }
 
 static bool fits(const struct cell *cell, uint64_t id, uint32_t place, const struct candidates *c)
@@ -1022,9 +1174,9 @@ static void explain(const struct history *h, struct tree *found)
                    h->events[i].done ? "" : " (not acknowledged)");
 }
 
-static void verify_worker(const char *log, unsigned number)
+static void verify_worker(const char *log, unsigned number, const struct words *words)
 {
-    struct history h = { 0 };
+    struct history h = { .words = *words };
     struct tree found = { 0 }, t = { 0 };
     char name[PATH_LEN];
     read_history(&h, log, number);
@@ -1046,17 +1198,30 @@ static void verify_worker(const char *log, unsigned number)
     free(h.events);
 }
 
-static int verify(const char *dir, const char *log, unsigned workers)
+static int verify(const char *dir, const char *log, unsigned workers, const struct words *words)
 {
     if (chdir(dir) != 0) {
         perror(dir);
         return 2;
     }
     for (unsigned i = 0; i < workers; i++)
-        verify_worker(log, i);
+        verify_worker(log, i, words);
     if (violations > 0)
         printf("%d violations\n", violations);
     return violations > 0;
+}
+
+static int print_acks(const char *log, unsigned workers)
+{
+    for (unsigned worker = 0; worker < workers; worker++) {
+        struct history h = { .words.until = UINT64_MAX };
+        read_history(&h, log, worker);
+        for (size_t i = 0; i < h.count; i++)
+            if (is_sync(&h.events[i]))
+                printf("%llu\n", (unsigned long long)h.events[i].at);
+        free(h.events);
+    }
+    return 0;
 }
 
 /* ---- sums ------------------------------------------------------------------------------------ */
@@ -1104,12 +1269,68 @@ static uint64_t sum_tree(const char *path)
     return sum;
 }
 
+/* Returns false: one is not known. */
+static bool read_words(char **argv, struct words *words)
+{
+    *words = (struct words){ .until = UINT64_MAX, .age = UINT64_MAX };
+    for (; *argv != NULL; argv++)
+        if (strncmp(*argv, "until=", 6) == 0)
+            words->until = strtoull(*argv + 6, NULL, 10);
+        else if (strncmp(*argv, "age=", 4) == 0)
+            words->age = strtoull(*argv + 4, NULL, 10);
+        else if (strcmp(*argv, "in-order") == 0)
+            words->in_order = true;
+        else
+            return false;
+    return true;
+}
+
+/* ---- growing --------------------------------------------------------------------------------- */
+
+static int grow_file(const char *path, const struct stat *st, int type, struct FTW *where)
+{
+    static unsigned char buf[MAX_CELLS * CELL];
+    (void)where;
+    if (type != FTW_F)
+        return 0;
+    int fd = open(path, O_RDWR);
+    if (fd < 0 || ftruncate(fd, st->st_size + (off_t)sizeof buf) != 0 ||
+        pread(fd, buf, sizeof buf, st->st_size) != (ssize_t)sizeof buf) {
+        perror(path);
+        exit(2);
+    }
+    close(fd);
+    size_t i = 0;
+    while (i < sizeof buf && buf[i] == 0)
+        i++;
+    if (i < sizeof buf)
+        violation("%s: when it grows beyond %lld bytes, byte %zu of that is not zero", path,
+                  (long long)st->st_size, i);
+    return 0;
+}
+
+/* What a crash has left of blocks behind the end of a file must not come into it. */
+static int grow(const char *dir)
+{
+    if (nftw(dir, grow_file, 16, FTW_PHYS) != 0) {
+        perror(dir);
+        return 2;
+    }
+    return violations > 0;
+}
+
 int main(int argc, char **argv)
 {
-    if (argc == 6 && strcmp(argv[1], "run") == 0)
-        return run(argv[2], argv[3], strtoull(argv[4], NULL, 10), (unsigned)atoi(argv[5]));
-    if (argc == 5 && strcmp(argv[1], "verify") == 0)
-        return verify(argv[2], argv[3], (unsigned)atoi(argv[4]));
+    struct words words;
+    if ((argc == 6 || argc == 7) && strcmp(argv[1], "run") == 0)
+        return run(argv[2], argv[3], strtoull(argv[4], NULL, 10), (unsigned)atoi(argv[5]),
+                   argc == 7 ? strtoull(argv[6], NULL, 10) : 0);
+    if (argc >= 5 && strcmp(argv[1], "verify") == 0 && read_words(argv + 5, &words))
+        return verify(argv[2], argv[3], (unsigned)atoi(argv[4]), &words);
+    if (argc == 4 && strcmp(argv[1], "acks") == 0)
+        return print_acks(argv[2], (unsigned)atoi(argv[3]));
+    if (argc == 3 && strcmp(argv[1], "grow") == 0)
+        return grow(argv[2]);
     if (argc == 3 && strcmp(argv[1], "sum") == 0) {
         if (chdir(argv[2]) != 0) {
             perror(argv[2]);
@@ -1118,7 +1339,9 @@ int main(int argc, char **argv)
         printf("%016llx\n", (unsigned long long)sum_tree("."));
         return 0;
     }
-    fprintf(stderr, "usage: crash_load run DIRECTORY LOG SEED WORKERS | verify DIRECTORY LOG "
-                    "WORKERS | sum DIRECTORY\n");
+    fprintf(stderr,
+            "usage: crash_load run DIRECTORY LOG SEED WORKERS [SECONDS] | verify DIRECTORY LOG "
+            "WORKERS [until=NS] [age=NS] [in-order] | acks LOG WORKERS | sum DIRECTORY | grow "
+            "DIRECTORY\n");
     return 2;
 }
