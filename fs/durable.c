@@ -112,8 +112,8 @@ static void catch_up(struct inode *inode, uint64_t pass_size, struct inode_recor
 {
     uint64_t now = atomic_load(&inode->mapping.i_size);
     struct timespec now_mtime = inode->mtime;
-    bool clean =
-        atomic_load(&inode->mapping.nrdirty) == 0; /* after i_size: a page is dirtied first */
+    /* After i_size: a page is dirtied first. While i_size is cut, the blocks behind it are still there. */
+    bool clean = atomic_load(&inode->mapping.nrdirty) == 0 && !inode->shrinking;
     if (clean) {
         r->size = now;
         r->mtime = now_mtime;

@@ -46,6 +46,7 @@ struct inode {            /* (c) constant  (i) i_lock  (n) fs->rename_lock  (w) 
     _Atomic uint64_t alloc_end; /* fresh: no block at or beyond this index was ever written (a) */
     uint32_t truncations;       /* (i) counts them, for the writeback pass that one overtakes */
     uint32_t pass_truncations;  /* (i) as the pass under way began; likewise */
+    bool shrinking;             /* (i) i_size has been cut, the record and the blocks not yet */
     struct timespec pass_mtime; /* (i) */
     _Atomic uint64_t tid;       /* the last transaction that touched its record or blocks (a) */
     struct rwsem copies_sem;    /* see stale.h, also for these: */

@@ -89,6 +89,13 @@ static void shrink_finish(struct shrink *s)
     atomic_store(&inode->mapping.object, s->record.data_id);
 }
 
+static void set_shrinking(struct inode *inode, bool shrinking)
+{
+    pthread_mutex_lock(&inode->i_lock);
+    inode->shrinking = shrinking;
+    pthread_mutex_unlock(&inode->i_lock);
+}
+
 /* The pages, the blocks and the record. The page that the new end cuts stays locked until the record
  * says the new size, or a crash could show its zeros inside the old one.
  * Context: invalidate_lock. */
@@ -97,6 +104,7 @@ static int shrink_apply(struct shrink *s)
     struct inode *inode = s->inode;
     struct address_space *m = &inode->mapping;
     uint64_t old = atomic_load(&m->i_size), tid;
+    set_shrinking(inode, true);
     unsigned stayed = truncate_setsize(m, s->size, s->cut);
     inode_lock_records(inode->fs);
     shrink_record(s);
@@ -107,6 +115,7 @@ static int shrink_apply(struct shrink *s)
     } else {
         i_size_write(m, old); /* the store is gone or read-only, since we asked: so is the data */
     }
+    set_shrinking(inode, false);
     inode_unlock_records(inode->fs);
     truncate_pages_end(m, (uint32_t)pages_for(s->size), UINT32_MAX, stayed);
     page_unlock_put(m, s->cut);
