@@ -102,8 +102,13 @@ struct inode_record *name_change_record(struct name_change *c, struct inode *ino
     c->inodes[c->nr++].inode = inode;
     inode_record(inode, r);
     r->ctime = c->now;
-    if (S_ISDIR(r->mode))
-        r->mtime = c->now;
+    return r;
+}
+
+struct inode_record *name_change_dir(struct name_change *c, struct inode *dir)
+{
+    struct inode_record *r = name_change_record(c, dir);
+    r->mtime = c->now;
     return r;
 }
 
@@ -245,7 +250,7 @@ static int check_new_name(struct inode *dir, const char *name)
 static void add_name(struct name_change *c, struct inode *dir, const char *name,
                      struct inode *target)
 {
-    struct inode_record *r = name_change_record(c, dir);
+    struct inode_record *r = name_change_dir(c, dir);
     dirent_put(&c->update, dir, name, target, r->cookie++);
     if (inode_is_dir(target))
         r->nlink++;
@@ -393,10 +398,9 @@ static int remove_name(struct inode *dir, const char *name, struct inode *target
     struct name_change c;
     name_change_begin(&c, dir->fs);
     dirent_del(&c.update, dir, name, cookie);
+    struct inode_record *r = name_change_dir(&c, dir);
     if (inode_is_dir(target))
-        name_change_record(&c, dir)->nlink--;
-    else
-        name_change_record(&c, dir);
+        r->nlink--;
     name_change_drop(&c, target);
     return name_change_apply(&c, UPDATE_FREES);
 }

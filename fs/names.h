@@ -72,9 +72,10 @@ struct name_change {
     } inodes[NAME_CHANGE_INODES];
 };
 void name_change_begin(struct name_change *c, struct fs *fs);
-/* The record the inode will have, with ctime (directories: and mtime) now; the same one for every
- * call with that inode. */
+/* The record the inode will have, with ctime now; the same one for every call with that inode. And that of a directory
+ * in which names change: with mtime too. */
 struct inode_record *name_change_record(struct name_change *c, struct inode *inode);
+struct inode_record *name_change_dir(struct name_change *c, struct inode *dir);
 /* One name less; the last one makes it an orphan. */
 void name_change_drop(struct name_change *c, struct inode *inode);
 /* flags: UPDATE_*. */

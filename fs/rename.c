@@ -116,8 +116,8 @@ static void move_parent(struct name_change *c, struct inode *moved, struct inode
     if (from == to || !S_ISDIR(record->mode))
         return;
     record->parent = to->ino;
-    name_change_record(c, from)->nlink--;
-    name_change_record(c, to)->nlink++;
+    name_change_dir(c, from)->nlink--;
+    name_change_dir(c, to)->nlink++;
 }
 
 static int apply_exchange(struct rename *r)
@@ -126,8 +126,8 @@ static int apply_exchange(struct rename *r)
     name_change_begin(&c, r->fs);
     dirent_put(&c.update, r->olddir, r->oldname, r->target, r->old.cookie);
     dirent_put(&c.update, r->newdir, r->newname, r->source, r->new.cookie);
-    name_change_record(&c, r->olddir);
-    name_change_record(&c, r->newdir);
+    name_change_dir(&c, r->olddir);
+    name_change_dir(&c, r->newdir);
     move_parent(&c, r->source, r->olddir, r->newdir);
     move_parent(&c, r->target, r->newdir, r->olddir);
     return name_change_apply(&c, 0);
@@ -138,8 +138,8 @@ static int apply_move(struct rename *r)
     struct name_change c;
     uint64_t cookie = r->old.cookie;
     name_change_begin(&c, r->fs);
-    name_change_record(&c, r->olddir);
-    struct inode_record *newdir = name_change_record(&c, r->newdir);
+    name_change_dir(&c, r->olddir);
+    struct inode_record *newdir = name_change_dir(&c, r->newdir);
     if (r->target != NULL) {
         cookie = r->new.cookie;
         if (inode_is_dir(r->target))

@@ -857,6 +857,18 @@ static void times(void)
     CHANGES("mkdir inside, of the directory", ".", mkdir("d", 0755));
     CHANGES("rmdir inside, of the directory", ".", rmdir("d"));
     CHANGES("failed rmdir, of the directory", ".", rmdir("missing"));
+    mkdir("d", 0755);
+    mkdir("up", 0755);
+    mkdir("up/e", 0755);
+    CHANGES("rename, of a directory", "d", (rename("d", "r"), rename("r", "d")));
+    CHANGES("rename to another one, of a directory", "d",
+            (rename("d", "up/d"), rename("up/d", "d")));
+    CHANGES("that, of the other one", "up", (rename("d", "up/d"), rename("up/d", "d")));
+    CHANGES("EXCHANGE twice, of a directory", "d",
+            (rename2("d", "up/e", RENAME_EXCHANGE), rename2("d", "up/e", RENAME_EXCHANGE)));
+    rmdir("up/e");
+    rmdir("up");
+    rmdir("d");
     close(fd);
     fd = open("f", O_RDWR);
     ftruncate(fd, PAGE);
