@@ -156,7 +156,8 @@ static void set_mode(struct inode_record *r, const struct stat *attr, unsigned v
     if (!(valid & (SETATTR_UID | SETATTR_GID | SETATTR_KILL_PRIV)) || S_ISDIR(r->mode))
         return;
     r->mode &= ~(uint32_t)S_ISUID;
-    if (r->mode & S_IXGRP) /* without it, setgid once meant mandatory locking */
+    /* Without x, it once meant mandatory locking. */
+    if ((r->mode & S_IXGRP) || (valid & SETATTR_KILL_SGID))
         r->mode &= ~(uint32_t)S_ISGID;
 }
 

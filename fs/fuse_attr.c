@@ -118,21 +118,24 @@ static bool caller_in_group_or_capable(fuse_req_t req, gid_t gid)
     return false;
 }
 
-int drop_privilege(fuse_req_t req, struct inode *inode)
+/* Where setgid goes, does it go without the group's x bit too? As Linux's setattr_should_drop_sgid(). What of the mode
+ * is taken away is seen when it is: it may have been changed by then.   Returns SETATTR_KILL_SGID or 0. */
+static unsigned kill_sgid(fuse_req_t req, struct inode *inode)
 {
-    struct stat attr = { 0 };
-    unsigned valid = SETATTR_KILL_PRIV;
     pthread_mutex_lock(&inode->i_lock);
     uint32_t mode = inode->mode;
     gid_t gid = inode->gid;
     pthread_mutex_unlock(&inode->i_lock);
+    bool without_x = (mode & (S_ISGID | S_IXGRP)) == S_ISGID;
+    return without_x && !caller_in_group_or_capable(req, gid) ? SETATTR_KILL_SGID : 0;
+}
+
+int drop_privilege(fuse_req_t req, struct inode *inode)
+{
+    uint32_t mode = inode_mode(inode);
     if (!S_ISREG(mode) || (mode & (S_ISUID | S_ISGID)) == 0)
         return 0;
-    if ((mode & (S_ISGID | S_IXGRP)) == S_ISGID && !caller_in_group_or_capable(req, gid)) {
-        attr.st_mode = mode & ~(mode_t)(S_ISUID | S_ISGID);
-        valid = SETATTR_MODE;
-    }
-    int err = inode_setattr(inode, &attr, valid);
+    int err = inode_setattr(inode, NULL, SETATTR_KILL_PRIV | kill_sgid(req, inode));
     if (err == 0)
         forget_attributes(req, inode);
     return err;

@@ -113,6 +113,8 @@ enum setattr_valid {
     SETATTR_ATIME_NOW = 128,
     SETATTR_MTIME_NOW = 256,
     SETATTR_KILL_PRIV = 512, /* clear suid, and sgid if group-executable, as a write does */
+    /* With that, UID or GID: sgid in any case, as for who is not in the file's group. */
+    SETATTR_KILL_SGID = 1024,
 };
 /* Size changes go through inode_truncate (data.h); all that is asked changes in one update where
  * no size is involved. Clears suid/sgid on chown as Linux does.

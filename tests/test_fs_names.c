@@ -811,6 +811,22 @@ Test(names, killing_privileges_is_what_a_write_asks_for)
     cr_assert_eq(inode_setattr(file, &attr, SETATTR_MODE), 0);
     cr_assert_eq(inode_setattr(file, NULL, SETATTR_KILL_PRIV), 0);
     cr_assert_eq(stat_of(file).st_mode, S_IFREG | 0755);
+    attr.st_mode = S_ISUID | S_ISGID | 0644;
+    cr_assert_eq(inode_setattr(file, &attr, SETATTR_MODE), 0);
+    cr_assert_eq(inode_setattr(file, NULL, SETATTR_KILL_PRIV), 0);
+    cr_assert_eq(stat_of(file).st_mode, S_IFREG | S_ISGID | 0644);
+    cr_assert_eq(inode_setattr(file, NULL, SETATTR_KILL_PRIV | SETATTR_KILL_SGID), 0);
+    cr_assert_eq(stat_of(file).st_mode, S_IFREG | 0644);
+    inode_put(file, 1);
+}
+
+Test(names, killing_privileges_leaves_the_rest_of_a_mode_that_was_set_since)
+{
+    struct stat attr = { .st_mode = 0600 };
+    struct inode *file = make(root, "file", S_IFREG | S_ISGID | 0666);
+    cr_assert_eq(inode_setattr(file, &attr, SETATTR_MODE), 0);
+    cr_assert_eq(inode_setattr(file, NULL, SETATTR_KILL_PRIV | SETATTR_KILL_SGID), 0);
+    cr_assert_eq(stat_of(file).st_mode, S_IFREG | 0600);
     inode_put(file, 1);
 }
 
