@@ -236,6 +236,7 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
 {
     (void)fi;
     struct inode *inode;
+    unsigned valid = decode_valid(to_set);
     int err = inode_get(front_of(req)->fs, ino, &inode);
     if (err != 0) {
         reply_status(req, err);
@@ -247,8 +248,10 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
         err = drop_privilege(req, inode);
     else if (is_empty_chown(req, to_set))
         err = empty_chown(req, inode, to_set);
+    if (err == 0 && (valid & (SETATTR_UID | SETATTR_GID)) != 0)
+        valid |= kill_sgid(req, inode);
     if (err == 0)
-        err = inode_setattr(inode, attr, decode_valid(to_set));
+        err = inode_setattr(inode, attr, valid);
     if (err != 0)
         reply_status(req, err);
     else

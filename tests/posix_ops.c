@@ -1109,6 +1109,14 @@ static void owners(void)
     fchown(fd, SOMEBODY, SOMEBODY);
     printf("%s: 6666 after root's chown: %o\n", section, mode_of("d/f") & 07777);
     close(fd);
+    for (unsigned mode = 02644; mode <= 06654; mode += 04010) {
+        chown("d/f", SOMEBODY, OTHER);
+        CLEARS("chgrp from a foreign group", mode, fchown(fd, (uid_t)-1, SOMEBODY));
+        CLEARS("chgrp from one's own group", mode, fchown(fd, (uid_t)-1, SOMEBODY));
+        chown("d/f", SOMEBODY, OTHER);
+        CLEARS("chown to oneself, in a foreign group", mode, fchown(fd, SOMEBODY, (gid_t)-1));
+        CLEARS("chown to oneself", mode, fchown(fd, SOMEBODY, SOMEBODY));
+    }
     unlink("d/f");
     rmdir("d");
     end();
