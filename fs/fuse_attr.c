@@ -145,7 +145,7 @@ int drop_capability(fuse_req_t req, struct inode *inode)
 {
     static const char name[] = "security.capability";
     char value[CAPABILITY_BYTES];
-    if (front_of(req)->options.kernel_cache)
+    if (front_of(req)->kernel_cache)
         return 0;
     /* Said before it is looked up, and unsaid by whoever sets one after it is there (xattr_set): so it
      * is never believed wrongly. */

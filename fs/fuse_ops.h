@@ -101,8 +101,8 @@ int drop_privilege(fuse_req_t req, struct inode *inode);
 bool write_kills_privilege(fuse_req_t req, const struct fuse_file_info *fi);
 /* Shall fallocate, where FUSE has no flag to say so? */
 bool caller_is_unprivileged(fuse_req_t req);
-/* A write takes away file capabilities, whoever makes it. The kernel sees to that, but not before
- * writes that bypass its cache.   Returns 0 or -errno. */
+/* A write takes away file capabilities, whoever makes it. Where writes may wait in the kernel it sees to that, but not
+ * before writes that bypass its cache.   Returns 0 or -errno. */
 int drop_capability(fuse_req_t req, struct inode *inode);
 /* The mode changed in a reply that does not carry it. Attributes only: this takes no page and no
  * lock in the kernel that the request itself could hold, so an operation may call it. */

@@ -16,7 +16,7 @@ say "the host's file system ($oracle) gave $(wc -l <"$T/expected") answers"
 
 options=
 is_root && options=,allow_other,suid,dev
-for cache in kernel direct; do
+for cache in kernel direct kernel,attach; do
     make_volume
     mount_volume -o "cache=$cache$options"
     mkdir "$M/compare" "$M/own"

@@ -928,6 +928,16 @@ static void xattrs(void)
         show("get", lgetxattr("s", "trusted.t", buf, sizeof buf));
         show("security.", setxattr("f", "security.folio", "v", 1, 0));
         show("get", getxattr("f", "security.folio", buf, sizeof buf));
+        /* struct vfs_cap_data: CAP_NET_RAW */
+        static const char capability[20] = { 1, 0, 0, 2, 0, 32 };
+        for (int flags = O_WRONLY; flags <= O_RDWR; flags++) {
+            int fd = open("f", flags);
+            show("a capability",
+                 setxattr("f", "security.capability", capability, sizeof capability, 0));
+            show("write", write(fd, "w", 1));
+            show("then it", getxattr("f", "security.capability", buf, sizeof buf));
+            close(fd);
+        }
     }
     unlink("f");
     unlink("s");
