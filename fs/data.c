@@ -182,10 +182,16 @@ int inode_share_pages(struct inode *inode)
 
 /* ---- reading ---------------------------------------------------------------------------------- */
 
+static void touch_atime(struct open_file *file)
+{
+    if (!atomic_load(&file->noatime))
+        inode_touch_atime(file->inode);
+}
+
 ssize_t file_read(struct open_file *file, uint64_t offset, void *buf, size_t len)
 {
     fs_count(file->inode->fs, FS_READS);
-    inode_touch_atime(file->inode);
+    touch_atime(file);
     return filemap_read(&file->inode->mapping, &file->ra, offset, buf, len);
 }
 
@@ -199,7 +205,7 @@ ssize_t file_get_pages(struct open_file *file, uint64_t offset, size_t *len, str
     size_t nr = want == 0 ? 0 : (size_t)((offset + want - 1) >> PAGE_SHIFT) - first + 1, n = 0;
     int err = 0;
     fs_count(file->inode->fs, FS_READS);
-    inode_touch_atime(file->inode);
+    touch_atime(file);
     nr = nr < max ? nr : max;
     while (n < nr && (err = filemap_get_page(m, &file->ra, first + (uint32_t)n, (uint32_t)(nr - n),
                                              &pages[n])) == 0)

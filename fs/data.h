@@ -16,6 +16,7 @@ struct open_file {
     _Atomic uint32_t wb_err; /* errors seen, of the file and of the store's commits */
     _Atomic uint32_t store_err;
     bool only_writes;     /* to whoever opened it; flags are what we need */
+    _Atomic bool noatime; /* who reads has O_NOATIME, which may be set and taken away at any time */
     uint64_t copies_seen; /* when it was opened: see stale.h */
 };
 

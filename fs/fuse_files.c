@@ -324,6 +324,7 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
     struct front *front = front_of(req);
     struct open_file *file = open_file_of(fi);
     size_t len = size < FRONT_MAX_IO ? size : FRONT_MAX_IO;
+    atomic_store(&file->noatime, (fi->flags & O_NOATIME) != 0);
     if (kernel_keeps(fi) && atomic_load(&front->closing))
         reply_status(req, -EIO);
     else if (kernel_keeps(fi))

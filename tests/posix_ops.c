@@ -796,6 +796,7 @@ static void times(void)
 {
     begin("times");
     touch("f");
+    char buf[16];
     struct timespec set[2] = { { 1000000001, 123456789 }, { -5, 999999999 } };
     struct stat st, before;
     show("utimensat", utimensat(AT_FDCWD, "f", set, 0));
@@ -849,6 +850,15 @@ static void times(void)
     CHANGES("unlink of a link", "f", unlink("l"));
     CHANGES("rename", "f", (rename("f", "r"), rename("r", "f")));
     CHANGES("read", "f", pread(fd, &st, 1, 0));
+    (void)!pwrite(fd, "x", 1, 0);
+    set[0] = (struct timespec){ 1, 0 };
+    set[1] = (struct timespec){ 0, UTIME_OMIT };
+    utimensat(AT_FDCWD, "f", set, 0);
+    int quiet = open("f", O_RDONLY | O_NOATIME);
+    show("read with O_NOATIME", pread(quiet, buf, sizeof buf, 0));
+    stat("f", &st);
+    value("atime", st.st_atim.tv_sec);
+    close(quiet);
     CHANGES("O_TRUNC", "f", close(open("f", O_WRONLY | O_TRUNC)));
     CHANGES("create inside, of the directory", ".", close(open("n", O_CREAT | O_WRONLY, 0644)));
     CHANGES("rename inside, of the directory", ".", rename("n", "m"));
