@@ -320,6 +320,11 @@ int inode_setattr(struct inode *inode, const struct stat *attr, unsigned valid)
 
 static bool atime_is_due(struct inode *inode, struct timespec now)
 {
+    const struct fs_options *o = &inode->fs->options;
+    if (o->read_only || o->noatime || (o->nodiratime && inode_is_dir(inode)))
+        return false;
+    if (o->strictatime)
+        return true;
     pthread_mutex_lock(&inode->i_lock);
     bool due = !is_before(inode->mtime, inode->atime) || !is_before(inode->ctime, inode->atime) ||
                now.tv_sec - inode->atime.tv_sec >= RELATIME_SECONDS;
@@ -333,7 +338,7 @@ void inode_touch_atime(struct inode *inode)
     struct inode_record r;
     struct update u;
     uint64_t tid;
-    if (inode->fs->options.read_only || inode->fs->options.noatime || !atime_is_due(inode, now))
+    if (!atime_is_due(inode, now))
         return;
     inode_lock_records(inode->fs);
     inode_record(inode, &r);

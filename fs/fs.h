@@ -30,6 +30,8 @@ struct fs_options {
     /* Who is in front gives files that are written their times, by the kernel's coarse clock. */
     bool front_stamps;
     bool noatime;        /* reading changes no atime */
+    bool strictatime;    /* always; by default, as relatime */
+    bool nodiratime;     /* no directory's */
     unsigned commit_ms;  /* age at which the running transaction is committed; 0: 5,000 */
     uint64_t txn_bytes;  /* 0: the store's default */
     uint64_t max_inodes; /* inodes kept in memory that nobody uses; 0: 16,384 */

@@ -121,7 +121,8 @@ enum setattr_valid {
  * Errors: -EPERM, -EINVAL, -EFBIG, -ENOSPC, -EIO, -EROFS. */
 int inode_setattr(struct inode *inode, const struct stat *attr, unsigned valid);
 
-/* relatime: set atime if it is not after mtime or ctime, or older than a day. Best effort. */
+/* relatime, unless the options say otherwise: set atime if it is not after mtime or ctime, or older than a day. Best
+ * effort. */
 void inode_touch_atime(struct inode *inode);
 
 /* Delete every orphan, as far as that can be: at the mount what a crash left, at the unmount the others.

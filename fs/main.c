@@ -126,6 +126,8 @@ static struct fs_options make_fs_options(const struct program *p)
         .read_only = o->read_only,
         .front_stamps = o->cache == CACHE_KERNEL && !o->attach && !o->read_only,
         .noatime = o->noatime,
+        .strictatime = o->strictatime,
+        .nodiratime = o->nodiratime,
         .commit_ms = o->commit_s * 1000,
         .txn_bytes = p->budget.transactions,
         .max_inodes = p->budget.max_inodes,

@@ -28,6 +28,9 @@ enum option_kind {
     OPT_READ_WRITE,
     OPT_ATIME,
     OPT_NOATIME,
+    OPT_STRICTATIME,
+    OPT_NODIRATIME,
+    OPT_SYNC,       /* refused */
     OPT_FUSE,       /* libfuse's: passed on as it is */
     OPT_FUSE_VALUE, /* likewise, with a value */
     OPT_FOREIGN,    /* mount(8)'s or fstab's own: accepted, nothing to do */
@@ -92,6 +95,11 @@ static const struct option_desc table[] = {
       "6.14; needs /sys/module/fuse/parameters/enable_uring)" },
     { "ro", OPT_READ_ONLY, 0, 0, 0, NULL, "read only; the volume is not changed" },
     { "rw", OPT_READ_WRITE, 0, 0, 0, NULL, "read and write (default)" },
+    { "noatime", OPT_NOATIME, 0, 0, 0, NULL,
+      "reading leaves atime (default: relatime); by a remount it comes to nothing" },
+    { "strictatime", OPT_STRICTATIME, 0, 0, 0, NULL,
+      "all that is read from FolioFS sets atime; what the kernel has cached does not" },
+    { "nodiratime", OPT_NODIRATIME, 0, 0, 0, NULL, "reading a directory leaves its atime" },
     { "allow_other", OPT_FUSE, 0, 0, 0, NULL, "other users may use the mount too" },
     { "allow_root", OPT_FUSE, 0, 0, 0, NULL, "root may use the mount too" },
     { "auto_unmount", OPT_FUSE, 0, 0, 0, NULL, "unmount if the process dies" },
@@ -107,15 +115,12 @@ static const struct option_desc table[] = {
     { "exec", OPT_FUSE, 0, 0, 0, NULL, NULL },
     { "noexec", OPT_FUSE, 0, 0, 0, NULL, NULL },
     { "async", OPT_FUSE, 0, 0, 0, NULL, NULL },
-    { "sync", OPT_FUSE, 0, 0, 0, NULL, NULL },
-    { "dirsync", OPT_FUSE, 0, 0, 0, NULL, NULL },
+    { "sync", OPT_SYNC, 0, 0, 0, NULL, NULL },
+    { "dirsync", OPT_SYNC, 0, 0, 0, NULL, NULL },
     { "atime", OPT_ATIME, 0, 0, 0, NULL, NULL },
-    { "noatime", OPT_NOATIME, 0, 0, 0, NULL, NULL },
-    { "diratime", OPT_FOREIGN, 0, 0, 0, NULL, NULL },
-    { "nodiratime", OPT_FOREIGN, 0, 0, 0, NULL, NULL },
+    { "diratime", OPT_NODIRATIME, 0, 0, 0, NULL, NULL },
     { "relatime", OPT_FOREIGN, 0, 0, 0, NULL, NULL },
     { "norelatime", OPT_FOREIGN, 0, 0, 0, NULL, NULL },
-    { "strictatime", OPT_FOREIGN, 0, 0, 0, NULL, NULL },
     { "nostrictatime", OPT_FOREIGN, 0, 0, 0, NULL, NULL },
     { "lazytime", OPT_FOREIGN, 0, 0, 0, NULL, NULL },
     { "nolazytime", OPT_FOREIGN, 0, 0, 0, NULL, NULL },
@@ -259,9 +264,20 @@ static int set_option(struct options *o, const struct option_desc *d, const char
         o->subtype_given |= strcmp(d->name, "subtype") == 0;
         return options_add_fuse(o, d->name, value);
     case OPT_ATIME:
-    case OPT_NOATIME: /* the kernel leaves it to us, and shows it in /proc/mounts */
+    case OPT_STRICTATIME:
+    case OPT_NOATIME: /* the kernel leaves it to us, and shows this one in /proc/mounts */
         o->noatime = d->kind == OPT_NOATIME;
-        return options_add_fuse(o, d->name, NULL);
+        o->strictatime = d->kind == OPT_STRICTATIME;
+        return options_add_fuse(o, o->noatime ? "noatime" : "atime", NULL);
+    case OPT_NODIRATIME:
+        o->nodiratime = d->name[0] == 'n';
+        return 0;
+    case OPT_SYNC:
+        return store_fail(
+            error, -EINVAL,
+            "%s: durable at once is what fsync(2) was called for, all else within commit= "
+            "seconds; leave the option out",
+            d->name);
     case OPT_FUSE:
         return options_add_fuse(o, d->name, NULL);
     case OPT_FOREIGN:
@@ -561,6 +577,14 @@ void budget_print(const struct budget *b, FILE *to)
 
 /* ---- help ------------------------------------------------------------------------------------ */
 
+static void print_others(FILE *to, bool foreign)
+{
+    for (size_t i = 0; i < TABLE_LEN; i++)
+        if (table[i].help == NULL && table[i].kind != OPT_SYNC &&
+            (table[i].kind == OPT_FOREIGN) == foreign)
+            fprintf(to, " %s", table[i].name);
+}
+
 void options_print_help(FILE *to)
 {
     fprintf(to,
@@ -581,11 +605,13 @@ void options_print_help(FILE *to)
         fprintf(to, "  %-32s %s\n", name, table[i].help);
     }
     fprintf(to, "\nLike every mount also:");
-    for (size_t i = 0; i < TABLE_LEN; i++)
-        if (table[i].help == NULL)
-            fprintf(to, " %s", table[i].name);
-    fprintf(to, "\n(nosuid and nodev unless suid or dev is given).\n"
-                "\nSizes are bytes, or have a unit: K, M, G, T. Where the default memory goes:\n");
+    print_others(to, false);
+    fprintf(to, "\n(nosuid and nodev unless suid or dev is given). Accepted, and without effect:");
+    print_others(to, true);
+    fprintf(
+        to,
+        "\nsync and dirsync are refused: what is durable at once is what fsync(2) was called for.\n"
+        "\nSizes are bytes, or have a unit: K, M, G, T. Where the default memory goes:\n");
     struct options o;
     struct budget b;
     char name[] = "foliofs", help[] = "-h";

@@ -20,7 +20,7 @@ struct options {
     bool attach;                         /* given, or implied by CACHE_DIRECT */
     uint32_t fault_around, store_around; /* pages */
     bool read_only;
-    bool noatime;
+    bool noatime, strictatime, nodiratime;
     bool inject;
     uint32_t commit_s;
     uint64_t memory, cache_size; /* bytes; cache_size 0: half of memory */

@@ -55,5 +55,19 @@ touch -a -d @1 "$M/listed"
 cat "$M/1" && ls "$M/listed"
 [ "$(stat -c %X "$M/1" "$M/listed" | tr '\n' ' ')" = '1 1 ' ] || fail "$what: $(stat "$M/1" "$M/listed")"
 unmount_volume
+
+what='strictatime, nodiratime'
+mount_volume -o cache=direct,noatime,strictatime,nodiratime
+echo read >"$M/1"
+for _ in 1 2; do
+    touch -a "$M/1"
+    stat -c %x "$M/1" >"$T/before"
+    cat "$M/1" >"$T/out"
+    stat -c %x "$M/1" >"$T/after"
+    ! cmp -s "$T/before" "$T/after" || fail "$what: atime stays"
+done
+ls "$M/listed"
+[ "$(stat -c %X "$M/listed")" = 1 ] || fail "$what: $(stat "$M/listed")"
+unmount_volume
 check_volume "$what"
 say passed
