@@ -14,12 +14,18 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <syslog.h>
 #include <unistd.h>
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
+#endif
+
+#ifndef STATX_ATTR_MOUNT_ROOT
+#define STATX_ATTR_MOUNT_ROOT 0x2000
 #endif
 
 #define SAY_BYTES 1024
@@ -189,6 +195,18 @@ static int run_fusermount(const char *mountpoint)
         ;
     free(path);
     return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EBUSY;
+}
+
+int daemon_find_mount(const char *mountpoint, dev_t *out)
+{
+    const int flags = AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT | AT_SYMLINK_NOFOLLOW;
+    struct statx st;
+    if (statx(AT_FDCWD, mountpoint, flags, 0, &st) != 0)
+        return -errno;
+    if (st.stx_attributes_mask & ~st.stx_attributes & STATX_ATTR_MOUNT_ROOT)
+        return -EINVAL;
+    *out = makedev(st.stx_dev_major, st.stx_dev_minor);
+    return 0;
 }
 
 int daemon_unmount(const char *mountpoint)

@@ -11,6 +11,7 @@
 
 #include <stdarg.h>
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "cache/worker.h"
 
@@ -36,7 +37,11 @@ void daemon_ready(struct daemon_state *d);
 int daemon_watch(struct daemon_state *d, void (*on_signal)(void *arg, int sig), void *arg);
 void daemon_unwatch(struct daemon_state *d);
 
-/* Unmount in order, that is, with all that the kernel has cached handed to us.
+/* The device number of what is mounted there on top of all else: what unmounting would be about. Where the kernel does
+ * not say (before 5.8) it may be that of the filesystem around. Asks nobody but the kernel.
+ * Returns 0; -EINVAL: nothing is mounted there; -errno of walking there. */
+int daemon_find_mount(const char *mountpoint, dev_t *out);
+/* Unmount what is there, in order, that is, with all that the kernel has cached handed to us.
  * Returns 0; -EBUSY: in use; -EINVAL: nothing mounted there.   Blocks: until the requests that this
  * makes are answered. */
 int daemon_unmount(const char *mountpoint);

@@ -14,6 +14,7 @@
 #define FOLIO_FS_FUSE_FRONT_H
 
 #include <stdio.h>
+#include <sys/types.h>
 
 #include "fs/fs.h"
 
@@ -65,8 +66,12 @@ int front_mount(struct front *front, struct fs *fs, const char *mountpoint,
  * Context: the main thread; returns 0 or -errno. */
 int front_loop(struct front *front, void (*ready)(void *arg), void *arg);
 
+/* The mount's device number. */
+dev_t front_dev(const struct front *front);
+
 /* Unmount; if files are open there, or it is mounted elsewhere, have cached data written back first and
  * detach the mount, or end what others have of it: that fails with ENOTCONN from then on.
+ * If something else is mounted there now that stays, and ours ends likewise.
  * Any thread but one that answers requests; waits. */
 void front_quit(struct front *front);
 /* Did some of that fail? Whose it was will not learn it any more. When front_quit() has returned. */

@@ -185,18 +185,29 @@ static void prepare_loop(struct front *front)
     fuse_set_log_func(session_log);
 }
 
+/* Right after mounting nothing can lie on top of it. */
+static dev_t find_dev(const char *mountpoint)
+{
+    struct mount_entry *mount = malloc(sizeof *mount);
+    dev_t dev = mount != NULL && mount_find_path(mountpoint, mount) == 0 ? mount->dev : 0;
+    free(mount);
+    return dev;
+}
+
+dev_t front_dev(const struct front *front)
+{
+    return atomic_load(&front->dev);
+}
+
 /* The kernel's own readahead on a FUSE mount stops at 128 KiB, whatever is asked of it in INIT; where we
  * may (root), its window is set as it is for disks. Requests no longer than that find it useless. */
 static void widen_readahead(struct wire *wire)
 {
     struct front *front = (struct front *)wire;
-    struct mount_entry *mount = malloc(sizeof *mount);
     char path[80], text[16];
-    if (mount != NULL && front->options.kernel_cache &&
-        front->options.max_read >= KERNEL_READ_AHEAD_KB / 4 * 1024 &&
-        mount_find_path(front->mountpoint, mount) == 0) {
-        snprintf(path, sizeof path, "/sys/class/bdi/%u:%u/read_ahead_kb", major(mount->dev),
-                 minor(mount->dev));
+    if (front->options.kernel_cache && front->options.max_read >= KERNEL_READ_AHEAD_KB / 4 * 1024) {
+        snprintf(path, sizeof path, "/sys/class/bdi/%u:%u/read_ahead_kb", major(front_dev(front)),
+                 minor(front_dev(front)));
         int fd = open(path, O_WRONLY | O_CLOEXEC);
         int len = snprintf(text, sizeof text, "%u\n", KERNEL_READ_AHEAD_KB);
         if (fd >= 0) {
@@ -204,7 +215,6 @@ static void widen_readahead(struct wire *wire)
             close(fd);
         }
     }
-    free(mount);
 }
 
 /* Whether the kernel will offer it stands here; so nothing is mounted when it will not. */
@@ -251,6 +261,12 @@ int front_mount(struct front *front, struct fs *fs, const char *mountpoint,
                           "%s: mounting failed (see above); it needs /dev/fuse and, unless you are "
                           "root, fusermount3",
                           mountpoint);
+    atomic_store(&front->dev, find_dev(mountpoint));
+    if (front_dev(front) == 0) {
+        fuse_session_unmount(front->se);
+        return store_fail(error, -EIO, "%s: it is not in /proc/self/mountinfo (is /proc mounted?)",
+                          mountpoint);
+    }
     front->wire.agreed_upon = widen_readahead;
     front->wire.spin_ns = (uint64_t)front->options.spin_us * 1000;
     front->hooked = wire_attach(front->se, &front->wire) == 0;
@@ -331,10 +347,37 @@ bool front_has_lost(const struct front *front)
 }
 
 /* It does when the last mount is gone, which ends the loop. The last may be going at this moment. */
-static bool kernel_hangs_up(struct front *front)
+static bool kernel_hangs_up(struct front *front, int wait_ms)
 {
     struct pollfd kernel = { .fd = fuse_session_fd(front->se) };
-    return poll(&kernel, 1, HANG_UP_MS) > 0;
+    return poll(&kernel, 1, wait_ms) > 0;
+}
+
+/* Is ours what unmounting would be about? Somebody may have mounted something over it, or moved it away. The number is
+ * ours as long as the kernel has not hung up. (Between this look and unmounting there is a moment; the kernel has no
+ * way to do both at once.)   Returns 0; -EINVAL: nothing is mounted there; -EXDEV. */
+static int find_ours(struct front *front)
+{
+    dev_t dev;
+    int err = daemon_find_mount(front->mountpoint, &dev);
+    if (err == 0 && dev == front_dev(front) && !kernel_hangs_up(front, 0))
+        return 0;
+    return err == -EINVAL ? err : -EXDEV;
+}
+
+static void say_why_it_stays(const struct front *front, int err)
+{
+    if (err == -EXDEV)
+        daemon_say(
+            "%s: something else is mounted there now, and left alone; what was ours is written "
+            "back and ended",
+            front->mountpoint);
+    else if (err == 0 || err == -EINVAL)
+        daemon_say("%s is unmounted, but still in use by open files or mounted elsewhere, maybe in "
+                   "another mount namespace: it is written back and ended there, too",
+                   front->mountpoint);
+    else
+        daemon_say("%s is in use: it is written back and detached", front->mountpoint);
 }
 
 void front_quit(struct front *front)
@@ -344,16 +387,13 @@ void front_quit(struct front *front)
         leave_loop(front);
         return;
     }
-    int err = daemon_unmount(front->mountpoint);
-    bool mounted = err != 0 && err != -EINVAL;
-    if (!mounted && kernel_hangs_up(front))
+    int err = find_ours(front);
+    if (err == 0)
+        err = daemon_unmount(front->mountpoint);
+    bool mounted = err != 0 && err != -EINVAL && err != -EXDEV;
+    if (!mounted && kernel_hangs_up(front, HANG_UP_MS))
         return;
-    if (mounted)
-        daemon_say("%s is in use: it is written back and detached", front->mountpoint);
-    else
-        daemon_say("%s is unmounted, but still in use by open files or mounted in another mount "
-                   "namespace: it is written back and ended there, too",
-                   front->mountpoint);
+    say_why_it_stays(front, err);
     collect_writes(front, mounted);
     /* What is stored meanwhile: once more, and who comes to a page that has gone gets SIGBUS. */
     atomic_store(&front->closing, true);
@@ -362,11 +402,29 @@ void front_quit(struct front *front)
     leave_loop(front);
 }
 
+/* libfuse unmounts whatever is there, unless the kernel has hung up. So its descriptor becomes one that looks like that
+ * (nobody reads from the pipe); with the last to the kernel the connection ends.
+ * Returns false: there are no descriptors. */
+static bool end_connection(struct front *front)
+{
+    int fds[2];
+    if (pipe2(fds, O_CLOEXEC) != 0)
+        return false;
+    close(fds[0]);
+    bool done = dup3(fds[1], fuse_session_fd(front->se), O_CLOEXEC) >= 0;
+    close(fds[1]);
+    return done;
+}
+
 void front_unmount(struct front *front)
 {
     ring_stop(front->wire.ring);
-    if (front->se != NULL)
-        fuse_session_unmount(front->se); /* nothing when it is not mounted any more */
+    if (front->se == NULL || front_dev(front) == 0)
+        return;
+    /* Nothing happens where it is not mounted any more. */
+    if (kernel_hangs_up(front, 0) || find_ours(front) == 0 || end_connection(front))
+        fuse_session_unmount(front->se);
+    atomic_store(&front->dev, 0);
 }
 
 void front_destroy(struct front *front)

@@ -36,6 +36,7 @@ struct front {                    /* (c) constant while the loop runs  (a) atomi
     struct throttle *throttle;    /* (c) */
     struct lender *lender;        /* (c) */
     char *mountpoint;             /* (c) */
+    _Atomic dev_t dev;            /* the mount's; 0: not, or not any more, mounted by us     (a) */
     _Atomic bool kernel_cache;    /* write(2) may wait in the kernel: options', if it agreed (a) */
     unsigned held_most;           /* see go_around()                                         (c) */
     _Atomic unsigned held;        /* reads and writes that wait for copies to go             (a) */

@@ -10,7 +10,6 @@
 #include "fs/attach_door.h"
 #include "fs/busy.h"
 #include "fs/control.h"
-#include "fs/control_path.h"
 #include "fs/daemon.h"
 #include "fs/fs.h"
 #include "fs/fuse_front.h"
@@ -207,10 +206,7 @@ static void on_signal(void *arg, int sig)
 
 static void prepare_to_hang_up(struct program *p)
 {
-    struct mount_entry *mount = malloc(sizeof *mount);
-    p->hangs_up = mount != NULL && mount_find_path(p->mountpoint, mount) == 0 &&
-                  hangup_for(&p->hangup, mount->dev);
-    free(mount);
+    p->hangs_up = hangup_for(&p->hangup, front_dev(p->front));
 }
 
 /* ---- run and tear down in reverse ------------------------------------------------------------ */

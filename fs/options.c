@@ -619,5 +619,6 @@ void options_print_help(FILE *to)
     if (options_parse(2, argv, &o, NULL) == 0 && budget_split(&o, &b, NULL) == 0)
         budget_print(&b, to);
     options_free(&o);
-    fprintf(to, "\nUnmount with umount (root) or fusermount3 -u; SIGTERM does the same.\n");
+    fprintf(to, "\nUnmount with umount (root) or fusermount3 -u; SIGTERM does the same, but leaves "
+                "alone what else is mounted there by then.\n");
 }

@@ -211,6 +211,50 @@ if is_root && unshare --mount true 2>/dev/null; then
     check_volume 'a mount in another namespace'
 fi
 
+# What others have mounted over it stays, also where they have moved it away; what was written below is kept.
+ends_below() # WHERE: it is now
+{
+    kill -s TERM "$daemon"
+    until_true 60 has_ended "$daemon" || fail "$what: SIGTERM does not end the daemon"
+    reap_daemon
+    [ "$daemon_status" -eq 0 ] || fail "$what: exit status $daemon_status"
+    [ "$(cat "$M/above")" = above ] || fail "$what: that is unmounted"
+    [ "$(grep -c 'something else is mounted' "$T/daemon.out")" -eq 1 ] || fail "$what: $(cat "$T/daemon.out")"
+    umount "$M" || fail "$what: umount"
+    stat "$1" >"$T/out" 2>&1 && fail "$what: it goes on"
+    detach "$1"
+    mount_volume
+    [ "$(cat "$M/below")" = "$what" ] || fail "$what: what was written is lost"
+    unmount_volume
+    check_volume "$what"
+    : >"$T/daemon.out"
+}
+if is_root; then
+    : >"$T/daemon.out"
+    mkdir "$T/private"
+    mount -t tmpfs none "$T/private" && mount --make-private "$T/private" || fail 'mount -t tmpfs'
+    mkdir "$T/private/mnt" "$T/private/moved"
+    for options in cache=kernel cache=direct; do
+        M=$T/mnt
+        what="something is mounted over it, $options"
+        mount_volume -o "$options"
+        echo "$what" >"$M/below"
+        mount -t tmpfs none "$M" || fail "$what: mount"
+        echo above >"$M/above"
+        ends_below "$M"
+
+        M=$T/private/mnt
+        what="it was moved, and something mounted there, $options"
+        mount_volume -o "$options"
+        echo "$what" >"$M/below"
+        mount --move "$M" "$T/private/moved" && mount -t tmpfs none "$M" || fail "$what: mount"
+        echo above >"$M/above"
+        ends_below "$T/private/moved"
+    done
+    M=$T/mnt
+    umount "$T/private"
+fi
+
 # In the background, as a person starts it: ready when the command returns.
 "$foliofs" "$V" "$M" >"$T/out" 2>&1 || fail "foliofs: $(cat "$T/out")"
 is_mounted "$M" || fail 'the command returned before the mount was there'

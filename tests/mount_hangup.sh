@@ -75,6 +75,24 @@ else
     build_helper fail_read -shared -fPIC
     daemon_env="LD_PRELOAD=$T/fail_read FOLIO_FAIL_READ=$T/failing"
 fi
+if is_root && [ "$ends" != 'KILL ABRT' ]; then
+    what='something is mounted over it, and no requests can be read'
+    rm -f "$T/failing"
+    mount_volume -o cache=direct
+    echo below >"$M/file"
+    exec 7<"$M/file"
+    mount -t tmpfs none "$M" || fail "$what: mount"
+    echo above >"$M/above"
+    : >"$T/failing"
+    timeout 10 cat "/proc/$$/fd/7" >/dev/null 2>&1
+    until_true 30 has_let_go "$daemon" || give_up 'the daemon hangs'
+    reap_daemon
+    [ "$(cat "$M/above")" = above ] || fail "$what: that is unmounted"
+    exec 7<&-
+    umount "$M"
+    detach "$M"
+    check_volume "$what"
+fi
 for kind in hole rename write; do
     for options in cache=direct cache=kernel; do
         what="$kind, $options"
