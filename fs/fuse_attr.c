@@ -4,6 +4,7 @@
 #include "fs/xattr.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
 
@@ -231,17 +232,11 @@ static int empty_chown(fuse_req_t req, struct inode *inode, int to_set)
     return is_chown && drops && !owns ? -EPERM : drop_privilege(req, inode);
 }
 
-void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
-                struct fuse_file_info *fi)
+static void setattr_and_reply(fuse_req_t req, struct inode *inode, const struct stat *attr,
+                              int to_set)
 {
-    (void)fi;
-    struct inode *inode;
     unsigned valid = decode_valid(to_set);
-    int err = inode_get(front_of(req)->fs, ino, &inode);
-    if (err != 0) {
-        reply_status(req, err);
-        return;
-    }
+    int err = 0;
     if ((to_set & FUSE_SET_ATTR_SIZE) != 0)
         room_note_free(front_of(req));
     if ((to_set & FUSE_SET_ATTR_SIZE) != 0 && (to_set & FUSE_SET_ATTR_KILL_SUID) != 0)
@@ -256,7 +251,67 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
         reply_status(req, err);
     else
         reply_changed_attr(req, inode);
-    inode_put(inode, 1);
+}
+
+struct setattr_job {
+    struct notify_job job; /* first */
+    struct inode *inode;
+    struct stat attr;
+    int to_set;
+};
+
+static void setattr_run(struct notify_job *job)
+{
+    struct setattr_job *s = (struct setattr_job *)job;
+    if (job->kept)
+        fuse_reply_none(job->req);
+    else
+        setattr_and_reply(job->req, s->inode, &s->attr, s->to_set);
+    inode_put(s->inode, 1);
+    free(s);
+}
+
+/* What the kernel's mappings have stored gets its time when it is handed over: where that is ours to give, it is handed
+ * over before another is set, or that would be overwritten. Not where the file is cut too: then nothing can be handed
+ * over until we have answered. */
+static bool stores_come_first(const struct front *front, struct inode *inode, int to_set)
+{
+    return !front->kernel_cache &&
+           (to_set & (FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_MTIME_NOW)) != 0 &&
+           (to_set & FUSE_SET_ATTR_SIZE) == 0 && atomic_load(&inode->copies) != 0 &&
+           inode_has_writers(inode);
+}
+
+/* Takes over one reference.   Returns 0: it will be answered; -ENOMEM. */
+static int setattr_later(fuse_req_t req, struct inode *inode, const struct stat *attr, int to_set)
+{
+    struct front *front = front_of(req);
+    struct setattr_job *s = front_may_wait(front) ? malloc(sizeof *s) : NULL;
+    if (s == NULL) {
+        inode_put(inode, 1);
+        return -ENOMEM;
+    }
+    *s = (struct setattr_job){ .inode = inode, .attr = *attr, .to_set = to_set };
+    s->job = (struct notify_job){ .req = req, .flush = inode->ino, .run = setattr_run };
+    notifier_add(front, &s->job);
+    return 0;
+}
+
+void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
+                struct fuse_file_info *fi)
+{
+    (void)fi;
+    struct front *front = front_of(req);
+    struct inode *inode;
+    int err = inode_get(front->fs, ino, &inode);
+    if (err == 0 && stores_come_first(front, inode, to_set)) {
+        err = setattr_later(req, inode, attr, to_set);
+    } else if (err == 0) {
+        setattr_and_reply(req, inode, attr, to_set);
+        inode_put(inode, 1);
+    }
+    if (err != 0)
+        reply_status(req, err);
 }
 
 /* No count of inodes: there is no table that could run out, as on Btrfs. */

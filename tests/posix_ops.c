@@ -884,6 +884,18 @@ static void times(void)
     ftruncate(fd, PAGE);
     char *p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     CHANGES("store and msync", "f", (*p = 'x', msync(p, PAGE, MS_SYNC)));
+    set[0].tv_nsec = UTIME_OMIT;
+    set[1] = (struct timespec){ 77, 0 };
+    *p = 'y';
+    show("utimensat after a store", utimensat(AT_FDCWD, "f", set, 0));
+    show("msync", msync(p, PAGE, MS_SYNC));
+    stat("f", &st);
+    value("mtime", st.st_mtim.tv_sec);
+    *p = 'z';
+    show("futimens after a store", futimens(fd, set));
+    show("fsync", fsync(fd));
+    stat("f", &st);
+    value("mtime", st.st_mtim.tv_sec);
     munmap(p, PAGE);
     close(fd);
     unlink("f");
