@@ -195,13 +195,13 @@ static int lookup_entry(struct inode *dir, const char *name, struct inode **out)
 
 int dir_lookup(struct inode *dir, const char *name, struct inode **out)
 {
-    if (!inode_is_dir(dir))
-        return -ENOTDIR;
     if (strcmp(name, ".") == 0) {
         inode_ref(dir, 1);
         *out = dir;
         return 0;
     }
+    if (!inode_is_dir(dir))
+        return -ENOTDIR;
     if (strcmp(name, "..") == 0)
         return inode_get(dir->fs, parent_of(dir), out);
     int err = name_check(name);

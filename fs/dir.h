@@ -9,7 +9,7 @@
 
 #include "fs/inode.h"
 
-/* -ENOENT, -ENOTDIR. Handles "." and "..". */
+/* -ENOENT, -ENOTDIR. Handles "." and ".."; "." of a file, too: that is itself. */
 int dir_lookup(struct inode *dir, const char *name, struct inode **out);
 /* Regular files, fifos, sockets, devices, directories (S_IFMT of mode). -EEXIST, -ENOENT (dir was
  * removed), -EMLINK. */

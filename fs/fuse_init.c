@@ -55,7 +55,7 @@ static void init_session(void *userdata, struct fuse_conn_info *conn)
     struct front *front = userdata;
     unsigned want = FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_ATOMIC_O_TRUNC |
                     FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO |
-                    FUSE_CAP_CACHE_SYMLINKS;
+                    FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_EXPORT_SUPPORT;
     if (front->options.kernel_cache && !front->options.attach && !front->options.read_only)
         want |= FUSE_CAP_WRITEBACK_CACHE;
     conn->want = want & conn->capable;

@@ -8,7 +8,8 @@
 
 /* ---- finding and forgetting ------------------------------------------------------------------ */
 
-/* An absent name is an entry without an inode: so the kernel remembers that it is absent. */
+/* An absent name is an entry without an inode: so the kernel remembers that it is absent. For "." of anything, and for
+ * ".." of directories, it asks when somebody opens a file handle (open_by_handle_at(2)). */
 void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
     struct fs *fs = front_of(req)->fs;

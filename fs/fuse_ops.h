@@ -5,9 +5,10 @@
  * kernel, which FORGET gives back, and takes it back itself when the reply was not delivered.
  *
  * A node id is the inode number (the root's is 1 in both worlds) and the generation is always 0,
- * because numbers are never given twice. One process owns the volume and every change comes through
- * this mount, so the kernel may keep names (absent ones too) and attributes as long as it likes;
- * it drops them itself when one of its own requests changes them.
+ * because numbers are never given twice: so the kernel's file handles, made of both, hold for ever.
+ * One process owns the volume and every change comes through this mount, so the kernel may keep names
+ * (absent ones too) and attributes as long as it likes; it drops them itself when one of its own
+ * requests changes them.
  */
 #ifndef FOLIO_FS_FUSE_OPS_H
 #define FOLIO_FS_FUSE_OPS_H

@@ -56,6 +56,32 @@ cat "$M/1" && ls "$M/listed"
 [ "$(stat -c %X "$M/1" "$M/listed" | tr '\n' ' ')" = '1 1 ' ] || fail "$what: $(stat "$M/1" "$M/listed")"
 unmount_volume
 
+what='file handles after a remount'
+if is_root; then
+    mount_volume
+    mkdir -p "$M/above/below"
+    echo content >"$M/above/below/file"
+    for name in below below/file; do
+        "$T/posix_ops" handle "$M/above/$name" >"$T/handle.${name##*/}" 2>"$T/out" || fail "$what: $(cat "$T/out")"
+    done
+    unmount_volume
+    mount_volume
+    mv "$M/above" "$M/renamed"
+    [ "$("$T/posix_ops" by-handle "$M" <"$T/handle.below")" = "$M/renamed/below" ] || fail "$what: a directory"
+    "$T/posix_ops" by-handle "$M" <"$T/handle.file" >"$T/out" 2>"$T/content" || fail "$what: a file"
+    [ "$(cat "$T/content")" = content ] || fail "$what: a file: $(cat "$T/out" "$T/content")"
+    rm -r "$M/renamed"
+    for name in below file; do
+        [ "$("$T/posix_ops" by-handle "$M" <"$T/handle.$name")" = ESTALE ] || fail "$what: a deleted $name is there"
+    done
+    echo another >"$M/another"
+    [ "$("$T/posix_ops" by-handle "$M" <"$T/handle.file")" = ESTALE ] || fail "$what: it is another file now"
+    unmount_volume
+    check_volume "$what"
+else
+    say "[SKIP] $what: not root"
+fi
+
 what='strictatime, nodiratime'
 mount_volume -o cache=direct,noatime,strictatime,nodiratime
 echo read >"$M/1"

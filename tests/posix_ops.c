@@ -3,6 +3,8 @@
  *     posix_ops compare DIRECTORY     the same lines on every good file system: run it on the host's
  *                                     and on ours, and compare
  *     posix_ops own DIRECTORY         what only FolioFS promises (limits); exit 1 when it does not
+ *     posix_ops handle FILE           its file handle, for
+ *     posix_ops by-handle DIRECTORY   on its input: open what is meant on that mount, and say its path
  *
  * DIRECTORY is empty and stays that way if all goes well. Lines name no times, inodes or paths.
  */
@@ -1432,8 +1434,51 @@ static void own(void)
     unlink("links");
 }
 
+/* ---- file handles ------------------------------------------------------------------------------ */
+
+struct handle {
+    struct file_handle h;
+    unsigned char bytes[MAX_HANDLE_SZ];
+};
+
+static int print_handle(const char *path)
+{
+    struct handle handle = { .h.handle_bytes = MAX_HANDLE_SZ };
+    int mount;
+    if (name_to_handle_at(AT_FDCWD, path, &handle.h, &mount, 0) != 0) {
+        perror(path);
+        return 1;
+    }
+    return fwrite(&handle, sizeof handle, 1, stdout) != 1;
+}
+
+static int open_handle(const char *directory)
+{
+    struct handle handle;
+    char path[PATH_MAX] = "", name[64];
+    int mount = open(directory, O_RDONLY | O_DIRECTORY);
+    if (mount < 0 || fread(&handle, sizeof handle, 1, stdin) != 1)
+        return 1;
+    int fd = open_by_handle_at(mount, &handle.h, O_RDONLY);
+    if (fd < 0) {
+        puts(strerrorname_np(errno));
+        return 0;
+    }
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    if (readlink(name, path, sizeof path - 1) < 0)
+        return 1;
+    puts(path);
+    char text[200];
+    ssize_t n = read(fd, text, sizeof text);
+    return n > 0 && write(STDERR_FILENO, text, (size_t)n) != n;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 3 && strcmp(argv[1], "handle") == 0)
+        return print_handle(argv[2]);
+    if (argc == 3 && strcmp(argv[1], "by-handle") == 0)
+        return open_handle(argv[2]);
     if (argc != 3 || chdir(argv[2]) != 0) {
         fprintf(stderr, "usage: posix_ops compare|own DIRECTORY\n");
         return 2;

@@ -266,6 +266,10 @@ Test(names, dot_and_dot_dot_are_found)
     cr_assert_eq(self, dir);
     cr_assert_eq(up, root);
     cr_assert_eq(top, root);
+    struct inode *file = make(dir, "file", S_IFREG | 0644), *itself = lookup(file, "."), *none;
+    cr_assert_eq(itself, file);
+    cr_assert_eq(dir_lookup(file, "..", &none), -ENOTDIR);
+    inode_put(itself, 1), inode_put(file, 1);
     inode_put(self, 1), inode_put(up, 1), inode_put(top, 1), inode_put(dir, 1);
 }
 
