@@ -200,7 +200,7 @@ Test(fs_mapped, a_time_that_is_set_after_a_store_stays)
     cr_assert_eq(vma_soft_create(&file->inode->mapping, 0, PAGES, NULL, &vma), 0);
     cr_assert_eq(vma_store(vma, 0, "s", 1), 0);
     cr_assert_eq(inode_setattr(file->inode, &set, SETATTR_MTIME), 0);
-    cr_assert_eq(file_fsync(file, false), 0);
+    cr_assert_eq(file_fsync(file), 0);
     cr_assert_eq(inode_getattr(file->inode, &st), 0);
     cr_expect_eq(st.st_mtim.tv_sec, 77);
     cr_expect_eq(file->inode->disk_mtime.tv_sec, 77);
