@@ -103,7 +103,7 @@ void table_recount(struct client_file **unused);
 /* No signal handler runs in between: it may fork, or look here. */
 void table_lock(void);
 void table_unlock(void);
-/* Is any byte of it attached? Cheap where it is not. */
+/* Is any byte of it attached? Without the lock, unless it is being changed; a few ns. */
 bool table_touches(const void *addr, size_t length);
 /* The first range that meets [from, to), cut to it; takes a reference of its file.   Locks: table. */
 bool table_next(uintptr_t from, uintptr_t to, struct client_range *out);

@@ -23,6 +23,7 @@ static unsigned files;         /* likewise */
 static unsigned free_file;     /* no free slot of a file is below */
 static _Atomic uintptr_t low;  /* no range begins below */
 static _Atomic uintptr_t high; /* nor ends above; 0: there is none */
+static atomic_uint changes;    /* odd while ranges are changed */
 
 int table_open(void)
 {
@@ -54,7 +55,19 @@ void table_unlock(void)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-/* What the unlocked check of table_touches reads. */
+/* Around whatever changes ranges, for who looks without the lock. */
+static void begin_change(void)
+{
+    atomic_fetch_add_explicit(&changes, 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release);
+}
+
+static void end_change(void)
+{
+    atomic_fetch_add_explicit(&changes, 1, memory_order_release);
+}
+
+/* What the unlocked check of table_touches reads first. */
 static void note_bounds(void)
 {
     atomic_store(&low, count ? tables->ranges[0].start : 0);
@@ -76,6 +89,7 @@ void table_forget(void)
     for (unsigned i = 0; i < proofs; i++)
         tables->proofs[i].files = 0;
     count = files = proofs = free_file = 0;
+    atomic_store(&changes, 0); /* a child may have come amid one */
     note_bounds();
 }
 
@@ -118,12 +132,38 @@ static uintptr_t end_of(uintptr_t start, size_t length)
     return length > UINTPTR_MAX - start ? UINTPTR_MAX : start + length;
 }
 
+/* Does a range meet [start, end)? Without the lock: true and false only if nothing changed meanwhile.
+ * Returns 1, 0, or -1: it is not known. */
+__attribute__((no_sanitize("thread"))) static int meets(uintptr_t start, uintptr_t end)
+{
+    unsigned before = atomic_load_explicit(&changes, memory_order_acquire);
+    unsigned ranges = __atomic_load_n(&count, __ATOMIC_RELAXED), from = 0, to = ranges;
+
+    if (before % 2 || ranges > CLIENT_SLOTS)
+        return -1;
+    while (from < to) {
+        unsigned middle = from + (to - from) / 2;
+        if (__atomic_load_n(&tables->ranges[middle].end, __ATOMIC_RELAXED) > start)
+            to = middle;
+        else
+            from = middle + 1;
+    }
+    bool found =
+        from < ranges && __atomic_load_n(&tables->ranges[from].start, __ATOMIC_RELAXED) < end;
+    atomic_thread_fence(memory_order_acquire);
+    return atomic_load_explicit(&changes, memory_order_relaxed) == before ? found : -1;
+}
+
 bool table_touches(const void *addr, size_t length)
 {
     uintptr_t start = (uintptr_t)addr, end = end_of(start, length);
 
-    if (end <= atomic_load(&low) || start >= atomic_load(&high))
+    if (end <= atomic_load_explicit(&low, memory_order_relaxed) ||
+        start >= atomic_load_explicit(&high, memory_order_relaxed))
         return false;
+    int known = meets(start, end);
+    if (known >= 0)
+        return known;
     table_lock();
     unsigned i = place_of(start);
     bool found = i < count && tables->ranges[i].start < end;
@@ -182,8 +222,10 @@ int table_insert(const struct client_range *range)
     if (table_full())
         return -ENOMEM;
     unsigned i = place_of(range->start);
+    begin_change();
     make_room(i);
     tables->ranges[i] = *range;
+    end_change();
     note_bounds();
     return 0;
 }
@@ -209,6 +251,7 @@ uint64_t table_cut(uintptr_t start, uintptr_t end, struct client_file **unused)
 
     if (!count)
         return 0;
+    begin_change();
     split(start);
     split(end);
     unsigned first = place_of(start), last = first;
@@ -224,6 +267,7 @@ uint64_t table_cut(uintptr_t start, uintptr_t end, struct client_file **unused)
     memmove(&tables->ranges[first], &tables->ranges[last],
             (count - last) * sizeof(tables->ranges[0]));
     count -= last - first;
+    end_change();
     note_bounds();
     return conns;
 }
@@ -273,20 +317,24 @@ void table_protect(uintptr_t start, uintptr_t end, int prot)
         first++;
     if (first == count || tables->ranges[first].start >= end || table_full())
         return; /* nothing is new */
+    begin_change();
     first = isolate(start, end, &last);
     for (unsigned i = first; i < last; i++)
         tables->ranges[i].prot = prot;
     join(first, last);
+    end_change();
 }
 
 void table_inherit(uintptr_t start, uintptr_t end, bool inherit)
 {
     unsigned last;
 
+    begin_change();
     unsigned first = isolate(start, end, &last);
     for (unsigned i = first; i < last; i++)
         tables->ranges[i].not_inherited = !inherit;
     join(first, last);
+    end_change();
 }
 
 unsigned table_count(void)

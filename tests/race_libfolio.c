@@ -568,17 +568,38 @@ static void *churn(void *argument)
     return NULL;
 }
 
+/* Two attached pages, and one between them that is not: so they stay. */
+static atomic_bool looked_enough;
+static void *look(void *kept)
+{
+    const char *at = kept;
+
+    while (!atomic_load(&looked_enough))
+        CHECK(folio_attached(at, 1) && !folio_attached(at + PAGE, PAGE) &&
+              folio_attached(at + PAGE, PAGE + 1));
+    return NULL;
+}
+
 static void threads(void)
 {
-    pthread_t thread[4];
+    pthread_t thread[4], looker;
     unsigned number[4];
+    int fd = new_file("kept", 3);
+    char *kept = map(fd, 3, 0);
 
+    CHECK(folio_munmap(kept + PAGE, PAGE) == 0);
+    CHECK(mmap(kept + PAGE, PAGE, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+          kept + PAGE);
+    CHECK(pthread_create(&looker, NULL, look, kept) == 0);
     for (unsigned i = 0; i < 4; i++) {
         number[i] = i;
         CHECK(pthread_create(&thread[i], NULL, churn, &number[i]) == 0);
     }
     for (unsigned i = 0; i < 4; i++)
         CHECK(pthread_join(thread[i], NULL) == 0);
+    atomic_store(&looked_enough, true);
+    CHECK(pthread_join(looker, NULL) == 0);
+    CHECK(folio_munmap(kept, 3 * PAGE) == 0);
     CHECK(counts->ranges == 0 && counts->hello == 1);
 }
 
