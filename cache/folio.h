@@ -10,7 +10,8 @@
  * Each call has the meaning, the arguments, the result and the errors of the system call of its name.
  * The mount must offer attaching (cache=direct, or -o attach); fd may be closed once it is mapped.
  * Thread-safe. Ranges may be parts of what was mapped. A range mapped by folio_mmap is to be unmapped,
- * moved and so on by these functions; reading, storing and mprotect need nothing special.
+ * moved and so on by these functions; loading, storing and mprotect need nothing special. But read(2) into it may
+ * lose what it reads, where the file it reads is open for direct I/O, as on cache=direct: see CAVEATS in folio(3).
  *
  * More than the system calls say:
  *     EOPNOTSUPP  folio_mmap: fd is of no FolioFS mount that offers attaching

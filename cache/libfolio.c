@@ -243,6 +243,12 @@ FOLIO_EXPORT int folio_attached(const void *addr, size_t length)
     return table_touches(addr, length);
 }
 
+FOLIO_EXPORT bool folio_attached_at(uintptr_t addr, size_t length)
+{
+    fork_check();
+    return table_touches(as_pointer(addr), length);
+}
+
 /* ---- msync ------------------------------------------------------------------------------------------- */
 
 /* For keeper_run: one request about a piece. */

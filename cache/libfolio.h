@@ -260,6 +260,9 @@ void fork_check(void);
 /* mmap(2) with MAP_FIXED, over ranges that may be attached. */
 void *folio_mmap_over(void *addr, size_t length, int prot, int flags, int fd, off_t offset);
 
+/* folio_attached, of memory that may have no content yet. Takes no lock, as a rule; async-signal-safe. */
+bool folio_attached_at(uintptr_t addr, size_t length);
+
 /* What folio_mprotect checks before mprotect(2) is asked.   Returns 0, or -1 with errno. */
 int folio_may_protect(void *addr, size_t length, int prot);
 

@@ -6,7 +6,7 @@ need sqlite3 python3
 preload=$(cd "$FOLIO_BIN/../lib" && pwd -P)/libfolio-preload.so
 [ -f "$preload" ] || fail "there is no $preload"
 build_helper lmdb_ops -llmdb
-build_helper preload_ops
+build_helper preload_ops -pthread
 
 preloaded() # PROGRAM...
 {
@@ -101,6 +101,7 @@ for options in cache=direct cache=kernel,attach; do
     with_lmdb
     before=$(attached)
     ops calls
+    ops reads
     ops handler
     was_attached preload_ops "$before"
     [ -z "$all" ] || ops never

@@ -2,6 +2,7 @@
  * printed is something that is not as it should be.
  *
  *     preload_ops calls FILE      system calls that would change a mapping behind libfolio's back
+ *     preload_ops reads FILE      what read(2) and its like bring into a mapping is written, whoever cleans it meanwhile
  *     preload_ops handler FILE    fork in a signal handler, beside mmap, mincore and munmap
  *     preload_ops never FILE      as a user who may not use userfaultfd: the kernel reads into a mapping
  *     preload_ops nobody FILE     likewise in the child of one who has become such a user
@@ -11,11 +12,16 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -54,6 +60,162 @@ static void calls(int fd, const char *path)
     EXPECT(pread(fd, &byte, 1, 0) == 1 && byte == 'c');
     EXPECT(munmap(p, PAGES * PAGE) == 0);
 }
+
+/* ---- reads ------------------------------------------------------------------------------------ */
+
+#define LONG (3 * (1 << 20) + 2 * PAGE) /* more than the library takes at a time, twice */
+
+ssize_t __read_chk(int fd, void *to, size_t bytes, size_t room);
+ssize_t __pread_chk(int fd, void *to, size_t bytes, off_t offset, size_t room);
+size_t __fread_chk(void *to, size_t room, size_t size, size_t count, FILE *stream);
+
+static int syncing;
+static atomic_bool stop;
+
+static void *sync_on(void *unused)
+{
+    while (!atomic_load(&stop))
+        (void)fsync(syncing);
+    return unused;
+}
+
+/* LONG bytes from the start of the file, by one of many calls. */
+#define WAYS 10
+static ssize_t read_by(unsigned way, int fd, char *to)
+{
+    struct iovec iov[3] = { { to, PAGE + 5 },
+                            { to + PAGE + 5, 0 },
+                            { to + PAGE + 5, LONG - PAGE - 5 } };
+    ssize_t got = -1;
+    FILE *stream;
+    lseek(fd, 0, SEEK_SET);
+    switch (way) {
+    case 0:
+        return read(fd, to, LONG);
+    case 1:
+        return pread(fd, to, LONG, 0);
+    case 2:
+        return readv(fd, iov, 3);
+    case 3:
+        return preadv(fd, iov, 3, 0);
+    case 4:
+        return preadv2(fd, iov, 3, -1, 0);
+    case 5:
+        return preadv2(fd, iov, 3, 0, RWF_HIPRI);
+    case 6:
+        return __read_chk(fd, to, LONG, LONG);
+    case 7:
+        return __pread_chk(fd, to, LONG, 0, LONG);
+    default:
+        stream = fdopen(dup(fd), "r");
+        if (way == 8)
+            got = (ssize_t)fread(to, 1, LONG, stream);
+        else
+            got = (ssize_t)__fread_chk(to, LONG, LONG, 1, stream) * LONG;
+        fclose(stream);
+        return got;
+    }
+}
+
+/* Beside what cleans the pages, which then leave the cache: they are to come back as they were read. */
+static void reads_are_written(int fd, int other, char *bytes)
+{
+    EXPECT(ftruncate(fd, LONG) == 0);
+    char *p = mmap(NULL, LONG, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    EXPECT(p != MAP_FAILED);
+    syncing = fd;
+    for (unsigned round = 0; round < 3 * WAYS; round++) {
+        pthread_t syncer;
+        memset(bytes, 'a' + (int)round, LONG);
+        memcpy(bytes + LONG / 2, &round, sizeof(round));
+        EXPECT(pwrite(other, bytes, LONG, 0) == LONG);
+        atomic_store(&stop, false);
+        pthread_create(&syncer, NULL, sync_on, NULL);
+        EXPECT(read_by(round % WAYS, other, p) == LONG);
+        atomic_store(&stop, true);
+        pthread_join(syncer, NULL);
+        EXPECT(memcmp(p, bytes, LONG) == 0);
+        EXPECT(fsync(fd) == 0 && madvise(p, LONG, MADV_PAGEOUT) == 0);
+        if (memcmp(p, bytes, LONG) != 0) {
+            printf("way %u: ", round % WAYS);
+            complain(__LINE__, "what was read has been written");
+        }
+    }
+    EXPECT(munmap(p, LONG) == 0);
+}
+
+static void *cancelled(void *fd)
+{
+    char *p = map(*(int *)fd);
+    pthread_cancel(pthread_self());
+    (void)read(*(int *)fd, p, PAGE);
+    return NULL;
+}
+
+/* Results, errors and offsets are those of the system calls. fd: of two pages, other: LONG. */
+static void reads_mean_the_same(int fd, int other)
+{
+    char *p = map(fd), *constant = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0), own[10];
+    struct iovec iov[2] = { { own, sizeof(own) }, { p, 2 * PAGE } };
+    int ends[2], status;
+    volatile int none = -1; /* or the compiler would know */
+    pthread_t thread;
+    void *result;
+    EXPECT(p != MAP_FAILED && constant != MAP_FAILED);
+
+    EXPECT(lseek(other, LONG - 10, SEEK_SET) == LONG - 10);
+    EXPECT(read(other, p, PAGE) == 10 && read(other, p, PAGE) == 0); /* the end */
+    EXPECT(pread(other, p, PAGE, LONG - 10) == 10 && pread(other, p, PAGE, LONG) == 0);
+    EXPECT(readv(other, iov, 2) == 0 && lseek(other, 0, SEEK_CUR) == LONG);
+
+    EXPECT(lseek(other, 0, SEEK_SET) == 0);
+    EXPECT(read(other, p + PAGE, 4 * PAGE) == PAGE &&
+           lseek(other, 0, SEEK_CUR) == PAGE); /* no more room */
+    EXPECT(read(other, p + 2 * PAGE, 2 * PAGE) == -1 && errno == EFAULT &&
+           lseek(other, 0, SEEK_CUR) == PAGE);
+    EXPECT(pread(other, p + PAGE, 4 * PAGE, 0) == PAGE);
+    EXPECT(pread(other, p + 2 * PAGE, PAGE, 0) == -1 && errno == EFAULT);
+    EXPECT(read(other, constant, 10) == -1 && errno == EFAULT && lseek(other, 0, SEEK_CUR) == PAGE);
+    iov[1].iov_base = p + PAGE;
+    EXPECT(readv(other, iov, 2) == PAGE + 10 && lseek(other, 0, SEEK_CUR) == 2 * PAGE + 10);
+    EXPECT(preadv2(other, iov, 2, -1, 0) == PAGE + 10 &&
+           lseek(other, 0, SEEK_CUR) == 3 * PAGE + 20);
+    iov[1].iov_base = p;
+
+    EXPECT(read(-1, p, PAGE) == -1 && errno == EBADF);
+    EXPECT(pread(other, p, PAGE, -1) == -1 && errno == EINVAL);
+    EXPECT(preadv(other, iov, 2, -1) == -1 && errno == EINVAL);
+    EXPECT(preadv2(other, iov, 2, 0, 1 << 30) == -1 && errno == EOPNOTSUPP);
+    EXPECT(readv(other, iov, none) == -1 && errno == EINVAL && readv(other, iov, 0) == 0);
+    EXPECT(pipe(ends) == 0 && write(ends[1], "pipe", 4) == 4); /* does not wait for more */
+    EXPECT(read(ends[0], p, 2 * PAGE) == 4 && memcmp(p, "pipe", 4) == 0);
+    EXPECT(pread(ends[0], p, 1, 0) == -1 && errno == ESPIPE);
+
+    EXPECT(lseek(fd, 0, SEEK_SET) == 0 && pthread_create(&thread, NULL, cancelled, &fd) == 0);
+    EXPECT(pthread_join(thread, &result) == 0 && result == PTHREAD_CANCELED &&
+           lseek(fd, 0, SEEK_CUR) == 0);
+    pid_t child = vfork();
+    if (child == 0)
+        _exit(pread(other, p, 2 * PAGE, LONG - 2 * PAGE) != 2 * PAGE);
+    EXPECT(waitpid(child, &status, 0) == child && status == 0);
+    EXPECT(pread(other, own, 1, LONG - PAGE) == 1 && p[PAGE] == own[0]);
+    EXPECT(munmap(p, PAGES * PAGE) == 0 && munmap(constant, PAGE) == 0);
+}
+
+static void reads(int fd, const char *path)
+{
+    char name[4096], *bytes = malloc(LONG);
+    snprintf(name, sizeof(name), "%s.read", path);
+    int other = open(name, O_RDWR | O_CREAT | O_TRUNC, 0644);
+    EXPECT(bytes != NULL && other >= 0);
+    reads_are_written(fd, other, bytes);
+    EXPECT(ftruncate(fd, 2L * PAGE) == 0);
+    reads_mean_the_same(fd, other);
+    EXPECT(ftruncate(fd, (long)PAGES * PAGE) == 0 && unlink(name) == 0 && close(other) == 0);
+    free(bytes);
+}
+
+/* ---- fork in a handler ------------------------------------------------------------------------- */
 
 static char *volatile mapped;
 
@@ -138,6 +300,8 @@ int main(int argc, char **argv)
         return 2;
     if (strcmp(argv[1], "calls") == 0)
         calls(fd, argv[2]);
+    else if (strcmp(argv[1], "reads") == 0)
+        reads(fd, argv[2]);
     else if (strcmp(argv[1], "handler") == 0)
         handler(fd);
     else if (strcmp(argv[1], "nobody") == 0)
