@@ -249,6 +249,23 @@ FOLIO_EXPORT bool folio_attached_at(uintptr_t addr, size_t length)
     return table_touches(as_pointer(addr), length);
 }
 
+FOLIO_EXPORT bool folio_mount_attached(int fd)
+{
+    int before = errno;
+    bool attached = false;
+    dev_t dev;
+
+    fork_check();
+    if (!mount_of(fd, &dev) && conn_find(dev)) {
+        door_enter();
+        const struct client_conn *conn = conn_find(dev);
+        attached = conn && conn->files > 0;
+        door_leave();
+    }
+    errno = before;
+    return attached;
+}
+
 /* ---- msync ------------------------------------------------------------------------------------------- */
 
 /* For keeper_run: one request about a piece. */

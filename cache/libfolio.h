@@ -174,6 +174,8 @@ void robust_forget(void);
 
 /* Is this process connected to this mount's daemon, or does its socket exist? Any thread. */
 bool conn_offered(dev_t dev);
+/* The connection to it that has not hung up, or NULL. Any thread; door, for what is attached by it. */
+struct client_conn *conn_find(dev_t dev);
 /* In the keeper. Find or make the connection.
  * Returns 0: there was one; 1: it is new; or -errno: -EOPNOTSUPP, -EPERM; for the moment -EMFILE, -ENOMEM and the like,
  * or -EAGAIN: the daemon hung up at once, or something is attached by a connection that will not do now. */
@@ -259,6 +261,9 @@ void fork_check(void);
 
 /* mmap(2) with MAP_FIXED, over ranges that may be attached. */
 void *folio_mmap_over(void *addr, size_t length, int prot, int flags, int fd, off_t offset);
+
+/* Has this process something of a descriptor's mount attached? errno stays. */
+bool folio_mount_attached(int fd);
 
 /* folio_attached, of memory that may have no content yet. Takes no lock, as a rule; async-signal-safe. */
 bool folio_attached_at(uintptr_t addr, size_t length);

@@ -85,13 +85,20 @@ static bool place(unsigned i, dev_t dev, struct sockaddr_un *address)
     }
 }
 
+struct client_conn *conn_find(dev_t dev)
+{
+    for (unsigned i = 0; i < CLIENT_CONNS; i++)
+        if (atomic_load(&conns[i].dev) == dev && !atomic_load(&conns[i].hung_up))
+            return &conns[i];
+    return NULL;
+}
+
 bool conn_offered(dev_t dev)
 {
     struct sockaddr_un address;
 
-    for (unsigned i = 0; i < CLIENT_CONNS; i++)
-        if (atomic_load(&conns[i].dev) == dev && !atomic_load(&conns[i].hung_up))
-            return true;
+    if (conn_find(dev))
+        return true;
     for (unsigned i = 0; place(i, dev, &address); i++)
         if (access(address.sun_path, F_OK) == 0)
             return true;

@@ -41,10 +41,11 @@ __attribute__((constructor)) static void find_next(void)
     folio_whole_tracking(); /* a program that knows nothing of us hands what it maps to system calls */
 }
 
-/* What folio_mmap() failed with: will it always, so that all of this process's mappings are the kernel's? */
-static bool is_impossible(int error)
+/* What folio_mmap() failed with: will it always, so that all of this process's mappings of that mount are the kernel's?
+ * Not where it has attached some, before it was allowed less: by seccomp(2), say. */
+static bool is_impossible(int error, int fd)
 {
-    return error == EOPNOTSUPP || error == EPERM || error == ENOSYS;
+    return (error == EOPNOTSUPP || error == EPERM || error == ENOSYS) && !folio_mount_attached(fd);
 }
 
 static void *mmap_next(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
@@ -63,7 +64,7 @@ FOLIO_EXPORT void *mmap(void *addr, size_t length, int prot, int flags, int fd, 
         (type == MAP_SHARED || type == MAP_SHARED_VALIDATE)) {
         int before = errno;
         void *mapped = folio_mmap(addr, length, prot, flags, fd, offset);
-        if (mapped != MAP_FAILED || !is_impossible(errno))
+        if (mapped != MAP_FAILED || !is_impossible(errno, fd))
             return mapped;
         errno = before;
     }

@@ -102,6 +102,7 @@ for options in cache=direct cache=kernel,attach; do
     before=$(attached)
     ops calls
     ops reads
+    ops forbidden
     ops handler
     was_attached preload_ops "$before"
     [ -z "$all" ] || ops never

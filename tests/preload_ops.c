@@ -6,20 +6,26 @@
  *     preload_ops handler FILE    fork in a signal handler, beside mmap, mincore and munmap
  *     preload_ops never FILE      as a user who may not use userfaultfd: the kernel reads into a mapping
  *     preload_ops nobody FILE     likewise in the child of one who has become such a user
+ *     preload_ops forbidden FILE  who may not attach any more, by seccomp(2), with something attached and without
  *
  * FILE has 16 pages.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -293,6 +299,34 @@ static void nobody(int fd)
     EXPECT(munmap(before, PAGES * PAGE) == 0);
 }
 
+static void forbid(long call)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)call, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = { sizeof(filter) / sizeof(filter[0]), filter };
+    EXPECT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    EXPECT(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) == 0);
+}
+
+/* Attached mappings and the kernel's of one mount are not for one process. */
+static void forbidden(int fd)
+{
+    char *before = map(fd);
+    EXPECT(before != MAP_FAILED && (before[PAGE] = 'b') == 'b');
+    forbid(SYS_pidfd_getfd);
+    EXPECT(map(fd) == MAP_FAILED && errno == EPERM);
+    int other = memfd_create("other", 0);
+    EXPECT(ftruncate(other, PAGE) == 0);
+    EXPECT(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, other, 0) != MAP_FAILED);
+    EXPECT(munmap(before, PAGES * PAGE) == 0);
+    char *after = map(fd);
+    EXPECT(after != MAP_FAILED && after[PAGE] == 'b' && munmap(after, PAGES * PAGE) == 0);
+}
+
 int main(int argc, char **argv)
 {
     int fd = argc == 3 ? open(argv[2], O_RDWR) : -1;
@@ -304,6 +338,8 @@ int main(int argc, char **argv)
         reads(fd, argv[2]);
     else if (strcmp(argv[1], "handler") == 0)
         handler(fd);
+    else if (strcmp(argv[1], "forbidden") == 0)
+        forbidden(fd);
     else if (strcmp(argv[1], "nobody") == 0)
         nobody(fd);
     else if (strcmp(argv[1], "never") == 0 && setgid(65534) == 0 && setuid(65534) == 0)
