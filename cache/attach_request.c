@@ -269,6 +269,27 @@ static int cut_out(struct attach_client *c, const struct attach_request *rq)
     return err;
 }
 
+/* Track n pages from page first on, in two ranges where one cannot count so many: all of the largest file.
+ * What is in the cache is mapped, if that is wanted. */
+static int add_ranges(struct attach_client *c, struct attach_open *open, uint64_t addr,
+                      uint64_t first, uint64_t n, bool map_resident)
+{
+    int err = 0;
+    for (uint64_t done = 0, part; err == 0 && done < n; done += part) {
+        part = n > UINT32_MAX && done == 0 ? n / 2 : n - done;
+        uint64_t at = addr + (done << PAGE_SHIFT);
+        err = range_add(c, open, at, (uint32_t)(first + done), (uint32_t)part);
+        if (err != 0 || !map_resident)
+            continue;
+        struct attach_range *r = range_find(c, at);
+        if (r != NULL) { /* it has not been moved at once */
+            vma_map_resident(&r->u.vma, r->u.vma.first, r->u.vma.count);
+            range_put(r);
+        }
+    }
+    return err;
+}
+
 static int do_map(struct attach_client *c, const struct attach_request *rq)
 {
     struct attach_open *open = take_open(c, rq->id);
@@ -277,19 +298,16 @@ static int do_map(struct attach_client *c, const struct attach_request *rq)
     uint64_t first = rq->offset >> PAGE_SHIFT, count = rq->length >> PAGE_SHIFT;
     int err = -EINVAL;
     if (c->uffd >= 0 && is_range(rq) && rq->offset % PAGE_SIZE == 0 &&
-        first + count <= (uint64_t)UINT32_MAX + 1 && count <= UINT32_MAX)
+        first + count <= (uint64_t)UINT32_MAX + 1)
         err = cut_out(c, rq);
-    if (err == 0)
-        err = range_add(c, open, rq->addr, (uint32_t)first, (uint32_t)count);
-    if (err == 0 && !(rq->flags & (int)ATTACH_POPULATE) &&
-        atomic_load(&open->file.mapping->cache->fault_around) > 1) {
-        struct attach_range *r = range_find(c, rq->addr);
-        if (r != NULL) { /* it has not been moved at once */
-            vma_map_resident(&r->u.vma, r->u.vma.first, r->u.vma.count);
-            range_put(r);
-        }
+    bool populate = rq->flags & (int)ATTACH_POPULATE;
+    if (err == 0) {
+        bool around = atomic_load(&open->file.mapping->cache->fault_around) > 1;
+        err = add_ranges(c, open, rq->addr, first, count, around && !populate);
+        if (err != 0)
+            (void)cut_out(c, rq);
     }
-    if (err == 0 && (rq->flags & (int)ATTACH_POPULATE))
+    if (err == 0 && populate)
         bring_in(c, rq, false);
     open_put(c->attach, open);
     return err;

@@ -865,6 +865,40 @@ static void test_parts(void)
     close(fd);
 }
 
+/* The whole of the largest file: more pages than 32 bits count. */
+static void test_largest(void)
+{
+    int fd = make_file("largest", 2), rw = PROT_READ | PROT_WRITE;
+    size_t all = (size_t)1 << 44, middle = all / 2;
+    CHECK_EQ(ftruncate(fd, (off_t)all), 0);
+    char *p = folio_mmap(NULL, all, rw, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (p == MAP_FAILED)
+        give_up("the largest file: %s", strerror(errno));
+    CHECK_EQ(load(p), 1);
+    for (unsigned i = 0; i < 4; i++) {
+        size_t at = (size_t[]){ PAGE, middle - 1, middle, all - 1 }[i];
+        CHECK_EQ(load(p + at), i == 0 ? 2 : 0);
+        CHECK_EQ(store(p + at, (char)('a' + i)), 0);
+        CHECK_EQ(byte_at(fd, (off_t)at), 'a' + (int)i);
+    }
+    CHECK_EQ(folio_msync(p, all, MS_SYNC), 0);
+    CHECK_EQ(folio_madvise(p, all, MADV_RANDOM), 0);
+    CHECK_EQ(folio_madvise(p, all, MADV_PAGEOUT), 0);
+    CHECK_EQ(load(p + middle), 'c');
+    CHECK_EQ(folio_munmap(p + middle - PAGE, 2 * PAGE), 0);
+    CHECK_EQ(folio_mmap(p + middle - PAGE, 2 * PAGE, rw, MAP_SHARED | MAP_FIXED, fd, 0) ==
+                 p + middle - PAGE,
+             1);
+    CHECK_EQ(load(p + middle), 'a');
+    CHECK_EQ(load(p + middle - 2 * PAGE), 0);
+    CHECK_EQ(load(p + all - 1), 'd');
+    CHECK_EQ(folio_munmap(p, all), 0);
+    CHECK_EQ(folio_mmap(NULL, all, rw, MAP_SHARED, fd, PAGE) == MAP_FAILED && errno == EOVERFLOW,
+             1);
+    close(fd);
+    CHECK_EQ(unlink("largest"), 0);
+}
+
 static void misses(const char *what, char *p, size_t from, long long least, long long most)
 {
     control("drop");
@@ -1602,6 +1636,7 @@ static const struct test {
     { "noexec", test_noexec, false },
     { "private", test_private, false },
     { "parts", test_parts, false },
+    { "largest", test_largest, false },
     { "files", test_files, false },
     { "flock", test_flock, false },
     { "random", test_random, false },
