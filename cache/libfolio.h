@@ -188,6 +188,9 @@ struct client_conn *conn_at(unsigned i);
 unsigned conn_index(const struct client_conn *conn);
 /* In a child: there are none. */
 void conn_forget(void);
+/* What userfaultfds can be had of, or -1. In the keeper; in a child it is the parent's number until it is set. */
+int conn_device(void);
+void conn_set_device(int fd);
 /* From now on userfaultfd has to see the faults inside system calls, too, or nothing is attached: EPERM. */
 FOLIO_EXPORT void folio_whole_tracking(void);
 bool conn_set_whole(bool now); /* returns what it was */

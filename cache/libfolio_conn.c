@@ -148,15 +148,27 @@ static int connect_daemon(dev_t dev)
 
 /* ---- userfaultfd ---------------------------------------------------------------------------------- */
 
-static int open_device(void)
-{
-    int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+/* In the keeper's table, from the first connection on, needed or not; -1: it may not be opened. Who gives up his rights
+ * later keeps his mappings; his children have them by a userfaultfd of their own, for which this is needed then. */
+static int device = -1;
 
-    if (device < 0)
-        return -1;
-    int fd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
-    close(device);
-    return fd;
+int conn_device(void)
+{
+    return device;
+}
+
+void conn_set_device(int fd)
+{
+    device = fd;
+}
+
+static void keep_device(void)
+{
+    int before = errno;
+
+    if (device < 0 && (device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC)) >= 0)
+        device = attach_move_up(device);
+    errno = before;
 }
 
 static _Atomic bool whole; /* not only the program's own faults */
@@ -178,8 +190,9 @@ static int new_userfaultfd(bool *own_only)
 {
     int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 
-    if (fd < 0 && errno == EPERM)
-        fd = open_device();
+    keep_device();
+    if (fd < 0 && errno == EPERM && device >= 0)
+        fd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
     *own_only = fd < 0;
     if (fd < 0 && !atomic_load(&whole))
         fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);

@@ -5,8 +5,8 @@
  * but other handlers of pthread_atfork runs.
  *
  *     parent                                       child
- *     learn the protections; the keeper sends
- *     its proofs into a socket pair
+ *     learn the protections; the keeper sends its proofs,
+ *     and /dev/userfaultfd, into a socket pair
  *     fork  -------------------------------------> a keeper of its own takes the proofs out, connects,
  *     close the pair                               attaches; what fails stays absent
  *
@@ -88,7 +88,7 @@ struct passing {
     int socket;
 };
 
-/* In the keeper: all proofs in the order of their slots. Where that ends early, so does what the
+/* In the keeper: the device, and all proofs in the order of their slots. Where that ends early, so does what the
  * child will have. */
 static long send_proofs(void *arg)
 {
@@ -102,6 +102,10 @@ static long send_proofs(void *arg)
     int socket = attach_copy_descriptor(passing->thread, passing->socket);
     if (socket < 0)
         return socket;
+    if (conn_device() >= 0) {
+        fds[0] = conn_device();
+        error = send_more(socket, fds, 1, &raised, &limit);
+    }
     for (unsigned i = 0; !error && (proof = table_proof(i)) != NULL; i++) {
         if (!proof->files)
             continue;
@@ -129,6 +133,8 @@ static long receive_proofs(void *unused)
     bool raised = attach_limit_raise(&limit); /* a batch may be larger; nobody else runs here yet */
 
     (void)unused;
+    if (conn_device() >= 0)
+        conn_set_device(receive_batch(keeper_inherited(), fds) == 1 ? fds[0] : -1);
     for (unsigned i = 0; (proof = table_proof(i)) != NULL; i++)
         left += proof->files > 0;
     for (unsigned i = 0; (proof = table_proof(i)) != NULL; i++) {
@@ -148,6 +154,8 @@ static long receive_proofs(void *unused)
     for (unsigned i = 0; (proof = table_proof(i)) != NULL; i++)
         if (proof->files && proof->fd >= 0)
             proof->fd = attach_move_up(proof->fd);
+    if (conn_device() >= 0)
+        conn_set_device(attach_move_up(conn_device()));
     close(keeper_inherited());
     return 0;
 }
@@ -262,6 +270,7 @@ static void forget_everything(void)
 {
     keeper_forget();
     conn_forget();
+    conn_set_device(-1);
     table_forget();
 }
 

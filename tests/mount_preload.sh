@@ -78,11 +78,18 @@ with_stress_ng()
     rm -rf "$M/stress"
 }
 
-ops() # TEST
+# userfaultfd(2) is left, for who may call it.
+without_device() # PROGRAM...
+{
+    # shellcheck disable=SC2016 # expanded in there
+    (exec_in_namespace sh -c '[ ! -e /dev/userfaultfd ] || mount --bind /dev/null /dev/userfaultfd; exec "$@"' sh "$@")
+}
+
+ops() # TEST [WRAPPER]
 {
     head -c 65536 /dev/zero >"$M/ops"
     chmod 666 "$M/ops"
-    preloaded "$T/preload_ops" "$1" "$M/ops" >"$T/ops.out" 2>&1 ||
+    ${2-} env LD_PRELOAD="$preload" timeout -s KILL 200 "$T/preload_ops" "$1" "$M/ops" >"$T/ops.out" 2>&1 ||
         fail "$what: preload_ops $1: status $?: $(cat "$T/ops.out")"
 }
 
@@ -106,7 +113,8 @@ for options in cache=direct cache=kernel,attach; do
     ops handler
     was_attached preload_ops "$before"
     [ -z "$all" ] || ops never
-    [ -z "$all" ] || ops nobody
+    [ -z "$all" ] || ops nobody without_device
+    [ -z "$all" ] || [ ! -e /dev/userfaultfd ] || ops heir
     if command -v stress-ng >/dev/null; then
         with_stress_ng
     else

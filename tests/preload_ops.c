@@ -5,7 +5,8 @@
  *     preload_ops reads FILE      what read(2) and its like bring into a mapping is written, whoever cleans it meanwhile
  *     preload_ops handler FILE    fork in a signal handler, beside mmap, mincore and munmap
  *     preload_ops never FILE      as a user who may not use userfaultfd: the kernel reads into a mapping
- *     preload_ops nobody FILE     likewise in the child of one who has become such a user
+ *     preload_ops nobody FILE     likewise in the child of one who has become such a user, and had no /dev/userfaultfd
+ *     preload_ops heir FILE       likewise, but he had: the child is allowed what he was
  *     preload_ops forbidden FILE  who may not attach any more, by seccomp(2), with something attached and without
  *
  * FILE has 16 pages.
@@ -279,6 +280,32 @@ static void kernel_reads(int fd)
     close(zero);
 }
 
+/* A child of the child, too. And where the kernel reads the program's own descriptor still works. */
+static void heir(int fd)
+{
+    char *before = map(fd);
+    int zero = open("/dev/zero", O_RDONLY), ends[2], status = -1;
+    EXPECT(before != MAP_FAILED && (before[PAGE] = 'b') == 'b');
+    EXPECT(fsync(fd) == 0 &&
+           madvise(before, PAGES * PAGE, MADV_PAGEOUT) == 0); /* nothing is mapped ahead */
+    EXPECT(pipe(ends) == 0 && setgid(65534) == 0 && setuid(65534) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        EXPECT(read(zero, before + 2 * PAGE, PAGE) == PAGE);
+        EXPECT(write(ends[1], before + 3 * PAGE, 10) == 10);
+        pid_t next = fork();
+        if (next == 0) {
+            EXPECT(read(zero, before + 4 * PAGE, PAGE) == PAGE && before[PAGE] == 'b');
+            kernel_reads(fd);
+            _exit(failures);
+        }
+        EXPECT(waitpid(next, &status, 0) == next && status == 0);
+        _exit(failures);
+    }
+    EXPECT(waitpid(child, &status, 0) == child && status == 0);
+    EXPECT(munmap(before, PAGES * PAGE) == 0);
+}
+
 /* Also who has given up his rights with something attached: a child's mappings from before are its own still. Beside
  * them it gets none of the kernel's: then it does. */
 static void nobody(int fd)
@@ -289,7 +316,13 @@ static void nobody(int fd)
     EXPECT(setgid(65534) == 0 && setuid(65534) == 0);
     pid_t child = fork();
     if (child == 0) {
-        EXPECT(before[PAGE] == 'b');
+        EXPECT(pread(fd, before + 2 * PAGE, PAGE, 0) == -1 &&
+               errno == EFAULT); /* an error, and no untracked store */
+        EXPECT(before[PAGE] == 'b' && before[2 * PAGE] == 0);
+        EXPECT(pread(fd, before + 2 * PAGE, PAGE, 0) == -1 &&
+               errno == EFAULT); /* touched, but not writable */
+        before[2 * PAGE] = 't';
+        EXPECT(pread(fd, before + 2 * PAGE, PAGE, PAGE) == PAGE && before[2 * PAGE] == 'b');
         EXPECT(map(fd) == MAP_FAILED && errno == EAGAIN);
         EXPECT(munmap(before, PAGES * PAGE) == 0);
         kernel_reads(fd);
@@ -342,6 +375,8 @@ int main(int argc, char **argv)
         forbidden(fd);
     else if (strcmp(argv[1], "nobody") == 0)
         nobody(fd);
+    else if (strcmp(argv[1], "heir") == 0)
+        heir(fd);
     else if (strcmp(argv[1], "never") == 0 && setgid(65534) == 0 && setuid(65534) == 0)
         kernel_reads(fd);
     else
