@@ -316,13 +316,14 @@ void read_end_io(struct bio *bio)
 {
     struct address_space *m = bio->private;
     struct page_cache *cache = m->cache; /* the mapping may go with its last locked page */
+    count_add(&cache->count.read_pages,
+              bio->nr_vecs); /* first: whoever sees the pages sees them counted */
     for (uint32_t i = 0; i < bio->nr_vecs; i++) {
         struct page *page = bio->vecs[i].owner;
         page_read_done(cache, page, &bio->vecs[i]);
         unlock_page(page);
         put_page(cache, page);
     }
-    count_add(&cache->count.read_pages, bio->nr_vecs);
     bio_free(bio);
 }
 
