@@ -55,6 +55,7 @@ enum write_flags {
     WRITE_CACHED = 2,
     WRITE_KEEP_TIMES = 4,
     WRITE_AROUND = 8, /* see file_write_around() */
+    WRITE_SYNC = 16,  /* the caller's: file_fsync() is due before it is answered */
 };
 ssize_t file_write(struct open_file *file, uint64_t offset, const void *buf, size_t len,
                    unsigned flags);

@@ -339,6 +339,13 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
     }
 }
 
+/* The kernel syncs by itself what goes through its cache. A write around that it leaves to us, and says so: by the
+ * descriptor's flags, and by those of the one write (RWF_DSYNC) or of the mount (-o sync). */
+static bool is_synchronous(const struct fuse_file_info *fi)
+{
+    return (fi->flags & O_DSYNC) != 0 && !fi->writepage && !kernel_keeps(fi);
+}
+
 /* fi is that of the writer's own descriptor, except for what the kernel writes back: that comes
  * through any descriptor open for writing. Where an append goes the kernel knows: one comes at a time, and with
  * RWF_NOAPPEND it goes elsewhere. */
@@ -346,7 +353,7 @@ static unsigned decode_write(const struct front *front, const struct fuse_file_i
 {
     if (fi->writepage) /* a direct mount's mappings: their times are ours */
         return front->kernel_cache ? WRITE_CACHED | WRITE_KEEP_TIMES : WRITE_CACHED;
-    return is_around(front, fi) ? WRITE_AROUND : 0;
+    return (is_around(front, fi) ? WRITE_AROUND : 0) | (is_synchronous(fi) ? WRITE_SYNC : 0);
 }
 
 static int drop_before_write(fuse_req_t req, struct inode *inode, const struct fuse_file_info *fi)
@@ -379,6 +386,54 @@ static void note_lost_write(struct front *front, struct inode *inode, int err)
     if (!atomic_exchange(&inode->lost, true))
         daemon_say("inode %llu: what the kernel had of it was not written, and is lost: %s",
                    (unsigned long long)inode->ino, strerror(-err));
+}
+
+struct unsynced_job {
+    struct notify_job job;  /* first */
+    struct open_file *file; /* stays open while its request is unanswered */
+    uint64_t end;
+    int err;
+};
+
+/* It has been done, but is not durable. Of an error the kernel thinks that nothing was done: it is told of the longer
+ * file. Context: front_tell_size(). */
+static void tell_size(struct front *front, const struct inode *inode, uint64_t size)
+{
+    if (size > 0 && atomic_load(&inode->mapping.i_size) >= size)
+        front_tell_size(front, inode->ino, size);
+}
+
+static int sync_or_tell_size(struct front *front, struct open_file *file, uint64_t size)
+{
+    int err = file_fsync(file, false);
+    if (err != 0)
+        tell_size(front, file->inode, size);
+    return err;
+}
+
+static void unsynced_run(struct notify_job *job)
+{
+    struct unsynced_job *u = (struct unsynced_job *)job;
+    tell_size(front_of(job->req), u->file->inode, u->end);
+    reply_status(job->req, u->err);
+    free(u);
+}
+
+/* On this thread, as fsync; without memory the kernel is not told. */
+static void sync_and_reply(fuse_req_t req, struct open_file *file, uint64_t offset, size_t written)
+{
+    struct front *front = front_of(req);
+    int err = file_fsync(file, false);
+    struct unsynced_job *u = err != 0 && front_may_wait(front) ? malloc(sizeof *u) : NULL;
+    if (err == 0) {
+        fuse_reply_write(req, written);
+    } else if (u == NULL) {
+        reply_status(req, err);
+    } else {
+        *u = (struct unsynced_job){ .file = file, .end = offset + written, .err = err };
+        u->job = (struct notify_job){ .req = req, .run = unsynced_run };
+        notifier_add(front, &u->job);
+    }
 }
 
 struct write_job {
@@ -426,7 +481,9 @@ static void write_run(struct notify_job *job)
         done += (size_t)n;
     write_done(front, w, done);
     let_go(front, w->size);
-    if (done == 0)
+    if (done > 0)
+        n = w->flags & WRITE_SYNC ? sync_or_tell_size(front, w->file, w->offset) : 0;
+    if (n < 0)
         reply_status(job->req, (int)n);
     else if (!atomic_load(&front->leaving))
         reply_written(job->req, done);
@@ -500,7 +557,9 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
             return;
     } else if (n == 0)
         n = file_write(file, (uint64_t)off, buf, size, flags);
-    if (n >= 0)
+    if (n > 0 && (flags & WRITE_SYNC))
+        sync_and_reply(req, file, (uint64_t)off, (size_t)n);
+    else if (n >= 0)
         reply_written(req, (size_t)n);
     else
         reply_status(req, (int)n);
@@ -512,6 +571,7 @@ struct hole_job {
     struct notify_job job;  /* first */
     struct open_file *file; /* stays open while its request is unanswered */
     struct stale stale;
+    uint64_t grown; /* it is so long now, bytes; or 0 */
     int err;
 };
 
@@ -519,6 +579,8 @@ static void hole_run(struct notify_job *job)
 {
     struct hole_job *h = (struct hole_job *)job;
     stale_end(h->file->inode, &h->stale);
+    if (h->err == 0 && (h->file->flags & O_DSYNC))
+        h->err = sync_or_tell_size(front_of(job->req), h->file, h->grown);
     if (job->kept)
         fuse_reply_none(job->req);
     else
@@ -539,11 +601,12 @@ static int allocate(fuse_req_t req, struct open_file *file, int mode, off_t offs
 
 /* What the kernel gives up before it is told: where bytes were made zeros, and the page that was the last.
  * Returns false: nothing. */
-static bool copies_go(const struct hole_job *h, int mode, uint64_t offset, uint64_t end,
+static bool copies_go(struct hole_job *h, int mode, uint64_t offset, uint64_t end,
                       struct notify_job *job)
 {
     bool zeros = (mode & ~FALLOC_FL_KEEP_SIZE) != 0;
     bool grown = h->err == 0 && h->stale.eof != UINT64_MAX;
+    h->grown = grown ? end : 0;
     if (!zeros && !grown)
         return false;
     job->offset = !zeros ? h->stale.eof : grown ? stale_from(&h->stale, offset) : offset;
