@@ -240,7 +240,7 @@ ssize_t filemap_read(struct address_space *m, struct file_ra_state *ra, uint64_t
 ssize_t filemap_write(struct address_space *m, uint64_t offset, const void *buf, size_t len);
 
 /* Give every page of [first, last] a block: zero pages, dirty, where there is none (fallocate).
- * Context: i_rwsem.   Errors: -ENOSPC, -EIO, -ENOMEM. */
+ * Context: i_rwsem.   Errors: -ENOSPC, -EIO, -ENOMEM.   Does not throttle, either. */
 int filemap_allocate(struct address_space *m, uint32_t first, uint32_t last);
 
 enum writeback_sync { WB_SYNC_NONE, WB_SYNC_ALL };

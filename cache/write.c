@@ -128,8 +128,6 @@ int filemap_allocate(struct address_space *m, uint32_t first, uint32_t last)
         int err = allocate_page(m, (uint32_t)i);
         if (err != 0)
             return err;
-        if (i % 256 == 255)
-            balance_dirty_pages(m->cache);
     }
     return 0;
 }

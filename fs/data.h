@@ -86,9 +86,23 @@ int inode_share_pages(struct inode *inode);
 /* Drop all data: a deleted inode's last step; adds the trim to u. */
 void inode_delete_data(struct inode *inode, struct update *u);
 
-/* mode: FALLOC_FL_KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE as fallocate(2); others -EOPNOTSUPP. Errors:
- * also -EROFS, -EFBIG, -ENOSPC, -EIO, -ENOMEM.
- * stale: NULL, or where is noted what is stale until stale_end(), which is due whatever this returned: holes. */
+/* One fallocate, in steps; nothing is locked between them, and others may use the file meanwhile. It has its new size,
+ * and the new times, with the last step, or never. */
+struct fallocation {
+    struct open_file *file;
+    int mode; /* FALLOC_FL_KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE as fallocate(2); others -EOPNOTSUPP */
+    uint64_t offset, len;
+    struct stale *
+        stale; /* NULL, or where is noted what is stale until stale_end(), which is due at the end */
+    uint64_t next; /* page to be set aside next; zero at first                     (private) */
+    bool begun;    /* (private) */
+};
+#define FALLOCATE_STEP 256u /* pages that a step sets aside, at most */
+
+/* Returns 1: another one is due, and balance_dirty_pages_ratelimited(); 0: it is done; or -errno, and no more steps: also
+ * -EROFS, -EFBIG, -EINVAL, -ENOSPC, -EIO, -ENOMEM. What has been set aside stays then, and a hole. */
+int file_fallocate_step(struct fallocation *f);
+/* All of them. */
 int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t len,
                    struct stale *stale);
 /* whence: SEEK_DATA, SEEK_HOLE. -ENXIO. */

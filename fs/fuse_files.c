@@ -1,6 +1,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -568,8 +569,9 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 /* ---- ranges ---------------------------------------------------------------------------------- */
 
 struct hole_job {
-    struct notify_job job;  /* first */
-    struct open_file *file; /* stays open while its request is unanswered */
+    struct notify_job job; /* first */
+    struct turn_job turn;
+    struct fallocation f; /* its file stays open while the request is unanswered */
     struct stale stale;
     uint64_t grown; /* it is so long now, bytes; or 0 */
     int err;
@@ -578,9 +580,10 @@ struct hole_job {
 static void hole_run(struct notify_job *job)
 {
     struct hole_job *h = (struct hole_job *)job;
-    stale_end(h->file->inode, &h->stale);
-    if (h->err == 0 && (h->file->flags & O_DSYNC))
-        h->err = sync_or_tell_size(front_of(job->req), h->file, h->grown);
+    struct open_file *file = h->f.file;
+    stale_end(file->inode, &h->stale);
+    if (h->err == 0 && (file->flags & O_DSYNC))
+        h->err = sync_or_tell_size(front_of(job->req), file, h->grown);
     if (job->kept)
         fuse_reply_none(job->req);
     else
@@ -588,30 +591,55 @@ static void hole_run(struct notify_job *job)
     free(h);
 }
 
-static int allocate(fuse_req_t req, struct open_file *file, int mode, off_t offset, off_t length,
-                    struct stale *stale)
-{
-    /* First, for what has been done must not look as if it had failed. */
-    int err = caller_is_unprivileged(req) ? drop_privilege(req, file->inode) : 0;
-    if (err == 0)
-        err = file_fallocate(file, mode, (uint64_t)offset, (uint64_t)length, stale);
-    balance_dirty_pages(front_of(req)->fs->cache);
-    return err;
-}
-
 /* What the kernel gives up before it is told: where bytes were made zeros, and the page that was the last.
  * Returns false: nothing. */
-static bool copies_go(struct hole_job *h, int mode, uint64_t offset, uint64_t end,
-                      struct notify_job *job)
+static bool copies_go(struct hole_job *h)
 {
-    bool zeros = (mode & ~FALLOC_FL_KEEP_SIZE) != 0;
+    uint64_t end = h->f.offset + h->f.len;
+    bool zeros = (h->f.mode & ~FALLOC_FL_KEEP_SIZE) != 0;
     bool grown = h->err == 0 && h->stale.eof != UINT64_MAX;
     h->grown = grown ? end : 0;
     if (!zeros && !grown)
         return false;
-    job->offset = !zeros ? h->stale.eof : grown ? stale_from(&h->stale, offset) : offset;
-    job->len = end - job->offset;
+    h->job.offset = !zeros  ? h->stale.eof
+                    : grown ? stale_from(&h->stale, h->f.offset)
+                            : h->f.offset;
+    h->job.len = end - h->job.offset;
     return true;
+}
+
+/* Returns true: more are due. */
+static bool take_step(struct hole_job *h)
+{
+    struct front *front = front_of(h->job.req);
+    int err = h->err != 0 ? h->err : file_fallocate_step(&h->f);
+    if (err > 0)
+        return true;
+    h->err = err;
+    if (copies_go(h))
+        notifier_add(front, &h->job);
+    else
+        hole_run(&h->job);
+    return false;
+}
+
+static bool fallocate_turn(struct turn_job *turn)
+{
+    struct hole_job *h = (struct hole_job *)((char *)turn - offsetof(struct hole_job, turn));
+    struct front *front = front_of(h->job.req);
+    if (atomic_load(&front->left)) /* nobody waits for it */
+        h->err = -EINTR;
+    else
+        balance_dirty_pages_ratelimited(front->fs->cache, FALLOCATE_STEP);
+    return take_step(h);
+}
+
+/* Has it so many pages that it is not for a thread of the session? */
+static bool takes_turns(const struct front *front, const struct fallocation *f)
+{
+    if (f->mode & FALLOC_FL_PUNCH_HOLE)
+        return false;
+    return f->len > (uint64_t)FALLOCATE_STEP << PAGE_SHIFT || dirty_throttle_due(front->fs->cache);
 }
 
 /* The kernel writes its copy of the range back before it asks us, and zeroes it after our answer. If a
@@ -619,7 +647,9 @@ static bool copies_go(struct hole_job *h, int mode, uint64_t offset, uint64_t en
  * bytes from before the hole are in the file again, and the zeroed copy counts as clean. (Linux 6.18
  * locks that out for DAX only.) So the answer waits until the kernel has given up its copy, and what it writes
  * back of the hole until then is stale. A hole that failed may be there in part, of which the kernel's
- * copy must not say otherwise; but then what it writes back counts. */
+ * copy must not say otherwise; but then what it writes back counts.
+ *
+ * That it is interrupted is not looked at: it could be any signal, and who tries again after each would never end. */
 void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
                   struct fuse_file_info *fi)
 {
@@ -632,13 +662,20 @@ void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t 
     }
     if ((mode & ~FALLOC_FL_KEEP_SIZE) != 0)
         room_note_free(front);
-    h->file = file;
-    h->err = allocate(req, file, mode, offset, length, &h->stale);
+    h->f = (struct fallocation){ .file = file,
+                                 .mode = mode,
+                                 .offset = (uint64_t)offset,
+                                 .len = (uint64_t)length,
+                                 .stale = &h->stale };
     h->job = (struct notify_job){ .req = req, .flush = ino, .run = hole_run };
-    if (copies_go(h, mode, (uint64_t)offset, (uint64_t)offset + (uint64_t)length, &h->job))
-        notifier_add(front, &h->job);
+    h->turn.step = fallocate_turn;
+    /* First, for what has been done must not look as if it had failed. */
+    h->err = caller_is_unprivileged(req) ? drop_privilege(req, file->inode) : 0;
+    if (takes_turns(front, &h->f))
+        turns_add(front, &h->turn);
     else
-        hole_run(&h->job);
+        while (take_step(h))
+            ;
 }
 
 struct lseek_job {

@@ -274,6 +274,8 @@ int front_mount(struct front *front, struct fs *fs, const char *mountpoint,
     if (err == 0)
         err = throttle_start(front);
     if (err == 0)
+        err = turns_start(front);
+    if (err == 0)
         err = lender_start(front);
     return err == 0 ? 0 : store_fail(error, err, "%s: no thread could be started", mountpoint);
 }
@@ -431,6 +433,7 @@ void front_destroy(struct front *front)
 {
     front_unmount(front);
     if (front->se != NULL) {
+        turns_stop(front); /* some end with the notifier */
         lender_stop(front);
         notifier_stop(front); /* who writes is throttled */
         throttle_stop(front);

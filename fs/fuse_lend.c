@@ -165,6 +165,7 @@ void front_more_threads(void *arg, unsigned nr)
 {
     struct front *front = arg;
     notifier_grow(front, nr);
+    turns_grow(front, nr);
     crew_grow(&front->lender->crew, nr);
     crew_wake(
         &front->lender->crew); /* whoever had lends to try again may be the one that is held */

@@ -25,6 +25,7 @@
 
 struct notifier;
 struct throttle;
+struct turns;
 struct lender;
 struct open_file;
 
@@ -35,6 +36,7 @@ struct front {                    /* (c) constant while the loop runs  (a) atomi
     struct fuse_session *se;      /* (c) */
     struct notifier *notifier;    /* (c) */
     struct throttle *throttle;    /* (c) */
+    struct turns *turns;          /* (c) */
     struct lender *lender;        /* (c) */
     char *mountpoint;             /* (c) */
     _Atomic dev_t dev;            /* the mount's; 0: not, or not any more, mounted by us     (a) */
@@ -139,6 +141,19 @@ int throttle_start(struct front *front); /* 0 or -errno */
 void throttle_stop(struct front *front); /* who still waits is answered */
 /* The reply to a WRITE: at once, or when too much is no longer dirty. */
 void reply_written(fuse_req_t req, size_t written);
+
+/* ---- requests that take long (fuse_turns.c) ---------------------------------------------------- */
+
+struct turn_job {
+    struct turn_job *next;
+    /* Takes a step.   Returns false: it was the last, and the job is freed. Once front->left is true it is. */
+    bool (*step)(struct turn_job *);
+};
+
+int turns_start(struct front *front); /* 0 or -errno */
+void turns_stop(struct front *front); /* all take their last step */
+void turns_add(struct front *front, struct turn_job *job);
+void turns_grow(struct front *front, unsigned nr); /* as front_more_threads() */
 
 /* ---- copies for the kernel (fuse_lend.c) ------------------------------------------------------ */
 

@@ -310,19 +310,14 @@ static int punch(struct inode *inode, uint64_t offset, uint64_t len)
     return err;
 }
 
-static int set_aside(struct inode *inode, uint64_t offset, uint64_t len)
+/* Do not fill the volume to find out. */
+static int find_room(struct inode *inode, uint64_t len)
 {
     struct store_space space;
-    uint64_t end = offset + len;
     store_space(inode->fs->store, &space);
     uint64_t have = 0;
     int err = store_count_blocks(inode->fs->store, inode->data_id, &have);
-    if (err == 0 && len > space.available + have * BLOCK_SIZE)
-        err = -ENOSPC; /* do not fill the volume to find out */
-    if (err == 0)
-        err = filemap_allocate(&inode->mapping, (uint32_t)(offset >> PAGE_SHIFT),
-                               (uint32_t)((end - 1) >> PAGE_SHIFT));
-    return err;
+    return err == 0 && len > space.available + have * BLOCK_SIZE ? -ENOSPC : err;
 }
 
 /* The pages are there, dirty: the record follows with their pass. */
@@ -338,29 +333,6 @@ static int grow_over_allocated(struct inode *inode, uint64_t size)
     return err;
 }
 
-static int fallocate_locked(struct inode *inode, int mode, uint64_t offset, uint64_t len)
-{
-    uint64_t size = atomic_load(&inode->mapping.i_size), end = offset + len;
-    bool keep = mode & FALLOC_FL_KEEP_SIZE;
-    int err = 0;
-    switch (mode & ~FALLOC_FL_KEEP_SIZE) {
-    case FALLOC_FL_PUNCH_HOLE:
-        err = punch(inode, offset, len);
-        break;
-    case FALLOC_FL_ZERO_RANGE:
-        err = punch(inode, offset, len);
-        if (err == 0)
-            err = set_aside(inode, offset, len);
-        break;
-    default:
-        err = set_aside(inode, offset, len);
-        break;
-    }
-    if (err == 0 && !keep && end > size)
-        err = grow_over_allocated(inode, end);
-    return err;
-}
-
 /* What was set aside behind the end of file has its blocks by now; its pages would be in the way of who
  * touches a mapping there: see memfd.h. */
 static void drop_beyond_eof(struct inode *inode)
@@ -372,48 +344,111 @@ static void drop_beyond_eof(struct inode *inode)
     up_write(&inode->i_rwsem);
 }
 
-/* Context: i_rwsem; copies_sem if stale is there. */
-static int fallocate_and_note(struct inode *inode, int mode, uint64_t offset, uint64_t len,
-                              struct stale *stale)
+static int check_mode(const struct fallocation *f)
 {
+    int base = f->mode & ~FALLOC_FL_KEEP_SIZE;
+    if ((base != 0 && base != FALLOC_FL_PUNCH_HOLE && base != FALLOC_FL_ZERO_RANGE) ||
+        (base == FALLOC_FL_PUNCH_HOLE && !(f->mode & FALLOC_FL_KEEP_SIZE)))
+        return -EOPNOTSUPP;
+    if (f->len == 0)
+        return -EINVAL;
+    return f->offset > MAX_FILE_SIZE || f->len > MAX_FILE_SIZE - f->offset ? -EFBIG : 0;
+}
+
+/* copies_sem is for what makes bytes stale: whoever reads waits for it. */
+static void lock_copies(const struct fallocation *f)
+{
+    if (f->stale != NULL)
+        down_write(&f->file->inode->copies_sem);
+    down_write(&f->file->inode->i_rwsem);
+}
+
+static void unlock_copies(const struct fallocation *f)
+{
+    up_write(&f->file->inode->i_rwsem);
+    if (f->stale != NULL)
+        up_write(&f->file->inode->copies_sem);
+}
+
+static int make_hole(struct fallocation *f)
+{
+    struct inode *inode = f->file->inode;
+    lock_copies(f);
     int err = store_refuses(inode->fs->store); /* as for inode_truncate() */
-    if (err != 0)
-        return err;
-    uint64_t eof = atomic_load(&inode->mapping.i_size);
-    bool grows = !(mode & FALLOC_FL_KEEP_SIZE) && offset + len > eof;
-    if (stale != NULL)
-        stale_begin(inode, stale, offset, 0, grows ? eof : UINT64_MAX);
-    err = fallocate_locked(inode, mode, offset, len);
+    if (err == 0)
+        err = punch(inode, f->offset, f->len);
+    if (err == 0 && f->stale != NULL)
+        stale_begin(inode, f->stale, f->offset, f->len, UINT64_MAX);
+    unlock_copies(f);
+    return err;
+}
+
+/* Returns 1, or -errno. */
+static int fallocate_begin(struct fallocation *f)
+{
+    int err = check_mode(f);
+    if (f->stale != NULL)
+        f->stale->eof = UINT64_MAX;
+    if (err == 0 && (f->mode & ~FALLOC_FL_KEEP_SIZE) != 0)
+        err = make_hole(f);
+    f->begun = true;
+    f->next = f->offset >> PAGE_SHIFT;
+    if (f->mode & FALLOC_FL_PUNCH_HOLE)
+        f->next = UINT64_MAX;
+    else if (err == 0)
+        err = find_room(f->file->inode, f->len);
+    return err == 0 ? 1 : err;
+}
+
+/* The pages from f->next to last. Returns 1, or -errno. */
+static int set_aside(struct fallocation *f, uint64_t last)
+{
+    struct inode *inode = f->file->inode;
+    uint64_t first = f->next;
+    last = last - first < FALLOCATE_STEP ? last : first + FALLOCATE_STEP - 1;
+    down_write(&inode->i_rwsem);
+    int err = store_refuses(inode->fs->store);
+    if (err == 0)
+        err = filemap_allocate(&inode->mapping, (uint32_t)first, (uint32_t)last);
+    up_write(&inode->i_rwsem);
+    f->next = last + 1;
+    return err == 0 ? 1 : err;
+}
+
+/* Context: i_rwsem; copies_sem if it grows, and f->stale is there. */
+static int set_size(struct fallocation *f, bool grows)
+{
+    struct inode *inode = f->file->inode;
+    uint64_t size = atomic_load(&inode->mapping.i_size), end = f->offset + f->len;
+    int err = store_refuses(inode->fs->store);
+    if (err == 0 && grows && end > size) {
+        if (f->stale != NULL)
+            stale_grows(inode, f->stale, f->offset, size);
+        err = grow_over_allocated(inode, end);
+    }
     if (err != 0)
         return err;
     struct timespec now = resize_time(inode);
     pthread_mutex_lock(&inode->i_lock);
     inode->ctime = inode->mtime = now;
     pthread_mutex_unlock(&inode->i_lock);
-    if (stale != NULL && (mode & ~FALLOC_FL_KEEP_SIZE) != 0)
-        stale_begin(inode, stale, offset, len, UINT64_MAX);
     return 0;
 }
 
-int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t len,
-                   struct stale *stale)
+static int fallocate_end(struct fallocation *f)
 {
-    struct inode *inode = file->inode;
-    int base = mode & ~FALLOC_FL_KEEP_SIZE;
-    if ((base != 0 && base != FALLOC_FL_PUNCH_HOLE && base != FALLOC_FL_ZERO_RANGE) ||
-        (base == FALLOC_FL_PUNCH_HOLE && !(mode & FALLOC_FL_KEEP_SIZE)))
-        return -EOPNOTSUPP;
-    if (len == 0)
-        return -EINVAL;
-    if (offset > MAX_FILE_SIZE || len > MAX_FILE_SIZE - offset)
-        return -EFBIG;
-    if (stale != NULL)
-        down_write(&inode->copies_sem);
-    down_write(&inode->i_rwsem);
-    int err = fallocate_and_note(inode, mode, offset, len, stale);
-    up_write(&inode->i_rwsem);
-    if (stale != NULL)
-        up_write(&inode->copies_sem);
+    struct inode *inode = f->file->inode;
+    bool grows = !(f->mode & FALLOC_FL_KEEP_SIZE) &&
+                 f->offset + f->len > atomic_load(&inode->mapping.i_size);
+    if (grows)
+        lock_copies(f);
+    else
+        down_write(&inode->i_rwsem);
+    int err = set_size(f, grows);
+    if (grows)
+        unlock_copies(f);
+    else
+        up_write(&inode->i_rwsem);
     if (err != 0)
         return err;
     /* Size and times follow. What cannot be written now stays dirty, which fsync will tell: it has
@@ -422,6 +457,37 @@ int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t l
     if (atomic_load(&inode->mapping.memfd) != NULL)
         drop_beyond_eof(inode);
     return 0;
+}
+
+/* What is written back where a hole was made counts, if all that comes of it is an error. */
+static int fallocate_fail(struct fallocation *f, int err)
+{
+    if (f->stale != NULL)
+        stale_end(f->file->inode, f->stale);
+    return err;
+}
+
+int file_fallocate_step(struct fallocation *f)
+{
+    uint64_t last = (f->offset + f->len - 1) >> PAGE_SHIFT;
+    int err;
+    if (!f->begun)
+        err = fallocate_begin(f);
+    else
+        err = f->next <= last ? set_aside(f, last) : fallocate_end(f);
+    return err < 0 ? fallocate_fail(f, err) : err;
+}
+
+int file_fallocate(struct open_file *file, int mode, uint64_t offset, uint64_t len,
+                   struct stale *stale)
+{
+    struct fallocation f = {
+        .file = file, .mode = mode, .offset = offset, .len = len, .stale = stale
+    };
+    int err;
+    while ((err = file_fallocate_step(&f)) > 0)
+        balance_dirty_pages_ratelimited(file->inode->fs->cache, FALLOCATE_STEP);
+    return err;
 }
 
 /* ---- holes ----------------------------------------------------------------------------------- */

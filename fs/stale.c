@@ -113,6 +113,17 @@ void stale_begin(struct inode *inode, struct stale *stale, uint64_t offset, uint
     pthread_mutex_unlock(&inode->i_lock);
 }
 
+void stale_grows(struct inode *inode, struct stale *stale, uint64_t offset, uint64_t eof)
+{
+    if (!stale->begun) {
+        stale_begin(inode, stale, offset, 0, eof);
+        return;
+    }
+    pthread_mutex_lock(&inode->i_lock);
+    stale->eof = eof < stale->eof ? eof : stale->eof;
+    pthread_mutex_unlock(&inode->i_lock);
+}
+
 void stale_end(struct inode *inode, struct stale *stale)
 {
     pthread_mutex_lock(&inode->i_lock);

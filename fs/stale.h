@@ -75,6 +75,8 @@ void stale_opened(struct open_file *file);
  * happens (len 0): the file is going to be longer, and ends there now. Context: copies_sem and i_rwsem exclusively. */
 void stale_begin(struct inode *inode, struct stale *stale, uint64_t offset, uint64_t len,
                  uint64_t eof);
+/* The file is going to be longer, and ends at eof now; what is stale already stays so. offset, context: as above. */
+void stale_grows(struct inode *inode, struct stale *stale, uint64_t offset, uint64_t eof);
 /* The copies are gone. Nothing happens if it has not begun. */
 void stale_end(struct inode *inode, struct stale *stale);
 /* Where what is left of it ends, bytes: what a READ has made fresh at its end is left out.

@@ -215,6 +215,39 @@ for cache in kernel direct; do
     check_volume "$what"
 done
 
+# A fallocate that finds out half-way that there is no room (it cannot know which of the file's blocks lie in its range):
+# the file is as long as it was, to the kernel as well, and what was set aside is free when it is cut.
+for cache in kernel direct; do
+    what="fallocate half-way, cache=$cache"
+    make_volume -s 64M
+    mount_volume -o "cache=$cache"
+    python3 - "$M/file" <<'END' || fail "$what"
+import errno, os, sys
+
+def free():
+    st = os.fstatvfs(fd)
+    return st.f_bavail * st.f_frsize
+
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+size = os.pwrite(fd, b"A" * (24 << 20), 0)
+os.fsync(fd)
+before = free()
+try:
+    os.posix_fallocate(fd, 30 << 20, before + (8 << 20))
+    sys.exit("no ENOSPC")
+except OSError as e:
+    assert e.errno == errno.ENOSPC, e
+assert os.fstat(fd).st_size == size, os.fstat(fd)
+assert free() < before // 2, "nothing was set aside"
+os.ftruncate(fd, size)
+os.fsync(fd)
+assert os.pwrite(fd, b"B" * (8 << 20), size) == 8 << 20
+os.fsync(fd)
+END
+    unmount_volume
+    check_volume "$what"
+done
+
 if is_root && mkdir "$T/disk" && mount -t tmpfs -o size=64m none "$T/disk" 2>"$T/mount.out"; then
     umount "$T/disk"
     whole=$V

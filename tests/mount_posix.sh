@@ -96,4 +96,43 @@ ls "$M/listed"
 [ "$(stat -c %X "$M/listed")" = 1 ] || fail "$what: $(stat "$M/listed")"
 unmount_volume
 check_volume "$what"
+
+# As many long fallocates as there are threads keep nobody waiting, nor does one who reads or writes that file.
+for cache in kernel direct; do
+    what="fallocates, cache=$cache"
+    make_volume
+    mount_volume -o "cache=$cache,threads=2,cache_size=64M"
+    cat >"$T/long.py" <<'END'
+import os, sys, time
+mnt = sys.argv[1]
+fds = [os.open("%s/long%d" % (mnt, i), os.O_RDWR | os.O_CREAT) for i in range(3)]
+for fd in fds:
+    os.pwrite(fd, b"A" * 8192, 0)
+    os.fsync(fd)
+children = []
+for fd in fds:
+    child = os.fork()
+    if child == 0:
+        os.posix_fallocate(fd, 1 << 20, 256 << 20)
+        os._exit(0)
+    children.append(child)
+time.sleep(0.2)
+for i in range(3):
+    os.close(os.open("%s/short%d" % (mnt, i), os.O_RDWR | os.O_CREAT))
+    assert os.pread(fds[i], 8192, 0) == b"A" * 8192
+    assert os.fstat(fds[i]).st_size == 8192, "it grew before it was done"
+for child in children:
+    ended, status = os.waitpid(child, os.WNOHANG)
+    assert ended == 0, "a fallocate was waited for"
+for child in children:
+    assert os.waitpid(child, 0)[1] == 0
+for fd in fds:
+    assert os.fstat(fd).st_size == 257 << 20
+    assert os.fstat(fd).st_blocks * 512 >= 256 << 20
+    assert os.pread(fd, 4096, (200 << 20) + 1) == bytes(4096)
+END
+    timeout 120 python3 "$T/long.py" "$M" || fail "$what"
+    unmount_volume
+    check_volume "$what"
+done
 say passed

@@ -159,6 +159,70 @@ Test(fs_stale, a_hole_that_failed_is_not)
     cr_expect_not(stale_covers(file->inode, 0, SIZE));
 }
 
+/* ---- fallocate in steps ---------------------------------------------------------------------- */
+
+static void take_steps(struct fallocation *f, unsigned nr)
+{
+    while (nr-- > 0)
+        cr_assert_eq(file_fallocate_step(f), 1);
+}
+
+Test(fs_stale, a_long_fallocate_locks_nobody_out_and_grows_the_file_at_its_end)
+{
+    struct stale stale = { .whole = { 0 } };
+    uint64_t end = (2 * FALLOCATE_STEP + 1) * PAGE_SIZE;
+    struct fallocation f = { .file = file, .len = end, .stale = &stale };
+    cr_assert_eq(file_write(file, 0, "abc", 3, 0), 3);
+    for (unsigned steps = 0; steps < 4; steps++) {
+        take_steps(&f, 1);
+        give(0, PAGE_SIZE);
+        cr_assert_eq(file_write(file, 0, "def", 3, 0), 3);
+        cr_expect_eq(atomic_load(&file->inode->mapping.i_size), 3);
+        cr_assert_eq(inode_write_back(file->inode), 0);
+    }
+    cr_assert_eq(file_fallocate_step(&f), 0);
+    cr_expect_eq(atomic_load(&file->inode->mapping.i_size), end);
+    cr_expect_eq(stale_size(file->inode, end), 3);
+    stale_end(file->inode, &stale);
+    cr_expect_eq(stale_size(file->inode, end), end);
+    cr_assert_eq(file_fsync(file, false), 0);
+    uint64_t blocks;
+    cr_assert_eq(store_count_blocks(fs->store, file->inode->data_id, &blocks), 0);
+    cr_expect_eq(blocks, 2 * FALLOCATE_STEP + 1);
+}
+
+/* The hole is there, its blocks are not. */
+Test(fs_stale, a_fallocate_that_fails_leaves_the_size_and_nothing_stale)
+{
+    struct stale stale = { .whole = { 0 } };
+    char c = 'x';
+    cr_assert_eq(file_write(file, 0, "abc", 3, 0), 3);
+    cr_expect_eq(file_fallocate(file, FALLOC_FL_ZERO_RANGE, 0, (uint64_t)8 << 40, &stale), -ENOSPC);
+    cr_expect_not(stale_covers(file->inode, 0, 1));
+    cr_expect_eq(atomic_load(&file->inode->mapping.i_size), 3);
+    cr_expect_eq(file_read(file, 0, &c, 1), 1);
+    cr_expect_eq(c, 0);
+    stale_end(file->inode, &stale);
+}
+
+Test(fs_stale, what_is_read_of_zeros_while_their_blocks_are_set_aside_stays_fresh)
+{
+    struct stale stale = { .whole = { 0 } };
+    struct fallocation f = {
+        .file = file, .mode = FALLOC_FL_ZERO_RANGE, .len = 4 * PAGE_SIZE, .stale = &stale
+    };
+    cr_assert_eq(file_write(file, 0, "abc", 3, 0), 3);
+    take_steps(&f, 1);
+    give(PAGE_SIZE, PAGE_SIZE);
+    take_steps(&f, 1);
+    cr_assert_eq(file_fallocate_step(&f), 0);
+    cr_expect(stale_covers(file->inode, 0, PAGE_SIZE));
+    cr_expect_not(stale_covers(file->inode, PAGE_SIZE, PAGE_SIZE));
+    cr_expect_eq(stale_size(file->inode, SIZE), 3);
+    stale_end(file->inode, &stale);
+    cr_expect_eq(stale_size(file->inode, SIZE), SIZE);
+}
+
 /* ---- the model ------------------------------------------------------------------------------- */
 
 static struct {
