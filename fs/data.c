@@ -242,6 +242,28 @@ struct write {
     struct stale *stale; /* around copies that somebody may have; or NULL */
 };
 
+static _Thread_local uint64_t current_order;
+
+void request_order_set(uint64_t order)
+{
+    current_order = order;
+}
+
+uint64_t request_order(void)
+{
+    return current_order;
+}
+
+/* How much of it is not gone, as the file was cut since it was sent? Context: i_rwsem. */
+static size_t not_cut(const struct write *w, uint64_t offset, size_t len)
+{
+    const struct inode *inode = w->file->inode;
+    uint64_t order = request_order(), eof = atomic_load(&inode->mapping.i_size);
+    if (order == 0 || order >= inode->cut_order || (w->flags & WRITE_CACHED) || offset + len <= eof)
+        return len;
+    return offset < eof ? (size_t)(eof - offset) : 0;
+}
+
 /* Context: i_rwsem; copies_sem with WRITE_AROUND, exclusively if w->stale is there. */
 static ssize_t write_page_cache(const struct write *w, uint64_t offset, const void *buf, size_t len)
 {
@@ -254,9 +276,10 @@ static ssize_t write_page_cache(const struct write *w, uint64_t offset, const vo
         len = stale_piece(inode, offset, len, &is_stale);
     if (w->stale != NULL) {
         copied = stale_is_copied(inode, offset, &len);
-        stale_begin(inode, w->stale, offset, 0, offset + len > eof ? eof : UINT64_MAX);
+        stale_begin(inode, w->stale, offset, 0, len > 0 && offset + len > eof ? eof : UINT64_MAX);
     }
-    ssize_t n = is_stale ? (ssize_t)len : filemap_write(&inode->mapping, offset, buf, len);
+    ssize_t n =
+        is_stale || len == 0 ? (ssize_t)len : filemap_write(&inode->mapping, offset, buf, len);
     if (n > 0 && !(w->flags & WRITE_KEEP_TIMES))
         set_times(inode);
     if (n > 0 && copied)
@@ -274,7 +297,10 @@ static ssize_t write_locked(const struct write *w, uint64_t offset, const void *
     else if (around)
         down_read(&inode->copies_sem);
     down_write(&inode->i_rwsem);
-    ssize_t n = write_page_cache(w, offset, buf, len);
+    size_t rest = not_cut(w, offset, len);
+    ssize_t n = write_page_cache(w, offset, buf, rest);
+    if (n == (ssize_t)rest)
+        n = (ssize_t)len;
     up_write(&inode->i_rwsem);
     if (w->stale != NULL)
         up_write(&inode->copies_sem);

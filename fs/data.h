@@ -46,6 +46,14 @@ void file_release_all(struct fs *fs);
  * have not reached us: the kernel hands them over before the last writer is released. */
 bool inode_has_writers(struct inode *inode);
 
+/* Where the request that this thread works on comes among all that who is in front has sent; 0: nobody knows.
+ *
+ * A write may be handled after a truncation that was asked for later. Who is in front may have made sure that the write
+ * is inside the file, and will not learn of a longer one (Linux: asynchronous writes that go around its cache, for which
+ * FUSE's truncation does not wait). So it is answered as if it had come first: what lies behind the end is gone. */
+void request_order_set(uint64_t order);
+uint64_t request_order(void);
+
 ssize_t file_read(struct open_file *file, uint64_t offset, void *buf, size_t len);
 /* kill_priv: clear suid and sgid first. cached: the kernel writes back what it cached: all or an error. keep_times:
  * they are the kernel's business.

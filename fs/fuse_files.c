@@ -442,6 +442,7 @@ struct write_job {
     struct open_file *file; /* stays open while its request is unanswered */
     unsigned flags;
     uint64_t offset;
+    uint64_t order; /* request_order() */
     struct stale stale;
     size_t size;
     char buf[];
@@ -478,8 +479,10 @@ static void write_run(struct notify_job *job)
     struct front *front = front_of(job->req);
     ssize_t n = 0;
     size_t done = 0;
+    request_order_set(w->order);
     while (done < w->size && (n = write_piece(front, w, done)) > 0)
         done += (size_t)n;
+    request_order_set(0);
     write_done(front, w, done);
     let_go(front, w->size);
     if (done > 0)
@@ -505,6 +508,7 @@ static int write_later(fuse_req_t req, struct open_file *file, const char *buf, 
                              .file = file,
                              .flags = flags,
                              .offset = (uint64_t)off,
+                             .order = request_order(),
                              .size = size };
     memcpy(w->buf, buf, size);
     notifier_add(front, &w->job);

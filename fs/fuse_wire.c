@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "fs/data.h"
 #include "fs/fuse_ring.h"
 
 #define WANTED (WIRE_PARALLEL_DIROPS | WIRE_KILLPRIV_V2 | WIRE_DIRECT_IO_ALLOW_MMAP)
@@ -175,6 +176,21 @@ static void note_error(struct wire *wire)
     errno = ENODEV;
 }
 
+static _Thread_local uint64_t last_unique;
+
+/* FORGET gets its number when it is read, INTERRUPT and a reply have that of another. */
+static __attribute__((noinline)) void note_order(struct wire *wire, const struct fuse_in_header *in)
+{
+    if (in->opcode == FUSE_FORGET || in->opcode == FUSE_BATCH_FORGET ||
+        in->opcode == FUSE_INTERRUPT || in->opcode == FUSE_NOTIFY_REPLY)
+        return;
+    if (in->unique < last_unique)
+        atomic_store(&wire->unordered, true);
+    last_unique = in->unique;
+    request_order_set(atomic_load_explicit(&wire->unordered, memory_order_relaxed) ? 0
+                                                                                   : in->unique);
+}
+
 /* A cancellation point, as libfuse needs it to end its threads. Nothing here, inlined or not, has a
  * local variable in memory: a cancelled frame is not left in order, and AddressSanitizer would take
  * its variables for live ones later. */
@@ -187,8 +203,10 @@ static ssize_t wire_read(int fd, void *buf, size_t size, void *userdata)
     end_reading(userdata);
     if (n < 0)
         note_error(userdata);
-    if (n >= (ssize_t)sizeof(struct fuse_in_header))
+    if (n >= (ssize_t)sizeof(struct fuse_in_header)) {
+        note_order(userdata, buf);
         wire_amend_request(userdata, buf, (size_t)n);
+    }
     return n;
 }
 

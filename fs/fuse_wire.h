@@ -9,6 +9,11 @@
  *   WRITE, OPEN and CREATE requests   with WIRE_KILL_PRIV in the open flags when the kernel asks to
  *                    clear suid and sgid: it decides by the caller's CAP_FSETID, which we cannot see
  *
+ * And each request's place among all goes to request_order() (fs/data.h): its number, for Linux (to 6.18) numbers
+ * requests as it queues them. Should some other kernel not do so, it shows: a thread that reads a lower number than
+ * before. Not by the ring, which has a queue for each processor; nor are requests in order that had to wait for others in
+ * the background (more than max_background): a truncation then overtakes writes unseen.
+ *
  * Newer libfuse sets some of these bits itself; setting them twice is harmless, so there is one way
  * for all versions. With a custom read there is no splice, which we do not want anyway: requests
  * are copied once, into our cache.
@@ -42,6 +47,7 @@ struct wire {
     sem_t more;                    /* for them */
     _Atomic uint32_t readers_most; /* others park */
     _Atomic int missed;            /* readers, lately */
+    _Atomic bool unordered;        /* the numbers of requests tell nothing */
     _Atomic int error;             /* errno, if no request could be read; the session ends */
     struct fuse_ring *ring; /* requests come by io_uring too (fuse_ring.h), if agreed; or NULL */
     void (*agreed_upon)(struct wire *wire); /* called when the kernel has that reply; or NULL */

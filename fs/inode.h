@@ -44,6 +44,7 @@ struct inode {            /* (c) constant  (i) i_lock  (n) fs->rename_lock  (w) 
     struct timespec disk_mtime;                 /* (i) */
     bool fresh;                                 /* (c) made by inode_new since the mount */
     _Atomic uint64_t alloc_end; /* fresh: no block at or beyond this index was ever written (a) */
+    uint64_t cut_order;         /* (w) request_order() when it was last cut */
     uint32_t truncations;       /* (i) counts them, for the writeback pass that one overtakes */
     uint32_t pass_truncations;  /* (i) as the pass under way began; likewise */
     bool shrinking;             /* (i) i_size has been cut, the record and the blocks not yet */

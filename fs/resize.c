@@ -224,9 +224,12 @@ int inode_truncate(struct inode *inode, uint64_t size)
     if (size > MAX_FILE_SIZE)
         return -EFBIG;
     down_write(&inode->i_rwsem);
+    uint64_t old = atomic_load(&inode->mapping.i_size);
     int err = store_refuses(inode->fs->store); /* before a page is touched, which is read still */
     if (err == 0)
         err = resize_locked(inode, size);
+    if (err == 0 && size < old && request_order() > inode->cut_order)
+        inode->cut_order = request_order();
     if (err == 0)
         record_follows(inode);
     up_write(&inode->i_rwsem);

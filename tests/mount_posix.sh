@@ -97,6 +97,22 @@ ls "$M/listed"
 unmount_volume
 check_volume "$what"
 
+# FUSE's truncation does not wait for asynchronous writes: kernel and daemon have one size nevertheless.
+build_helper aio_cut
+for cache in kernel direct; do
+    what="asynchronous writes beside ftruncate, cache=$cache"
+    make_volume
+    mount_volume -o "cache=$cache"
+    timeout 60 "$T/aio_cut" "$M" 40 | sort >"$T/before" || fail "$what"
+    unmount_volume
+    check_volume "$what"
+    mount_volume
+    (cd "$M" && stat -c '%n %s' cut*) | sort >"$T/after"
+    [ "$(wc -l <"$T/after")" -eq 40 ] || fail "$what: $(cat "$T/before")"
+    diff "$T/before" "$T/after" >"$T/differences" || fail "$what: $(cat "$T/differences")"
+    unmount_volume
+done
+
 # As many long fallocates as there are threads keep nobody waiting, nor does one who reads or writes that file.
 for cache in kernel direct; do
     what="fallocates, cache=$cache"

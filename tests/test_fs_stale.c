@@ -159,6 +159,40 @@ Test(fs_stale, a_hole_that_failed_is_not)
     cr_expect_not(stale_covers(file->inode, 0, SIZE));
 }
 
+/* ---- overtaken by a truncation --------------------------------------------------------------- */
+
+Test(fs_stale, a_write_that_a_truncation_overtook_counts_as_before_it)
+{
+    static uint8_t buf[SIZE];
+    struct stale stale = { .whole = { 0 } };
+    _Atomic uint64_t *size = &file->inode->mapping.i_size;
+    cr_assert_eq(file_write(file, 0, buf, SIZE, 0), (ssize_t)SIZE);
+    request_order_set(20);
+    cr_assert_eq(inode_truncate(file->inode, 100), 0);
+    request_order_set(18);
+    cr_expect_eq(file_write(file, 0, buf, SIZE, 0), (ssize_t)SIZE);
+    cr_expect_eq(file_write(file, PAGE_SIZE, buf, PAGE_SIZE, 0), PAGE_SIZE);
+    give(0, SIZE);
+    cr_expect_eq(file_write_around(file, PAGE_SIZE, buf, PAGE_SIZE, WRITE_AROUND, &stale),
+                 PAGE_SIZE);
+    cr_expect_eq(stale.eof, UINT64_MAX);
+    stale_end(file->inode, &stale);
+    cr_expect_eq(atomic_load(size), 100);
+    cr_expect_eq(file_write(file, 0, buf, 200, WRITE_CACHED),
+                 200); /* the kernel's own wait for it */
+    cr_expect_eq(atomic_load(size), 200);
+    request_order_set(0);
+    cr_expect_eq(file_write(file, 200, buf, 100, 0), 100);
+    request_order_set(22);
+    cr_expect_eq(file_write(file, 300, buf, 100, 0), 100);
+    cr_expect_eq(atomic_load(size), 400);
+    cr_assert_eq(inode_truncate(file->inode, SIZE), 0); /* no cut */
+    request_order_set(20);
+    cr_expect_eq(file_write(file, SIZE, buf, 100, 0), 100);
+    cr_expect_eq(atomic_load(size), SIZE + 100);
+    request_order_set(0);
+}
+
 /* ---- fallocate in steps ---------------------------------------------------------------------- */
 
 static void take_steps(struct fallocation *f, unsigned nr)
