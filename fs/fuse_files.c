@@ -406,7 +406,7 @@ static void tell_size(struct front *front, const struct inode *inode, uint64_t s
 
 static int sync_or_tell_size(struct front *front, struct open_file *file, uint64_t size)
 {
-    int err = file_fsync(file, false);
+    int err = file_fsync(file);
     if (err != 0)
         tell_size(front, file->inode, size);
     return err;
@@ -424,7 +424,7 @@ static void unsynced_run(struct notify_job *job)
 static void sync_and_reply(fuse_req_t req, struct open_file *file, uint64_t offset, size_t written)
 {
     struct front *front = front_of(req);
-    int err = file_fsync(file, false);
+    int err = file_fsync(file);
     struct unsynced_job *u = err != 0 && front_may_wait(front) ? malloc(sizeof *u) : NULL;
     if (err == 0) {
         fuse_reply_write(req, written);

@@ -219,7 +219,7 @@ Test(fs_stale, a_long_fallocate_locks_nobody_out_and_grows_the_file_at_its_end)
     cr_expect_eq(stale_size(file->inode, end), 3);
     stale_end(file->inode, &stale);
     cr_expect_eq(stale_size(file->inode, end), end);
-    cr_assert_eq(file_fsync(file, false), 0);
+    cr_assert_eq(file_fsync(file), 0);
     uint64_t blocks;
     cr_assert_eq(store_count_blocks(fs->store, file->inode->data_id, &blocks), 0);
     cr_expect_eq(blocks, 2 * FALLOCATE_STEP + 1);
