@@ -21,6 +21,31 @@ static struct attach_client *client_of(struct list_head *n)
     return list_entry(n, struct attach_client, node);
 }
 
+/* Context: the accepting thread, as for the list.   NULL: no memory. */
+static struct attach_account *account_get(const struct attach *a, uid_t uid)
+{
+    bool shared = uid != 0 && uid != geteuid();
+    struct attach_account *account = NULL;
+    for (struct list_head *n = a->clients.next; shared && account == NULL && n != &a->clients;
+         n = n->next)
+        if (client_of(n)->account->shared && client_of(n)->account->uid == uid)
+            account = client_of(n)->account;
+    if (account == NULL)
+        account = calloc(1, sizeof *account);
+    if (account != NULL) {
+        account->uid = uid;
+        account->shared = shared;
+        account->clients++;
+    }
+    return account;
+}
+
+static void account_put(struct attach_account *account)
+{
+    if (account != NULL && --account->clients == 0)
+        free(account);
+}
+
 static void client_free(struct attach_client *c)
 {
     if (c->stop >= 0)
@@ -32,6 +57,7 @@ static void client_free(struct attach_client *c)
     close(c->sock);
     pthread_mutex_destroy(&c->lock);
     pthread_mutex_destroy(&c->work);
+    account_put(c->account);
     free(c->ranges);
     free(c);
 }
@@ -68,11 +94,12 @@ static int client_start(struct attach *a, int sock)
     c->hello_ns = clock_now(&clock_monotonic) + ATTACH_HELLO_MS * (uint64_t)1000000;
     c->uffd = -1;
     c->bell = -1;
+    c->account = account_get(a, c->peer.uid);
     c->stop = eventfd(0, EFD_CLOEXEC);
     c->space.taken_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pthread_mutex_init(&c->lock, NULL);
     pthread_mutex_init(&c->work, NULL);
-    int err = c->stop < 0 || c->space.taken_fd < 0 ? -errno : 0;
+    int err = c->stop < 0 || c->space.taken_fd < 0 ? -errno : c->account == NULL ? -ENOMEM : 0;
     if (err == 0)
         err = worker_start(&c->requests, "folio-attach", requests_step, c);
     if (err != 0) {
@@ -198,7 +225,10 @@ static unsigned accept_step(void *arg)
     if (fds[0].revents == 0)
         return 0;
     int err = accept_one(a);
-    return err == -EMFILE || err == -ENFILE ? 100 : 0;
+    if (err != -EMFILE && err != -ENFILE)
+        return 0;
+    memfd_shrink_soon();
+    return 100;
 }
 
 /* ---- starting and stopping ------------------------------------------------------------------- */

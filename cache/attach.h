@@ -31,6 +31,11 @@
  * A client that keeps its address space locked holds the threads that were about to change it: at most
  * FAULT_WORKERS_CLIENT of the pool, its own, and one that write-protects (uffd.h). Others go on.
  *
+ * Address space. A range has room for its pages in this process before it is tracked (memfd_reserve), or MAP fails with
+ * ENOMEM: no fault needs any. A client has a quarter of it at most, and half of the mappings and descriptors; so have
+ * all clients of one user together, unless he is root or our own. What nobody has attached any more is given back when
+ * others are: memfd.h.
+ *
  * Locks: client->work (held over a request, and so outside page locks), client->lock (its ranges; innermost),
  * attach->lock (clients, the pool's queue; innermost).
  */
@@ -42,7 +47,7 @@
 struct attach_request;
 
 struct attach_file {               /* one OPEN */
-    struct address_space *mapping; /* mapping_use_memfd() has been called */
+    struct address_space *mapping; /* mapping_use_memfd() has been called, until release */
     struct file_ra_state *ra;
     void *owner;     /* for release */
     uint64_t number; /* for stuck */

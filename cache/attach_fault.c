@@ -249,6 +249,7 @@ static void run_heal(struct attach *a, struct attach_job *job)
 static void run_release(struct attach *a, struct attach_range *r)
 {
     struct attach_client *c = r->client;
+    memfd_release(r->segment, &c->account->space);
     open_put(a, r->open);
     free(r);
     if (atomic_fetch_sub(&c->dying, 1) == 1)

@@ -10,6 +10,7 @@
 
 #include "cache/attach.h"
 #include "cache/attach_proto.h"
+#include "cache/memfd.h"
 #include "cache/page_cache.h"
 #include "cache/uffd.h"
 
@@ -44,10 +45,18 @@ struct attach_range {
     struct uffd_vma u; /* first */
     struct attach_client *client;
     struct attach_open *open;
-    _Atomic uint32_t refs;       /* one of the client's list, one of each job */
-    bool forgotten;              /* (attach->lock) */
-    _Atomic uint32_t readaheads; /* jobs (a) */
+    struct memfd_segment *segment; /* has its pages */
+    _Atomic uint32_t refs;         /* one of the client's list, one of each job */
+    bool forgotten;                /* (attach->lock) */
+    _Atomic uint32_t readaheads;   /* jobs (a) */
     struct attach_job release;
+};
+
+struct attach_account {         /* of one client; or of all of one user, but of root and our own */
+    struct memfd_account space; /* first */
+    uid_t uid;
+    bool shared;
+    unsigned clients; /* the accepting thread's */
 };
 
 struct attach_client {     /* (c) constant  (l) lock  (a) atomic  (q) its requests' thread, work */
@@ -55,9 +64,10 @@ struct attach_client {     /* (c) constant  (l) lock  (a) atomic  (q) its reques
     struct list_head node; /* attach->clients                                 (attach->lock) */
     int sock, stop;        /* (c) stop: an eventfd, readable when its threads shall end */
     struct ucred peer;     /* (c) who connected */
-    uint64_t hello_ns;     /* (c) when it must have said HELLO */
-    int uffd;              /* (q) -1 before HELLO, and when it was let go */
-    int bell;              /* (q) a socket, which its events' thread sends to; -1: it has none */
+    struct attach_account *account; /* (c) */
+    uint64_t hello_ns;              /* (c) when it must have said HELLO */
+    int uffd;                       /* (q) -1 before HELLO, and when it was let go */
+    int bell;                /* (q) a socket, which its events' thread sends to; -1: it has none */
     struct worker *requests; /* (c) */
     pthread_mutex_t work;    /* that thread's, but while it waits, or closes what was sent */
     bool left;               /* by us, who end: it is to do no more than close that  (work) */
@@ -105,9 +115,13 @@ struct attach_range *range_find(struct attach_client *c, uint64_t addr);
 /* The part of a range that was cut which has this page of the file now, likewise: NULL: it is unmapped. */
 struct attach_range *range_part(struct attach_range *cut, uint32_t index);
 void range_put(struct attach_range *r);
-/* Track a range. Takes over nothing.   -ENOMEM; -EEXIST: another is there. */
-int range_add(struct attach_client *c, struct attach_open *open, uint64_t addr, uint32_t first,
-              uint32_t count);
+struct span { /* in a client, and in the file */
+    uint64_t addr;
+    uint32_t first, count;
+};
+/* Track a range, whose pages that segment has. Takes over nothing.   -ENOMEM; -EEXIST: another is there. */
+int range_add(struct attach_client *c, struct attach_open *open, struct memfd_segment *segment,
+              const struct span *at);
 enum cut_why {
     CUT_ASKED,   /* unmapped or mapped over, by a request; may be refused */
     CUT_COVERED, /* something has moved there */

@@ -81,24 +81,25 @@ void open_put(struct attach *a, struct attach_open *open)
 }
 
 static struct attach_range *range_new(struct attach_client *c, struct attach_open *open,
-                                      uint64_t addr, uint32_t first, uint32_t count)
+                                      struct memfd_segment *segment, const struct span *at)
 {
     struct attach_range *r = calloc(1, sizeof *r);
     if (r == NULL)
         return NULL;
     r->u = (struct uffd_vma){ .uffd = c->uffd,
-                              .addr = addr,
+                              .addr = at->addr,
                               .file = open->file.number,
                               .space = &c->space,
                               .writable = open->file.writable };
     r->u.vma = (struct vm_area){ .mapping = open->file.mapping,
                                  .ops = &uffd_vma_ops,
                                  .door = FAULT_ATTACHED,
-                                 .first = first,
-                                 .count = count,
+                                 .first = at->first,
+                                 .count = at->count,
                                  .ra = open->file.ra };
     r->client = c;
     r->open = open;
+    r->segment = segment;
     atomic_store(&r->refs, 1);
     return r;
 }
@@ -132,6 +133,7 @@ static void list_range(struct attach_client *c, struct attach_range *r)
 static void range_begin(struct attach_range *r)
 {
     struct attach *a = r->client->attach;
+    memfd_share(r->segment, &r->client->account->space);
     atomic_fetch_add(&r->open->refs, 1);
     atomic_fetch_add(&a->nr_ranges, 1);
     atomic_fetch_add(&a->nr_pages, r->u.vma.count);
@@ -150,16 +152,16 @@ static void range_discard(struct attach_range *r)
     range_put(r);
 }
 
-int range_add(struct attach_client *c, struct attach_open *open, uint64_t addr, uint32_t first,
-              uint32_t count)
+int range_add(struct attach_client *c, struct attach_open *open, struct memfd_segment *segment,
+              const struct span *at)
 {
-    struct attach_range *r = range_new(c, open, addr, first, count);
+    struct attach_range *r = range_new(c, open, segment, at);
     if (r == NULL)
         return -ENOMEM;
     range_begin(r);
     pthread_mutex_lock(&c->lock);
     int err = make_room(c, 1, true);
-    size_t i = first_behind(c, addr);
+    size_t i = first_behind(c, at->addr);
     if (err == 0 && i < c->nr_ranges && c->ranges[i]->u.addr < range_end(r))
         err = -EEXIST;
     if (err == 0)
@@ -182,8 +184,8 @@ static int cut_part(struct cut *cut, uint32_t from, uint32_t to, uint64_t addr)
     struct attach_range *old = cut->old;
     if (from >= to)
         return 0;
-    struct attach_range *r =
-        range_new(old->client, old->open, addr, old->u.vma.first + from, to - from);
+    struct span at = { .addr = addr, .first = old->u.vma.first + from, .count = to - from };
+    struct attach_range *r = range_new(old->client, old->open, old->segment, &at);
     if (r == NULL)
         return -ENOMEM;
     atomic_store(&r->u.vma.advised, atomic_load(&old->u.vma.advised));

@@ -159,19 +159,19 @@ static int do_open(struct attach_client *c, const struct attach_request *rq, int
     struct attach_open *open = calloc(1, sizeof *open);
     if (open == NULL)
         return -ENOMEM;
+    memfd_limit_idle();
     int err = c->attach->ops->open(c->attach->arg, fd, rq, &open->file);
     if (err != 0) {
         free(open);
         atomic_fetch_add(&c->attach->refused, 1);
         return err;
     }
-    struct memfd *f = atomic_load(&open->file.mapping->memfd);
     open->id = ++c->next_id;
     atomic_store(&open->refs, 1);
     c->opens[slot] = open;
     a->reply.id = open->id;
     a->reply.flags = open->file.writable ? 0 : ATTACH_PRIVATE;
-    a->fd = open->file.writable ? f->fd : f->read_fd;
+    a->fd = memfd_descriptor(open->file.mapping, open->file.writable);
     return 0;
 }
 
@@ -271,22 +271,47 @@ static int cut_out(struct attach_client *c, const struct attach_request *rq)
 
 /* Track n pages from page first on, in two ranges where one cannot count so many: all of the largest file.
  * What is in the cache is mapped, if that is wanted. */
-static int add_ranges(struct attach_client *c, struct attach_open *open, uint64_t addr,
-                      uint64_t first, uint64_t n, bool map_resident)
+static int add_ranges(struct attach_client *c, struct attach_open *open,
+                      struct memfd_segment *segment, const struct attach_request *rq,
+                      bool map_resident)
 {
+    uint64_t first = rq->offset >> PAGE_SHIFT, n = rq->length >> PAGE_SHIFT;
     int err = 0;
     for (uint64_t done = 0, part; err == 0 && done < n; done += part) {
         part = n > UINT32_MAX && done == 0 ? n / 2 : n - done;
-        uint64_t at = addr + (done << PAGE_SHIFT);
-        err = range_add(c, open, at, (uint32_t)(first + done), (uint32_t)part);
+        struct span at = { .addr = rq->addr + (done << PAGE_SHIFT),
+                           .first = (uint32_t)(first + done),
+                           .count = (uint32_t)part };
+        err = range_add(c, open, segment, &at);
         if (err != 0 || !map_resident)
             continue;
-        struct attach_range *r = range_find(c, at);
+        struct attach_range *r = range_find(c, at.addr);
         if (r != NULL) { /* it has not been moved at once */
             vma_map_resident(&r->u.vma, r->u.vma.first, r->u.vma.count);
             range_put(r);
         }
     }
+    return err;
+}
+
+/* With room for its pages in this process: where there is none, it is said before anything is stored. */
+static int map_ranges(struct attach_client *c, struct attach_open *open,
+                      const struct attach_request *rq)
+{
+    bool around = atomic_load(&open->file.mapping->cache->fault_around) > 1;
+    struct memfd_account *account = &c->account->space;
+    struct memfd_segment *segment;
+    int err = memfd_reserve(open->file.mapping, (uint32_t)(rq->offset >> PAGE_SHIFT),
+                            rq->length >> PAGE_SHIFT, account, &segment);
+    if (err != 0)
+        return err;
+    err = cut_out(c, rq);
+    if (err == 0) {
+        err = add_ranges(c, open, segment, rq, around && !(rq->flags & (int)ATTACH_POPULATE));
+        if (err != 0)
+            (void)cut_out(c, rq);
+    }
+    memfd_release(segment, account);
     return err;
 }
 
@@ -299,15 +324,8 @@ static int do_map(struct attach_client *c, const struct attach_request *rq)
     int err = -EINVAL;
     if (c->uffd >= 0 && is_range(rq) && rq->offset % PAGE_SIZE == 0 &&
         first + count <= (uint64_t)UINT32_MAX + 1)
-        err = cut_out(c, rq);
-    bool populate = rq->flags & (int)ATTACH_POPULATE;
-    if (err == 0) {
-        bool around = atomic_load(&open->file.mapping->cache->fault_around) > 1;
-        err = add_ranges(c, open, rq->addr, first, count, around && !populate);
-        if (err != 0)
-            (void)cut_out(c, rq);
-    }
-    if (err == 0 && populate)
+        err = map_ranges(c, open, rq);
+    if (err == 0 && (rq->flags & (int)ATTACH_POPULATE))
         bring_in(c, rq, false);
     open_put(c->attach, open);
     return err;

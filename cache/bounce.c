@@ -12,7 +12,6 @@
  */
 #include <assert.h>
 #include <errno.h>
-#include <unistd.h>
 
 #include "cache/memfd.h"
 #include "cache/page_cache.h"
@@ -57,29 +56,13 @@ static void empty_buffer(const struct bounce *b, struct bio *bio)
     while (i < bio->nr_vecs) {
         struct bio_vec *v = &bio->vecs[i];
         uint32_t n = run_length(bio, i);
-        int done = n > 0 ? memfd_fill(b->f, v->index, bounce_page(b, i), n) : 0;
+        int done = n > 0 ? memfd_fill(b->f, page_address(v->owner), bounce_page(b, i), n) : 0;
         if (done == -EEXIST || done == -ENODEV)
             memcpy(page_address(v->owner), v->data, PAGE_SIZE);
         else if (done < 0)
             v->error = done == -ENOMEM ? -ENOMEM : -EIO;
         i += done > 0 ? (uint32_t)done : 1;
     }
-}
-
-/* What a client has cut off is zeros: to touch it might take as long as that client likes. That is only where
- * nothing can be read any more; a read that ends before may have met an error (of swap, say), which the next tells.
- * Returns 0 or -errno. */
-static int read_pages(int fd, char *to, size_t bytes, off_t offset)
-{
-    size_t done = 0;
-    ssize_t n;
-    while (done < bytes && (n = pread(fd, to + done, bytes - done, offset + (off_t)done)) != 0) {
-        if (n < 0)
-            return -errno;
-        done += (size_t)n;
-    }
-    memset(to + done, 0, bytes - done);
-    return 0;
 }
 
 /* Returns 0; -ENOMEM; another -errno: nothing of the bio is written, for there are bytes, and others may not stand in
@@ -90,8 +73,7 @@ static int fill_buffer(const struct bounce *b, struct bio *bio)
     for (uint32_t i = 0, n; i < bio->nr_vecs && err == 0; i += n) {
         n = run_length(bio, i);
         assert(n > 0);
-        err = read_pages(b->f->fd, bounce_page(b, i), (size_t)n << PAGE_SHIFT,
-                         (off_t)bio->vecs[i].index << PAGE_SHIFT);
+        err = memfd_read(b->f, bio->vecs[i].index, bounce_page(b, i), n);
     }
     if (err == 0 || err == -ENOMEM)
         return err;
@@ -103,9 +85,9 @@ static int fill_buffer(const struct bounce *b, struct bio *bio)
 
 void bounce_page_in(struct address_space *m, struct page *page, const char *from)
 {
-    const struct memfd *f = atomic_load(&m->memfd);
-    if (!memfd_whole() || memfd_fill(f, atomic_load(&page->index), from, 1) != 1)
-        memcpy(page_address(page), from, PAGE_SIZE);
+    void *frame = page_address(page);
+    if (!memfd_whole() || memfd_fill(atomic_load(&m->memfd), frame, from, 1) != 1)
+        memcpy(frame, from, PAGE_SIZE);
 }
 
 static void bounce_end_io(struct bio *bio)
@@ -119,10 +101,19 @@ static void bounce_end_io(struct bio *bio)
     bio_endio(bio); /* bio->error may have changed */
 }
 
+/* Where some do not, it is being given back. */
+static bool all_in_memfd(const struct page_cache *cache, const struct bio *bio)
+{
+    uint32_t i = 0;
+    while (i < bio->nr_vecs && page_in_memfd(cache, bio->vecs[i].owner))
+        i++;
+    return i == bio->nr_vecs;
+}
+
 bool bounce_bio(struct address_space *m, struct bio *bio)
 {
-    const struct memfd *f = atomic_load(&m->memfd);
-    if (f == NULL || m->cache->nr_bounces == 0 || !memfd_whole())
+    struct memfd *f = atomic_load(&m->memfd);
+    if (f == NULL || m->cache->nr_bounces == 0 || !memfd_whole() || !all_in_memfd(m->cache, bio))
         return true;
     struct bounce *b = bounce_take(m->cache, bio->op);
     if (b == NULL)

@@ -1,5 +1,6 @@
 /* check.c: the invariants of page.h, and what shows in a page of memory.h's, verified page by page. For a quiet
  * mapping. */
+#include "cache/memfd.h"
 #include "cache/reclaim.h"
 
 #define CHECK(condition)     \
@@ -23,6 +24,7 @@ static int page_check(struct address_space *m, struct page *page, uint32_t index
     CHECK(!(page_test(page, PG_writeback) && page_test(page, PG_dirty))); /* I4 */
     CHECK(atomic_load(&page->refcount) >= 1);                             /* I5 */
     CHECK(page_test(page, PG_lru));
+    CHECK(memfd_check(m, page)); /* F1, F2 */
     return 0;
 }
 

@@ -6,7 +6,7 @@
 #include <poll.h>
 #include <string.h>
 
-#include "cache/memfd.h"
+#include "cache/memfd_impl.h"
 #include "cache/page_cache.h"
 #include "cache/rcu.h"
 #include "cache/reclaim.h"
@@ -345,7 +345,7 @@ static void read_one_end_io(struct bio *bio)
 int read_page_locked(struct address_space *m, struct page *page)
 {
     char aside[PAGE_SIZE];
-    bool shared = atomic_load(&m->memfd) != NULL;
+    bool shared = page_in_memfd(m->cache, page);
     struct bio *bio = bio_alloc(BIO_READ, atomic_load(&m->object), 1);
     if (bio == NULL)
         return -ENOMEM;

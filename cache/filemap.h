@@ -78,7 +78,7 @@ struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_loc
     pthread_mutex_t tree_lock;
     struct rwsem invalidate_lock;
     struct rwsem writeback_sem;
-    _Atomic(struct memfd *) memfd; /* its pages' frames; NULL: in the arena       (i) */
+    _Atomic(struct memfd *) memfd; /* NULL: it never was attached                 (i) */
     pthread_rwlock_t i_mmap_lock;  /* readers come first: memory.h says why */
     struct list_head i_mmap;       /* the vm_areas that map it                      (i_mmap_lock) */
     _Atomic uint32_t nr_vmas; /*                                     (i_mmap_lock to change, a) */

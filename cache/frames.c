@@ -28,18 +28,41 @@ static void *own_frame(const struct page_cache *cache, const struct page *page)
     return cache->arena + ((uint64_t)(page - cache->pages) << PAGE_SHIFT);
 }
 
+bool page_in_memfd(const struct page_cache *cache, const struct page *page)
+{
+    return page->data != own_frame(cache, page);
+}
+
+void page_to_memfd(struct page_cache *cache, struct page *page, void *frame)
+{
+    if (page->touched) { /* the budget counts it once */
+        madvise(own_frame(cache, page), PAGE_SIZE, MADV_DONTNEED);
+        page->touched = false;
+    }
+    page->data = frame;
+}
+
+int page_from_memfd(struct page_cache *cache, struct page *page, const struct memfd *f)
+{
+    int err = 0;
+    if (page_test(page, PG_uptodate))
+        err = memfd_read(f, atomic_load(&page->index), own_frame(cache, page), 1);
+    page->touched = true;
+    if (err == 0)
+        page->data = own_frame(cache, page);
+    return err;
+}
+
 int page_settle(struct address_space *m, struct page *page, uint32_t index)
 {
     struct memfd *f = atomic_load(&m->memfd);
-    if (f == NULL) {
+    void *frame = NULL;
+    int err = f != NULL ? memfd_frame(f, index, &frame) : 0;
+    if (err == 0 && frame != NULL)
+        page_to_memfd(m->cache, page, frame);
+    else
         page->touched = true;
-        return 0;
-    }
-    if (page->touched) { /* the budget counts it once */
-        madvise(own_frame(m->cache, page), PAGE_SIZE, MADV_DONTNEED);
-        page->touched = false;
-    }
-    return memfd_frame(f, index, &page->data);
+    return err;
 }
 
 void put_page(struct page_cache *cache, struct page *page)
@@ -129,7 +152,7 @@ static bool flushes_inline(const struct page_cache *cache)
 struct page *page_alloc(struct address_space *m, bool wait)
 {
     struct page_cache *cache = m->cache;
-    bool own = atomic_load(&m->memfd) == NULL;
+    bool own = !memfd_has_pages(m);
     struct page *page = frame_take(cache, own);
     for (unsigned idle = 0; page == NULL && idle < ALLOC_TRIES;) {
         uint32_t seen = atomic_load(&cache->progress);

@@ -1,8 +1,9 @@
-#include "cache/memfd.h"
+#include "cache/memfd_impl.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/userfaultfd.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,8 +15,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "cache/memory.h"
-#include "cache/page_cache.h"
 #include "cache/worker.h"
 
 #ifndef MFD_NOEXEC_SEAL /* Linux 6.3 */
@@ -98,7 +97,7 @@ static int cut(int fd, off_t bytes)
 /* ---- pages that vanish under us -------------------------------------------------------------- */
 
 static struct sigaction previous;
-static _Atomic unsigned nr_memfds;  /* segments are only looked for where there are any */
+static _Atomic unsigned nr_mapped;  /* segments: they are only looked for where there are any */
 static _Atomic unsigned nr_patched; /* segments */
 
 /* Segments that exist, for the handler: addresses only ever added, lengths cleared when unmapped. */
@@ -152,7 +151,7 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
 {
     uintptr_t at = (uintptr_t)info->si_addr & ~(uintptr_t)(PAGE_SIZE - 1);
     int error = errno;
-    if (info->si_code == BUS_ADRERR && atomic_load(&nr_memfds) > 0 && restore_page(at)) {
+    if (info->si_code == BUS_ADRERR && atomic_load(&nr_mapped) > 0 && restore_page(at)) {
         errno = error;
         return;
     }
@@ -236,7 +235,7 @@ static void forget(const void *start)
 
 bool memfd_any(void)
 {
-    return atomic_load(&nr_memfds) > 0;
+    return atomic_load(&nr_mapped) > 0;
 }
 
 /* ---- filling --------------------------------------------------------------------------------- */
@@ -273,53 +272,43 @@ static char *map_window(int fd, uint64_t bytes, uint64_t offset)
 
 /* ---- segments -------------------------------------------------------------------------------- */
 
-static unsigned segment_of(uint32_t index)
+int segment_map(struct memfd_segment *s)
 {
-    unsigned bits = index == 0 ? 0 : 32u - (unsigned)__builtin_clz(index);
-    return bits <= MEMFD_FIRST_SHIFT ? 0 : bits - MEMFD_FIRST_SHIFT;
-}
-
-static uint64_t segment_first(unsigned segment)
-{
-    return segment == 0 ? 0 : (uint64_t)1 << (MEMFD_FIRST_SHIFT + segment - 1);
-}
-
-static uint64_t segment_pages(unsigned segment)
-{
-    return segment == 0 ? (uint64_t)1 << MEMFD_FIRST_SHIFT : segment_first(segment);
-}
-
-/* Context: lock held. */
-static char *map_segment(struct memfd *f, unsigned segment)
-{
-    uint64_t bytes = segment_pages(segment) << PAGE_SHIFT;
-    uint64_t offset = segment_first(segment) << PAGE_SHIFT;
-    char *at =
-        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, f->fd, (off_t)offset);
+    uint64_t bytes = s->count << PAGE_SHIFT, offset = (uint64_t)s->first << PAGE_SHIFT;
+    char *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, s->f->fd,
+                    (off_t)offset);
     if (at == MAP_FAILED)
-        return NULL;
-    if (know(at, bytes, f->fd, offset) != 0) {
+        return -ENOMEM;
+    if (know(at, bytes, s->f->fd, offset) != 0) {
         munmap(at, bytes);
-        return NULL;
+        return -ENOMEM;
     }
-    atomic_store(&f->windows[segment], map_window(f->fd, bytes, offset));
-    atomic_store(&f->segments[segment], at);
-    return at;
+    s->frames = at;
+    s->window = segment_has_window(s) ? map_window(s->f->fd, bytes, offset) : NULL;
+    atomic_fetch_add(&nr_mapped, 1);
+    return 0;
+}
+
+void segment_unmap(struct memfd_segment *s)
+{
+    forget(s->frames);
+    munmap(s->frames, s->count << PAGE_SHIFT);
+    if (s->window != NULL)
+        munmap(s->window, s->count << PAGE_SHIFT);
+    atomic_fetch_sub(&nr_mapped, 1);
 }
 
 /* Put the memfd's own pages back where zeros had to stand in for them. Context: lock held. */
 static void heal_segments(struct memfd *f)
 {
-    for (unsigned i = 0; i < MEMFD_SEGMENTS; i++) {
-        char *at = atomic_load(&f->segments[i]);
-        if (at != NULL && test_clear_patched(at))
-            (void)mmap(at, segment_pages(i) << PAGE_SHIFT, PROT_READ | PROT_WRITE,
+    for (struct memfd_segment *s = f->segments; s != NULL; s = s->next)
+        if (test_clear_patched(s->frames))
+            (void)mmap(s->frames, s->count << PAGE_SHIFT, PROT_READ | PROT_WRITE,
                        MAP_SHARED | MAP_NORESERVE | MAP_FIXED, f->fd,
-                       (off_t)(segment_first(i) << PAGE_SHIFT));
-    }
+                       (off_t)((uint64_t)s->first << PAGE_SHIFT));
 }
 
-/* Context: lock held. */
+/* Context: lock held, and it has its files. */
 static int resize_locked(struct memfd *f, uint64_t pages)
 {
     int err = cut(f->fd, (off_t)(pages << PAGE_SHIFT));
@@ -333,17 +322,12 @@ static int resize_locked(struct memfd *f, uint64_t pages)
 
 int memfd_frame(struct memfd *f, uint32_t index, void **out)
 {
-    unsigned segment = segment_of(index);
+    const struct memfd_segment *s = segment_over(f, index, 1);
     int err = 0;
-    char *at = atomic_load(&f->segments[segment]);
-    if (at == NULL)
-        at = map_segment(f, segment);
-    if (at == NULL)
-        err = -ENOMEM;
-    else if (index >= f->pages)
+    if (s != NULL && index >= f->pages)
         err = resize_locked(f, (uint64_t)index + 1) == 0 ? 0 : -ENOMEM;
     if (err == 0)
-        *out = at + ((index - segment_first(segment)) << PAGE_SHIFT);
+        *out = s != NULL ? segment_frame(s, index) : NULL;
     return err;
 }
 
@@ -352,11 +336,10 @@ bool memfd_whole(void)
     return filler >= 0 && atomic_load(&nr_patched) == 0;
 }
 
-int memfd_fill(const struct memfd *f, uint32_t index, const char *from, uint32_t n)
+int memfd_fill(struct memfd *f, const void *frame, const char *from, uint32_t n)
 {
-    unsigned segment = segment_of(index);
-    uint64_t in = index - segment_first(segment), rest = segment_pages(segment) - in;
-    const char *window = atomic_load(&f->windows[segment]);
+    uint64_t in, rest;
+    const char *window = segment_window(f, frame, &in, &rest);
     if (window == NULL)
         return -ENODEV;
     struct uffdio_copy copy = { .dst = (uintptr_t)window + (in << PAGE_SHIFT),
@@ -365,6 +348,21 @@ int memfd_fill(const struct memfd *f, uint32_t index, const char *from, uint32_t
                                 .mode = UFFDIO_COPY_MODE_DONTWAKE };
     int err = ioctl(filler, UFFDIO_COPY, &copy) == 0 ? 0 : -errno;
     return copy.copy > 0 ? (int)((uint64_t)copy.copy >> PAGE_SHIFT) : err;
+}
+
+int memfd_read(const struct memfd *f, uint32_t index, char *to, uint32_t n)
+{
+    size_t done = 0, bytes = (size_t)n << PAGE_SHIFT;
+    off_t offset = (off_t)index << PAGE_SHIFT;
+    ssize_t got;
+    while (done < bytes &&
+           (got = pread(f->fd, to + done, bytes - done, offset + (off_t)done)) != 0) {
+        if (got < 0)
+            return -errno;
+        done += (size_t)got;
+    }
+    memset(to + done, 0, bytes - done);
+    return 0;
 }
 
 int memfd_punch(struct memfd *f, uint32_t first, uint32_t last)
@@ -376,7 +374,9 @@ int memfd_punch(struct memfd *f, uint32_t first, uint32_t last)
 void memfd_grow(struct memfd *f, uint64_t pages)
 {
     pthread_mutex_lock(&f->lock);
-    if (pages > f->pages)
+    if (pages > f->pages && f->fd < 0)
+        f->pages = pages; /* when it has files again */
+    else if (pages > f->pages)
         (void)resize_locked(f, pages); /* memfd_frame() tries again */
     pthread_mutex_unlock(&f->lock);
 }
@@ -416,7 +416,8 @@ static bool huge_pages_possible(void)
            strstr(text, "[advise]") == NULL;
 }
 
-static int open_memfd(struct memfd *f, uint64_t pages)
+/* Context: lock held, and there are none. */
+static int open_locked(struct memfd *f, uint64_t pages)
 {
     char path[64];
     f->fd = memfd_create("folio", MFD_CLOEXEC | MFD_NOEXEC_SEAL);
@@ -432,45 +433,64 @@ static int open_memfd(struct memfd *f, uint64_t pages)
      * shorten and to punch. (Without MFD_NOEXEC_SEAL it is sealed against seals: EPERM.) */
     if (fchmod(f->fd, 0) != 0 || (fcntl(f->fd, F_ADD_SEALS, F_SEAL_SEAL) != 0 && errno != EPERM))
         return -errno;
-    return resize_locked(f, pages);
+    int err = cut(f->fd, (off_t)(pages << PAGE_SHIFT));
+    if (err == 0)
+        f->pages = pages;
+    return err;
 }
 
-static void memfd_free(struct memfd *f)
+static void close_files(struct memfd *f)
 {
-    for (unsigned i = 0; i < MEMFD_SEGMENTS; i++) {
-        char *at = atomic_load(&f->segments[i]);
-        if (at == NULL)
-            continue;
-        forget(at);
-        munmap(at, segment_pages(i) << PAGE_SHIFT);
-        at = atomic_load(&f->windows[i]);
-        if (at != NULL)
-            munmap(at, segment_pages(i) << PAGE_SHIFT);
-    }
     if (f->read_fd >= 0)
         close(f->read_fd);
     if (f->fd >= 0)
         close(f->fd);
+    f->fd = f->read_fd = -1;
+}
+
+int memfd_open_files(struct memfd *f, uint64_t pages)
+{
+    if (f->fd >= 0)
+        return 0;
+    if (huge_pages_possible())
+        return -EOPNOTSUPP;
+    int err = open_locked(f, pages > f->pages ? pages : f->pages);
+    if (err != 0)
+        close_files(f);
+    return err;
+}
+
+void memfd_free(struct memfd *f)
+{
+    segments_free(f);
+    close_files(f);
+    pthread_mutex_destroy(&f->table);
     pthread_mutex_destroy(&f->lock);
     free(f);
-    atomic_fetch_sub(&nr_memfds, 1);
 }
 
 static pthread_mutex_t dead_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct memfd *dead;
-static struct worker *undertaker; /* to the end of the process */
+static _Atomic unsigned nr_dead; /* those that are being buried, too */
+static struct crew undertakers;  /* to the end of the process */
+
+static _Atomic bool short_of_files;
 
 static unsigned undertaker_step(void *arg)
 {
     (void)arg;
+    if (atomic_exchange(&short_of_files, false))
+        (void)memfd_shrink(UINT_MAX);
     pthread_mutex_lock(&dead_lock);
     struct memfd *f = dead;
     dead = f != NULL ? f->next : NULL;
     pthread_mutex_unlock(&dead_lock);
     if (f == NULL)
         return 60000;
-    (void)cut(f->fd, 0);
+    if (f->fd >= 0)
+        (void)cut(f->fd, 0);
     memfd_free(f);
+    atomic_fetch_sub(&nr_dead, 1);
     return 0;
 }
 
@@ -478,11 +498,23 @@ void memfd_bury(struct memfd *f)
 {
     if (f == NULL)
         return;
+    atomic_fetch_add(&nr_dead, 1);
     pthread_mutex_lock(&dead_lock);
     f->next = dead;
     dead = f;
     pthread_mutex_unlock(&dead_lock);
-    worker_wake(undertaker);
+    crew_wake(&undertakers);
+}
+
+void memfd_shrink_soon(void)
+{
+    atomic_store(&short_of_files, true);
+    crew_wake(&undertakers);
+}
+
+bool memfd_burying(void)
+{
+    return atomic_load(&nr_dead) > 0;
 }
 
 /* Returns 0, or -errno: there may be another time. */
@@ -497,83 +529,23 @@ static int begin(void)
         open_filler();
         installed = true;
     }
-    if (undertaker == NULL)
-        err = worker_start(&undertaker, "folio-bury", undertaker_step, NULL);
+    if (atomic_load(&undertakers.nr) == 0)
+        err = crew_start(&undertakers, "folio-bury", undertaker_step, NULL);
     pthread_mutex_unlock(&lock);
     return err;
 }
 
-static int memfd_create_for(struct address_space *m, struct memfd **out)
+int memfd_create_for(struct address_space *m, struct memfd **out)
 {
     int err = begin();
     struct memfd *f = err == 0 ? calloc(1, sizeof *f) : NULL;
     if (f == NULL)
         return err != 0 ? err : -ENOMEM;
     pthread_mutex_init(&f->lock, NULL);
+    pthread_mutex_init(&f->table, NULL);
+    list_init(&f->idle);
+    f->mapping = m;
     f->fd = f->read_fd = -1;
-    atomic_fetch_add(&nr_memfds, 1); /* before it has segments that could be touched */
-    err = open_memfd(f, pages_for(atomic_load(&m->i_size)));
-    if (err != 0) {
-        memfd_free(f);
-        return err;
-    }
     *out = f;
     return 0;
-}
-
-/* Take a page out of the tree that is not dirty, nor stored to meanwhile.   Returns false: it has to stay. */
-static bool remove_clean_page(struct address_space *m, struct page *page)
-{
-    lock_page(page);
-    wait_on_page_writeback(page);
-    bool there = atomic_load(&page->mapping) == m;
-    bool goes = there && !page_test(page, PG_dirty) && page_unmap(m, page);
-    if (goes)
-        remove_from_page_cache(page, m);
-    unlock_page(page);
-    put_page(m->cache, page);
-    return goes || !there;
-}
-
-/* Take every page out of the tree.   Returns false: one has to stay. */
-static bool remove_clean_pages(struct address_space *m)
-{
-    struct page *pages[PAGEVEC];
-    bool all = true;
-    for (uint64_t next = 0; all && next <= UINT32_MAX;) {
-        unsigned n = find_get_pages(m, &next, UINT32_MAX, pages, PAGEVEC);
-        for (unsigned i = 0; i < n; i++)
-            all = remove_clean_page(m, pages[i]) && all;
-    }
-    return all;
-}
-
-int mapping_use_memfd(struct address_space *m)
-{
-    if (atomic_load(&m->memfd) != NULL)
-        return 0;
-    if (huge_pages_possible())
-        return -EOPNOTSUPP;
-    struct memfd *f;
-    int err = memfd_create_for(m, &f);
-    if (err != 0)
-        return err;
-    err = filemap_fdatawrite(m, WB_SYNC_ALL);
-    if (err == 0) {
-        down_write(&m->invalidate_lock);
-        if (remove_clean_pages(m)) {
-            atomic_store(&m->memfd, f);
-        } else {
-            err = -EIO;
-        }
-        up_write(&m->invalidate_lock);
-    }
-    if (err != 0)
-        memfd_free(f);
-    return err;
-}
-
-struct memfd *mapping_take_memfd(struct address_space *m)
-{
-    return atomic_exchange(&m->memfd, NULL);
 }

@@ -82,12 +82,17 @@ int page_hold_copy(struct address_space *m, struct page *page)
     return page_mkclean(m, page);
 }
 
+bool page_zap(struct address_space *m, struct page *page)
+{
+    return for_each_vma(m, page, true) == 0;
+}
+
 bool page_unmap(struct address_space *m, struct page *page)
 {
     struct memfd *f = atomic_load(&m->memfd);
     uint32_t index = atomic_load(&page->index);
-    bool certain = for_each_vma(m, page, true) == 0;
-    if (certain && f != NULL)
+    bool certain = page_zap(m, page);
+    if (certain && f != NULL && page_in_memfd(m->cache, page))
         certain = memfd_punch(f, index, index) == 0;
     if (certain)
         page_clear(page, PG_mkwrite);

@@ -121,5 +121,7 @@ int page_hold_copy(struct address_space *m, struct page *page);
 /* Unmap one locked page everywhere; with a memfd its bytes are gone then.   Returns false: not certain;
  * the page must stay. */
 bool page_unmap(struct address_space *m, struct page *page);
+/* The same for who has it mapped by its struct page (vma_soft.h); whoever maps the memfd has it mapped still. */
+bool page_zap(struct address_space *m, struct page *page);
 
 #endif

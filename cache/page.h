@@ -1,7 +1,7 @@
 /* page.h: one page of the cache, its states, and the lock order of the whole program.
  * Read this first.
  *
- * A page is one 4 KiB frame of the cache's arena and the struct that describes it (a file that other
+ * A page is one 4 KiB frame of the cache's arena and the struct that describes it (what other
  * processes map has its frames in a memfd instead: memfd.h). The structs are an array beside the
  * arena (Linux's mem_map), never freed while the cache lives; so a stale pointer
  * may meet a page that is somebody else's by now, but never memory that is no page. The protocol
@@ -67,7 +67,8 @@
  *         PG_locked                          ascending index within one mapping; held over the
  *                                            store's read
  *           (wait for PG_writeback)
- *           memfd->lock                      the size of a mapping's memfd, against pages entering
+ *           memfd->lock                      the size of a mapping's memfd, and where its pages lie, against
+ *                                            pages entering
  *         inode_lock_records()               one for the volume: from building an inode's record to
  *                                            applying it; no PG_locked is taken inside
  *             inode->i_lock                  attributes; never held over a sleep
@@ -138,7 +139,8 @@ struct page { /* (c) constant  (l) PG_locked  (t) tree_lock  (r) lru_lock  (a) a
     bool touched;           /* its own frame in the arena may hold memory; see page_settle() */
     _Atomic uint8_t order;  /* of its folio: see ra_window                              (a) */
     struct list_head lru;   /* active, inactive or free list                            (r) */
-    void *data; /* where its bytes are: its frame, or in the mapping's memfd; constant in a tree */
+    void *
+        data; /* where its bytes are: its frame, or in the mapping's memfd; in a tree: see memfd.h */
 };
 _Static_assert(sizeof(struct page) <= 64, "a page's own memory beside its data: at most 64 bytes");
 

@@ -97,7 +97,7 @@ struct page_cache { /* (c) constant  (r) lru_lock  (s) shadow_lock  (d) dirty_lo
     struct bounce {      /* see bounce.c */
         char *data;      /* (c) BIO_MAX_VECS pages */
         _Atomic bool taken; /* by a bio, to whose end the rest belongs                    (a) */
-        const struct memfd *f;
+        struct memfd *f;
         void (*end_io)(struct bio *bio);
         void *private;
     } bounces[BOUNCES_MOST];
@@ -142,6 +142,12 @@ void cache_wait_progress(struct page_cache *cache, uint32_t seen, unsigned ms);
 /* Say where the bytes of a page that is about to enter the tree are to be. With a memfd its lock is held
  * until the page is in the tree.   0 or -ENOMEM. */
 int page_settle(struct address_space *m, struct page *page, uint32_t index);
+/* Are they in the mapping's memfd (memfd.h)?   Context: locked, or a reference. */
+bool page_in_memfd(const struct page_cache *cache, const struct page *page);
+/* From now on they are in that frame of it, where they have been put; or in the page's own, where they are put.
+ * Context: locked and frozen.   Returns 0, or -errno: as it was. */
+void page_to_memfd(struct page_cache *cache, struct page *page, void *frame);
+int page_from_memfd(struct page_cache *cache, struct page *page, const struct memfd *f);
 
 /* ---- bounce.c -------------------------------------------------------------------------------- */
 

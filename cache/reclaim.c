@@ -191,7 +191,7 @@ static bool try_remove_mapping(struct page *page)
     struct address_space *m = atomic_load(&page->mapping);
     if (m == NULL)
         return false;
-    bool shared = atomic_load(&m->memfd) != NULL;
+    bool shared = page_in_memfd(m->cache, page);
     if (shared && !memfd_reclaim_begin())
         return false;
     bool removed = remove_mapping(m, page);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "cache/attach_proto.h"
+#include "cache/memfd.h"
 #include "fs/control_path.h"
 #include "fs/daemon.h"
 #include "fs/data.h"
@@ -72,8 +73,11 @@ static int door_open(void *arg, int fd, const struct attach_request *rq, struct 
     if (err != 0)
         return err;
     err = inode_share_pages(inode);
+    bool shared = err == 0;
     if (err == 0)
         err = file_open(inode, flags & O_ACCMODE, &file);
+    if (err != 0 && shared)
+        mapping_unuse_memfd(&inode->mapping);
     inode_put(inode, 1);
     if (err != 0)
         return err;
@@ -88,8 +92,10 @@ static int door_open(void *arg, int fd, const struct attach_request *rq, struct 
 
 static void door_release(void *arg, void *owner)
 {
+    struct open_file *file = owner;
     (void)arg;
-    file_release(owner);
+    mapping_unuse_memfd(&file->inode->mapping);
+    file_release(file);
 }
 
 static void door_stuck(void *arg, pid_t pid, uint64_t number, unsigned seconds)

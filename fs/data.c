@@ -169,12 +169,15 @@ int inode_share_pages(struct inode *inode)
 {
     const struct fs_options *o = &inode->fs->options;
     if (atomic_load(&inode->shared))
-        return 0;
+        return mapping_use_memfd(&inode->mapping);
     down_write(&inode->i_rwsem);
     int err = mapping_use_memfd(&inode->mapping);
     up_write(&inode->i_rwsem);
-    if (err == 0 && o->forget_front != NULL)
+    if (err == 0 && o->forget_front != NULL) {
         err = o->forget_front(o->front, inode->ino);
+        if (err != 0)
+            mapping_unuse_memfd(&inode->mapping);
+    }
     if (err == 0)
         atomic_store(&inode->shared, true);
     return err;

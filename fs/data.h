@@ -88,8 +88,8 @@ int inode_truncate(struct inode *inode, uint64_t size);
 int inode_trim_tail(struct inode *inode);
 /* Put the file's dirty pages and size into the running transaction (no sync). */
 int inode_write_back(struct inode *inode);
-/* From now on its pages lie in a memfd, and who is in front has no copies from before: the first step of
- * attaching. As mapping_use_memfd(); any number of callers at once. No lock held, no operation waiting. */
+/* It has a memfd, and who is in front has no copies from before: the first step of attaching; mapping_unuse_memfd() is
+ * due. As mapping_use_memfd(); any number of callers at once. No lock held, no operation waiting. */
 int inode_share_pages(struct inode *inode);
 /* Drop all data: a deleted inode's last step; adds the trim to u. */
 void inode_delete_data(struct inode *inode, struct update *u);

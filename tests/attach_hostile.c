@@ -672,8 +672,8 @@ static void holder(int in, int out)
         int file = make_file(name, PAGES);
         held[i].memfd = open_pages(s, file, &id);
         held[i].byte = bytes + i * PAGE;
-        CHECK_EQ(ask(s, (struct attach_request){ .op = ATTACH_DROP, .id = id }, -1, NULL, NULL), 0);
-        for (off_t k = 0; k < PAGES; k++) /* its pages come back, into the memfd */
+        (void)map_pages(s, uffd, held[i].memfd, id);
+        for (off_t k = 0; k < PAGES; k++) /* its pages lie in the memfd */
             CHECK_EQ(byte_at(file, k * (off_t)PAGE), k + 1);
     }
     for (size_t i = 0; i < HELD_FILES; i++) {
@@ -1037,6 +1037,86 @@ static void attack_crowd(void)
     end_child(&c);
 }
 
+/* ---- more than there is ------------------------------------------------------------------------------------- */
+
+#define TIB ((off_t)1 << 40)
+
+/* The last page of a file as long as any. */
+static char *attach_last(int i)
+{
+    char name[20];
+    (void)snprintf(name, sizeof name, "vast%d", i);
+    int fd = open(name, O_RDWR | O_CREAT, 0644);
+    if (fd < 0 || ftruncate(fd, 16 * TIB) != 0)
+        give_up("%s", name);
+    char *p =
+        folio_mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 16 * TIB - (off_t)PAGE);
+    close(fd);
+    return p;
+}
+
+enum { VAST = 150 };
+
+/* All the room that one client gets. */
+static void hoarder(int in, int out)
+{
+    char *had[VAST];
+    int nr = 0;
+    for (; nr < VAST && (had[nr] = attach_last(nr)) != MAP_FAILED; nr++)
+        CHECK_EQ(store(had[nr], 'y'), 0);
+    CHECK(nr >= 16 && nr < VAST && errno == ENOMEM);
+    say(out);
+    (void)hear(in);
+    for (int i = 0; i < nr; i++)
+        CHECK(load(had[i]) == 'y' && folio_munmap(had[i], PAGE) == 0);
+}
+
+/* Whoever stores has room: where there is none, mapping fails. And what is not mapped any more takes none. */
+static void attack_room(void)
+{
+    for (int i = 0; i < VAST; i++) {
+        char *p = attach_last(i);
+        CHECK(p != MAP_FAILED && store(p, 'x') == 0 && folio_munmap(p, PAGE) == 0);
+    }
+    struct child c = start_child(hoarder);
+    CHECK(hear(c.from));
+    all_is_well("all the room for one client");
+    end_child(&c);
+    for (int i = 0; i < VAST; i++) {
+        char name[20];
+        (void)snprintf(name, sizeof name, "vast%d", i);
+        CHECK_EQ(unlink(name), 0);
+    }
+    control("sync"); /* what is dirty keeps its file */
+}
+
+/* Files one after the other, more than there would be descriptors for, were they kept. */
+static void attack_files(void)
+{
+    enum { FILES = 1000 };
+    unsigned before = daemon_has("fd");
+    for (int round = 0; round < 2; round++) /* the second finds them in the cache */
+        for (int i = 0; i < FILES; i++) {
+            char name[20];
+            (void)snprintf(name, sizeof name, "one%d", i);
+            int fd = open(name, O_RDWR | O_CREAT, 0644);
+            if (fd < 0 || ftruncate(fd, PAGE) != 0)
+                give_up("%s", name);
+            char *p = folio_mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+            CHECK(p != MAP_FAILED && load(p) == (round > 0 ? 'x' : 0));
+            CHECK(store(p, 'x') == 0 && folio_munmap(p, PAGE) == 0);
+            CHECK_EQ(byte_at(fd, 0), 'x');
+            close(fd);
+        }
+    CHECK(WITHIN(10, daemon_has("fd") < before + 600));
+    for (int i = 0; i < FILES; i++) {
+        char name[20];
+        (void)snprintf(name, sizeof name, "one%d", i);
+        CHECK_EQ(unlink(name), 0);
+    }
+    control("sync");
+}
+
 /* ---- descriptors that are slow to close --------------------------------------------------------------------- */
 
 /* A connection whose other end reads nothing: its last close waits until that has, 45 s at most. */
@@ -1131,6 +1211,8 @@ int main(int argc, char **argv)
     ATTACK("ranges", attack_ranges(file));
     ATTACK("endings", attack_endings());
     ATTACK("holes", attack_holes());
+    ATTACK("room", attack_room());
+    ATTACK("files", attack_files());
     ATTACK("crowd", attack_crowd());
     if (getenv("FOLIO_OTHER") != NULL)
         ATTACK("locked", attack_locked());

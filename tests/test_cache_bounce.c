@@ -72,6 +72,8 @@ struct world {
     struct shelf shelf;
     struct page_cache *cache;
     struct address_space m;
+    struct memfd_account account;
+    struct memfd_segment *segment;
 };
 
 static void world_open(struct world *w, uint64_t cache_bytes)
@@ -82,12 +84,16 @@ static void world_open(struct world *w, uint64_t cache_bytes)
     cr_assert_eq(page_cache_create(&w->cache, &o), 0);
     mapping_init(&w->m, w->cache, &w->shelf.dev, 1, NULL, FILE_PAGES << PAGE_SHIFT);
     cr_assert_eq(mapping_use_memfd(&w->m), 0);
+    cr_assert_eq(memfd_reserve(&w->m, 0, FILE_PAGES, &w->account, &w->segment), 0);
     if (!memfd_whole())
         cr_skip_test("no userfaultfd(2) here: memfds cannot be filled");
 }
 
 static void world_close(struct world *w)
 {
+    memfd_release(w->segment, &w->account);
+    mapping_unuse_memfd(&w->m);
+    cr_expect_eq(mapping_check(&w->m), 0);
     mapping_destroy(&w->m);
     page_cache_destroy(w->cache);
 }
@@ -107,7 +113,7 @@ static void expect_pages(struct world *w, uint32_t from, uint32_t to)
             memset(want, 0, PAGE_SIZE);
         uint64_t at = (uint64_t)i << PAGE_SHIFT;
         cr_expect_eq(filemap_read(&w->m, NULL, at, cached, PAGE_SIZE), PAGE_SIZE);
-        cr_expect_eq(pread(atomic_load(&w->m.memfd)->fd, shared, PAGE_SIZE, (off_t)at), PAGE_SIZE);
+        cr_expect_eq(pread(memfd_descriptor(&w->m, true), shared, PAGE_SIZE, (off_t)at), PAGE_SIZE);
         cr_expect_arr_eq(cached, want, PAGE_SIZE, "page %u", i);
         cr_expect_arr_eq(shared, want, PAGE_SIZE, "page %u", i);
     }
@@ -179,7 +185,7 @@ Test(cache_bounce, what_lies_in_the_memfd_already_is_overwritten)
 {
     static struct world w;
     world_open(&w, CACHE_BYTES);
-    int fd = atomic_load(&w.m.memfd)->fd;
+    int fd = memfd_descriptor(&w.m, true);
     for (off_t i = 1; i < 12; i += i < 6 ? 1 : 3)
         cr_assert_eq(pwrite(fd, "left behind", 11, i << PAGE_SHIFT), 11);
     cr_assert_eq(fcntl(fd, F_SETFL, O_APPEND), 0);
@@ -189,20 +195,31 @@ Test(cache_bounce, what_lies_in_the_memfd_already_is_overwritten)
     world_close(&w);
 }
 
+static int fill_from(struct world *w, uint32_t index, uint32_t n)
+{
+    static char bytes[4 << PAGE_SHIFT];
+    struct memfd *f = atomic_load(&w->m.memfd);
+    struct page *page = find_get_page(&w->m, 0);
+    char *first = page_address(page);
+    put_page(w->cache, page);
+    memset(bytes, 'x', sizeof bytes);
+    return memfd_fill(f, first + ((size_t)index << PAGE_SHIFT), bytes, n);
+}
+
 Test(cache_bounce, a_memfd_is_filled_up_to_what_is_there_already)
 {
     static struct world w;
-    static char bytes[4 << PAGE_SHIFT], shared[PAGE_SIZE];
+    static char bytes[PAGE_SIZE], shared[PAGE_SIZE];
     world_open(&w, CACHE_BYTES);
-    struct memfd *f = atomic_load(&w.m.memfd);
     memset(bytes, 'x', sizeof bytes);
-    read_window(&w, 0, 1); /* the segment is mapped */
-    cr_expect_eq(memfd_fill(f, 600, bytes, 3), 3);
-    cr_expect_eq(memfd_fill(f, 600, bytes, 3), -EEXIST);
-    cr_expect_eq(memfd_fill(f, 598, bytes, 4), 2);
-    cr_expect_eq(memfd_fill(f, FILE_PAGES - 1, bytes, 2), 1, "it is no longer than that");
-    cr_expect_eq(memfd_fill(f, FILE_PAGES, bytes, 1), -EFAULT);
-    cr_expect_eq(pread(f->fd, shared, PAGE_SIZE, 602 << PAGE_SHIFT), PAGE_SIZE);
+    read_window(&w, 0, 1);
+    cr_expect_eq(fill_from(&w, 600, 3), 3);
+    cr_expect_eq(fill_from(&w, 600, 3), -EEXIST);
+    cr_expect_eq(fill_from(&w, 598, 4), 2);
+    cr_expect_eq(fill_from(&w, FILE_PAGES - 1, 2), 1, "it is no longer than that");
+    cr_expect_eq(fill_from(&w, FILE_PAGES, 1), -EFAULT);
+    cr_expect_eq(pread(memfd_descriptor(&w.m, true), shared, PAGE_SIZE, 602 << PAGE_SHIFT),
+                 PAGE_SIZE);
     cr_expect_arr_eq(shared, bytes, PAGE_SIZE);
     world_close(&w);
 }
@@ -210,12 +227,16 @@ Test(cache_bounce, a_memfd_is_filled_up_to_what_is_there_already)
 Test(cache_bounce, a_window_may_lie_across_the_border_of_two_segments)
 {
     static struct world w;
-    uint32_t border = 1u << MEMFD_FIRST_SHIFT;
+    uint32_t border = 1u << 14; /* that of the segment that world_open() has made */
+    struct memfd_segment *second;
     world_open(&w, CACHE_BYTES);
     i_size_write(&w.m, (uint64_t)(border + 10) << PAGE_SHIFT);
+    cr_assert_eq(memfd_reserve(&w.m, border + 2, 1, &w.account, &second), 0);
+    cr_assert_neq(second, w.segment);
     read_window(&w, border - 5, 10);
     cr_expect_eq(w.shelf.nr_bounced, 1);
     expect_pages(&w, border - 5, border + 5);
+    memfd_release(second, &w.account);
     world_close(&w);
 }
 
@@ -234,7 +255,7 @@ Test(cache_bounce, what_is_written_is_what_lies_in_the_memfd)
     world_open(&w, CACHE_BYTES);
     write_letters(&w, 3, 40);
     write_letters(&w, 50, 52);
-    cr_assert_eq(pwrite(atomic_load(&w.m.memfd)->fd, "!", 1, (off_t)(51 << PAGE_SHIFT) - 1), 1);
+    cr_assert_eq(pwrite(memfd_descriptor(&w.m, true), "!", 1, (off_t)(51 << PAGE_SHIFT) - 1), 1);
     cr_assert_eq(filemap_fdatawrite(&w.m, WB_SYNC_ALL), 0);
     cr_expect_eq(w.shelf.nr_bounced, 1);
     for (uint32_t i = 0; i < 60; i++) {
@@ -250,7 +271,7 @@ Test(cache_bounce, a_memfd_that_a_client_made_shorter_is_written_as_zeros_where_
     static struct world w;
     world_open(&w, CACHE_BYTES);
     write_letters(&w, 0, 8);
-    cr_assert_eq(ftruncate(atomic_load(&w.m.memfd)->fd, 4 << PAGE_SHIFT), 0);
+    cr_assert_eq(ftruncate(memfd_descriptor(&w.m, true), 4 << PAGE_SHIFT), 0);
     cr_assert_eq(filemap_fdatawrite(&w.m, WB_SYNC_ALL), 0);
     cr_expect_eq(w.shelf.nr_bounced, 1);
     for (uint32_t i = 0; i < 8; i++)
@@ -264,7 +285,8 @@ Test(cache_bounce, bytes_that_cannot_be_had_are_not_written_and_that_is_an_error
     static struct world w;
     world_open(&w, CACHE_BYTES);
     write_letters(&w, 0, 8);
-    int fd = atomic_load(&w.m.memfd)->fd, saved = dup(fd), unreadable = open("/dev/null", O_WRONLY);
+    int fd = memfd_descriptor(&w.m, true), saved = dup(fd),
+        unreadable = open("/dev/null", O_WRONLY);
     cr_assert(saved >= 0 && dup2(unreadable, fd) == fd);
     cr_expect_eq(filemap_fdatawrite(&w.m, WB_SYNC_ALL), -EIO);
     cr_expect_eq(w.shelf.nr_bounced + w.shelf.nr_direct, 0);
@@ -287,6 +309,8 @@ Test(cache_bounce, what_was_mapped_before_is_seen_in_the_memfd_afterwards, .time
     struct device *dev = dev_memory_create();
     struct address_space m, other;
     struct vm_area *vma;
+    struct memfd_account account = { 0 };
+    struct memfd_segment *segment;
     static char buf[CACHE_MIN_PAGES / 2 * PAGE_SIZE];
     char c;
     cr_assert_eq(page_cache_create(&cache, &o), 0);
@@ -296,6 +320,7 @@ Test(cache_bounce, what_was_mapped_before_is_seen_in_the_memfd_afterwards, .time
     cr_assert_eq(vma_soft_create(&m, 0, 1, NULL, &vma), 0);
     cr_assert_eq(vma_store(vma, 0, "b", 1), 0);
     cr_assert_eq(mapping_use_memfd(&m), 0);
+    cr_assert_eq(memfd_reserve(&m, 0, 1, &account, &segment), 0);
     memset(buf, 'x', sizeof buf); /* the frame is another file's by now */
     cr_assert_eq(filemap_write(&other, 0, buf, sizeof buf), (ssize_t)sizeof buf);
     cr_assert_eq(vma_load(vma, 0, &c, 1), 0);
@@ -305,6 +330,8 @@ Test(cache_bounce, what_was_mapped_before_is_seen_in_the_memfd_afterwards, .time
     cr_expect_eq(c, 'c', "'%c'", c);
     vma_soft_destroy(vma);
     cr_expect_eq(mapping_check(&m), 0);
+    memfd_release(segment, &account);
+    mapping_unuse_memfd(&m);
     mapping_destroy(&other);
     mapping_destroy(&m);
     page_cache_destroy(cache);
