@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "cache/list.h"
+#include "cache/memfd.h"
 #include "cache/wait.h"
 #include "fs/data.h"
 #include "fs/names.h"
@@ -499,7 +500,7 @@ static bool only_dirty(struct inode_table *t, struct inode *inode, uint64_t n)
 static void discard_dirty(struct inode_table *t, struct inode *inode, uint64_t n)
 {
     struct address_space *m = &inode->mapping;
-    if (atomic_load(&m->nrdirty) == 0 || atomic_load(&m->memfd) != NULL) /* to punch may wait */
+    if (atomic_load(&m->nrdirty) == 0 || memfd_has_pages(m)) /* to punch may wait */
         return;
     pthread_mutex_lock(&inode->i_lock);
     bool deleted = inode->nlink == 0;

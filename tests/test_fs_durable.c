@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cache/memfd.h"
 #include "cache/page_cache.h"
 #include "fs/data.h"
 #include "fs/dir.h"
@@ -414,6 +415,22 @@ Test(fs_durable, nobody_attaches_before_the_kernel_has_forgotten, .init = set_up
     cr_expect_eq(inode_share_pages(inode), 0);
     cr_expect_eq(forgetting.begun, asked, "once is enough");
     file_release(file);
+}
+
+/* What is dirty of a deleted file is not written, nor does it keep the file. */
+Test(fs_durable, a_deleted_file_that_was_attached_goes_at_once, .init = set_up, .fini = tear_down)
+{
+    struct open_file *file = make("f");
+    struct cache_stats stats;
+    cr_assert_eq(file_write(file, 0, "x", 1, 0), 1);
+    cr_assert_eq(inode_share_pages(file->inode), 0);
+    mapping_unuse_memfd(&file->inode->mapping);
+    cr_assert_eq(dir_unlink(root, "f"), 0);
+    page_cache_stats(fs->cache, &stats);
+    cr_assert_eq(stats.dirty, 1);
+    file_release(file);
+    page_cache_stats(fs->cache, &stats);
+    cr_expect_eq(stats.dirty, 0);
 }
 
 /* ---- what is handed over ---------------------------------------------------------------------- */
