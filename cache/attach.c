@@ -186,7 +186,10 @@ static unsigned watch_memfds(struct attach *a)
     if (kept > 0 && !a->told_kept)
         a->ops->kept(a->arg, kept, ATTACH_STUCK_S);
     a->told_kept = kept > 0;
-    return memfd_kept(SECOND);
+    kept = memfd_kept(SECOND);
+    if (kept > 0)
+        memfd_more_undertakers(2);
+    return kept;
 }
 
 /* Bury those that have ended, watch the others. The list is read without its lock: nobody else changes it. */

@@ -474,6 +474,16 @@ static struct memfd *dead;
 static _Atomic unsigned nr_dead; /* those that are being buried, too */
 static struct crew undertakers;  /* to the end of the process */
 
+/* A client that has it may keep whoever cuts it (memfd.h): one at a time. What is not cut goes when nobody has it. */
+static void cut_if_free(int fd)
+{
+    static _Atomic bool cutting;
+    if (atomic_exchange(&cutting, true))
+        return;
+    (void)cut(fd, 0);
+    atomic_store(&cutting, false);
+}
+
 static _Atomic bool short_of_files;
 
 static unsigned undertaker_step(void *arg)
@@ -488,7 +498,7 @@ static unsigned undertaker_step(void *arg)
     if (f == NULL)
         return 60000;
     if (f->fd >= 0)
-        (void)cut(f->fd, 0);
+        cut_if_free(f->fd);
     memfd_free(f);
     atomic_fetch_sub(&nr_dead, 1);
     return 0;
@@ -510,6 +520,11 @@ void memfd_shrink_soon(void)
 {
     atomic_store(&short_of_files, true);
     crew_wake(&undertakers);
+}
+
+void memfd_more_undertakers(unsigned nr)
+{
+    crew_grow(&undertakers, nr);
 }
 
 bool memfd_burying(void)

@@ -48,7 +48,8 @@
  * And they can keep the memfd's inode locked, by a write(2) of bytes that never come: whoever punches or cuts it sleeps
  * until that ends, and no signal helps. Who does so for the sake of that file waits. Who needs memory does not:
  * one thread at a time reclaims pages of memfds, and while it has been kept for a second no other does. And a memfd
- * whose file has left the cache is cut, for a client may keep it, by a thread that does nothing else.
+ * that is closed is cut, for a client may keep it, by a thread that does nothing else; while that is kept another
+ * closes them, and cuts none.
  *
  * Lock order: PG_locked, then memfd->lock, then mapping->tree_lock; and memfd->table (with accounts and the list of
  * idle ones in it), which is never held over a sleep. Who gives back only tries PG_locked and memfd->lock.
@@ -86,6 +87,8 @@ void memfd_release(struct memfd_segment *s, struct memfd_account *a);
 unsigned memfd_shrink(unsigned most);
 /* Likewise all, in another thread. */
 void memfd_shrink_soon(void);
+/* Somebody keeps those who free memfds: have at least so many. One thread at a time. */
+void memfd_more_undertakers(unsigned nr);
 /* Leave no more of them idle than may be: for whoever makes one more. Context: no lock that others need. */
 void memfd_limit_idle(void);
 /* F1 and F2 for a page of the tree. Quiet mapping. */

@@ -656,6 +656,8 @@ static void *hold(void *arg)
     return NULL;
 }
 
+static bool held_unmapped;
+
 static void holder(int in, int out)
 {
     char name[20];
@@ -672,6 +674,11 @@ static void holder(int in, int out)
         int file = make_file(name, PAGES);
         held[i].memfd = open_pages(s, file, &id);
         held[i].byte = bytes + i * PAGE;
+        if (held_unmapped) {
+            struct attach_request drop = { .op = ATTACH_DROP, .id = id };
+            CHECK_EQ(ask(s, drop, -1, NULL, NULL), 0);
+            continue;
+        }
         (void)map_pages(s, uffd, held[i].memfd, id);
         for (off_t k = 0; k < PAGES; k++) /* its pages lie in the memfd */
             CHECK_EQ(byte_at(file, k * (off_t)PAGE), k + 1);
@@ -1117,6 +1124,21 @@ static void attack_files(void)
     control("sync");
 }
 
+/* Beside memfds that nobody can cut. */
+static void attack_kept(void)
+{
+    held_unmapped = true;
+    struct child c = start_child(holder);
+    CHECK(hear(c.from));
+    attack_files();
+    kill_child(&c);
+    for (size_t i = 0; i < HELD_FILES; i++) {
+        char name[20];
+        (void)snprintf(name, sizeof name, "held%zu", i);
+        CHECK(unlink(name) == 0 || errno == ENOENT);
+    }
+}
+
 /* ---- descriptors that are slow to close --------------------------------------------------------------------- */
 
 /* A connection whose other end reads nothing: its last close waits until that has, 45 s at most. */
@@ -1213,6 +1235,7 @@ int main(int argc, char **argv)
     ATTACK("holes", attack_holes());
     ATTACK("room", attack_room());
     ATTACK("files", attack_files());
+    ATTACK("kept", attack_kept());
     ATTACK("crowd", attack_crowd());
     if (getenv("FOLIO_OTHER") != NULL)
         ATTACK("locked", attack_locked());
