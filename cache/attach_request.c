@@ -57,6 +57,8 @@ static int receive(int sock, struct attach_request *rq, int *fd)
     }
     if (*fd < 0 && (msg.msg_flags & MSG_CTRUNC))
         *fd = -EMFILE; /* of ours */
+    if (*fd == -EMFILE)
+        memfd_shrink_soon(); /* who asks again finds more */
     if (n == (ssize_t)sizeof *rq && !(msg.msg_flags & MSG_TRUNC) && rq->version == ATTACH_VERSION)
         return 0;
     if (*fd >= 0)

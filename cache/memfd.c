@@ -484,13 +484,15 @@ static void cut_if_free(int fd)
     atomic_store(&cutting, false);
 }
 
-static _Atomic bool short_of_files;
+static _Atomic bool short_of_files, many_idle;
 
 static unsigned undertaker_step(void *arg)
 {
     (void)arg;
     if (atomic_exchange(&short_of_files, false))
         (void)memfd_shrink(UINT_MAX);
+    if (atomic_exchange(&many_idle, false))
+        memfd_limit_idle_now();
     pthread_mutex_lock(&dead_lock);
     struct memfd *f = dead;
     dead = f != NULL ? f->next : NULL;
@@ -520,6 +522,12 @@ void memfd_shrink_soon(void)
 {
     atomic_store(&short_of_files, true);
     crew_wake(&undertakers);
+}
+
+void memfd_limit_idle_soon(void)
+{
+    if (!atomic_exchange(&many_idle, true))
+        crew_wake(&undertakers);
 }
 
 void memfd_more_undertakers(unsigned nr)

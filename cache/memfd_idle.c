@@ -14,10 +14,11 @@
 #include "cache/memfd_impl.h"
 #include "cache/memory.h"
 
-#define IDLE_MOST  256u
-#define ROOM_BATCH 64u
-#define ROOM_TRIES 200u
-#define DESTROY_MS 1
+#define IDLE_MOST    256u
+#define ROOM_BATCH   64u
+#define ROOM_TRIES   200u
+#define DESTROY_MS   1
+#define FROZEN_TRIES 10u /* of a millisecond */
 
 static pthread_mutex_t idle_lock = PTHREAD_MUTEX_INITIALIZER; /* innermost */
 static struct list_head idle_list = { &idle_list, &idle_list };
@@ -91,15 +92,19 @@ static bool move_out(struct memfd_segment *s, struct page *page)
     return out;
 }
 
-/* Returns how many stayed. */
+/* Returns how many stayed. One that is being taken out is not waited for, nor is what lies behind it: a client may keep
+ * who does that. */
 static unsigned move_all_out(struct memfd_segment *s)
 {
     struct address_space *m = s->f->mapping;
     struct page *pages[PAGEVEC];
     unsigned stayed = 0;
     uint64_t end = s->first + s->count;
-    for (uint64_t next = s->first; next < end;) {
+    for (uint64_t next = s->first, tries = FROZEN_TRIES; next < end;) {
+        uint64_t before = next;
         unsigned n = find_get_pages(m, &next, (uint32_t)(end - 1), pages, PAGEVEC);
+        if (next == before && --tries == 0)
+            return stayed + 1;
         for (unsigned i = 0; i < n; i++) {
             stayed += !move_out(s, pages[i]);
             put_page(m->cache, pages[i]);
@@ -211,7 +216,10 @@ void memfd_note_idle(struct memfd *f)
 {
     pthread_mutex_lock(&idle_lock);
     list_idle(f);
+    bool many = nr_idle > idle_most();
     pthread_mutex_unlock(&idle_lock);
+    if (many) /* a client that had many ends, say, and nobody comes */
+        memfd_limit_idle_soon();
 }
 
 /* That which has been idle longest, if there are more than so many.
@@ -249,6 +257,12 @@ unsigned memfd_shrink(unsigned most)
     for (unsigned i = 0; i < nr && done < most; i++)
         done += shrink_one(0);
     return done;
+}
+
+void memfd_limit_idle_now(void)
+{
+    while (shrink_one(idle_most()))
+        ;
 }
 
 void memfd_limit_idle(void)

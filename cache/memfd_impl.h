@@ -53,6 +53,8 @@ int memfd_create_for(struct address_space *m, struct memfd **out); /* without fi
 int memfd_open_files(struct memfd *f, uint64_t pages);
 void memfd_free(
     struct memfd *f); /* its files may be longer than nothing, and other processes have them */
+/* Have another thread call memfd_limit_idle_now(). Any lock may be held. */
+void memfd_limit_idle_soon(void);
 /* Are there any that memfd_bury() was called for, and that are not free yet? */
 bool memfd_burying(void);
 /* Map it: frames and window.   Returns 0 or -ENOMEM. */
@@ -84,6 +86,8 @@ void segments_free(struct memfd *f); /* all; nobody uses it */
 
 /* Something of it may be idle now. Context: table, or nothing. */
 void memfd_note_idle(struct memfd *f);
+/* Leave no more of them idle than may be. */
+void memfd_limit_idle_now(void);
 /* Want of something: give back what is idle.   Returns true: try again. tries: how often it was called. */
 bool memfd_make_room(unsigned tries);
 /* From now on nothing of it is given back. */

@@ -175,6 +175,47 @@ Test(cache_memfd, a_page_that_is_in_use_stays_where_it_is_until_it_is_not)
     world_close(&w);
 }
 
+/* Whoever takes it out of the memfd may be kept there by a client for as long as that likes. */
+Test(cache_memfd, a_page_that_is_being_taken_out_is_not_waited_for, .timeout = 10)
+{
+    static struct world w;
+    world_open(&w);
+    struct address_space *m = &w.m[0];
+    write_pages(m, 0, 3);
+    attach(&w, m, 0, 3);
+    struct page *page = find_lock_page(m, 1);
+    cr_assert(page_ref_freeze(page, 2));
+    detach(&w, m);
+    cr_expect_eq(memfd_shrink(100), 0);
+    page_ref_unfreeze(page, 2);
+    page_unlock_put(m, page);
+    cr_expect_eq(memfd_shrink(100), 1);
+    expect_pages(m, 3);
+    world_close(&w);
+}
+
+/* As when a client that had many ends. */
+Test(cache_memfd, of_many_that_are_idle_at_once_few_are_kept, .timeout = 20)
+{
+    static struct world w;
+    static struct memfd_segment *s[FILES];
+    struct rlimit few = { .rlim_cur = 256, .rlim_max = 256 }; /* 16 files */
+    world_open(&w);
+    unsigned before = nr_descriptors();
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &few), 0);
+    for (unsigned i = 0; i < FILES; i++) {
+        write_pages(&w.m[i], 0, 1);
+        attach(&w, &w.m[i], 0, 1);
+        s[i] = w.segment;
+    }
+    for (unsigned i = 0; i < FILES; i++) {
+        w.segment = s[i];
+        detach(&w, &w.m[i]);
+    }
+    cr_expect(descriptors_fall_to(before + 2 * 16 + 4), "%u of %u", nr_descriptors(), before);
+    world_close(&w);
+}
+
 Test(cache_memfd, what_is_attached_twice_stays_for_the_second)
 {
     static struct world w;
