@@ -28,15 +28,34 @@ static int attributes(struct inode *inode, struct stat *st, double *last)
     const struct front *front = inode->fs->options.front;
     bool writers =
         inode_has_writers(inode); /* first: the last of them leaves when all is written */
+    if (!writers) { /* either we see who opens it now, or he sees what we say: attributes_end() */
+        atomic_store(&inode->attributes_last, true);
+        writers = inode_has_writers(inode);
+    }
     int err = inode_getattr(inode, st);
     *last = CACHE_SECONDS;
-    if (!writers || !S_ISREG(st->st_mode))
-        return err;
-    if (st->st_blocks == 0 && (st->st_size > 0 || front->kernel_cache))
-        st->st_blocks = PAGE_SIZE / 512;
-    if (front->kernel_cache)
-        *last = atomic_load(&front->room_short) ? 0 : WRITERS_SECONDS;
+    if (S_ISREG(st->st_mode) && writers) {
+        if (st->st_blocks == 0 && (st->st_size > 0 || front->kernel_cache))
+            st->st_blocks = PAGE_SIZE / 512;
+        if (front->kernel_cache)
+            *last = atomic_load(&front->room_short) ? 0 : WRITERS_SECONDS;
+    }
+    atomic_store(&inode->blocks_shown, (uint64_t)st->st_blocks);
     return err;
+}
+
+void attributes_end(struct front *front, struct inode *inode)
+{
+    if (front->kernel_cache && atomic_exchange(&inode->attributes_last, false))
+        front_forget_attributes(front, inode->ino);
+}
+
+void attributes_synced(struct front *front, struct inode *inode)
+{
+    struct stat st;
+    if (front->kernel_cache && (inode_getattr(inode, &st) != 0 ||
+                                (uint64_t)st.st_blocks != atomic_load(&inode->blocks_shown)))
+        front_forget_attributes(front, inode->ino);
 }
 
 /* Attributes, or the error of getting them. */

@@ -72,7 +72,6 @@ static int open_inode(fuse_req_t req, struct inode *inode, struct fuse_file_info
     }
     if ((fi->flags & O_TRUNC) != 0 && atomic_load(&inode->mapping.i_size) > 0)
         room_note_free(front);
-    bool first = (fi->flags & O_ACCMODE) != O_RDONLY && !inode_has_writers(inode);
     int err = file_open(inode, open_flags(front, fi->flags), &file);
     if (err != 0)
         return err;
@@ -81,10 +80,10 @@ static int open_inode(fuse_req_t req, struct inode *inode, struct fuse_file_info
         return -EIO;
     }
     fill_open(front, file, fi);
-    /* What the kernel has was to last, now it shall not (of O_TRUNC it knows); or its first write is to ask. */
-    if ((first && front->kernel_cache && (fi->flags & O_TRUNC) == 0) ||
-        (file->only_writes && room_is_short(front)))
-        forget_attributes(req, inode);
+    if ((fi->flags & O_ACCMODE) != O_RDONLY)
+        attributes_end(front, inode);
+    if (file->only_writes && room_is_short(front))
+        forget_attributes(req, inode); /* so that its first write asks */
     return 0;
 }
 
@@ -160,9 +159,9 @@ void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
     (void)datasync; /* one record carries size and times: there is nothing to leave out */
+    (void)ino;
     int err = file_fsync(open_file_of(fi));
-    if (front_of(req)->kernel_cache) /* it does not ask for the blocks of what it wrote */
-        front_forget_attributes(front_of(req), ino);
+    attributes_synced(front_of(req), open_file_of(fi)->inode);
     reply_status(req, err);
 }
 

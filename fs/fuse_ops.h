@@ -76,6 +76,10 @@ int fill_entry(struct inode *inode, struct fuse_entry_param *e);
  * counted. The kernel asks again then. */
 void reply_new_entry(fuse_req_t req, struct inode *inode);
 void fill_new_entry(struct inode *inode, struct fuse_entry_param *e);
+/* It is open for writing: what the kernel was told to keep of its attributes meanwhile is not to last. And it has been
+ * synced: the kernel does not ask for the blocks of what it wrote, and if they are others now it shall. */
+void attributes_end(struct front *front, struct inode *inode);
+void attributes_synced(struct front *front, struct inode *inode);
 
 static inline struct cred request_cred(fuse_req_t req)
 {
