@@ -423,6 +423,8 @@ void front_unmount(struct front *front)
     ring_stop(front->wire.ring);
     if (front->se == NULL || front_dev(front) == 0)
         return;
+    if (front->hooked)
+        wire_end(&front->wire); /* who takes turns, or is throttled, may be about to reply */
     /* Nothing happens where it is not mounted any more. */
     if (kernel_hangs_up(front, 0) || find_ours(front) == 0 || end_connection(front))
         fuse_session_unmount(front->se);

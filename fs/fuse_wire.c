@@ -248,17 +248,39 @@ static ssize_t init_writev(struct wire *wire, int fd, struct iovec *iov, int cou
     return n;
 }
 
+/* ENOENT: libfuse takes it for a request that was interrupted, and says nothing. */
+static ssize_t write_reply(struct wire *wire, int fd, struct iovec *iov, int count)
+{
+    ssize_t n = -1;
+    errno = ENOENT;
+    pthread_rwlock_rdlock(&wire->replying);
+    if (!wire->ended && wire->ring != NULL)
+        n = ring_reply(wire->ring, iov, count);
+    if (!wire->ended && n < 0)
+        n = writev(fd, iov, count);
+    pthread_rwlock_unlock(&wire->replying);
+    return n;
+}
+
+void wire_end(struct wire *wire)
+{
+    pthread_rwlock_wrlock(&wire->replying);
+    wire->ended = true;
+    pthread_rwlock_unlock(&wire->replying);
+}
+
 static ssize_t wire_writev(int fd, struct iovec *iov, int count, void *userdata)
 {
     struct wire *wire = userdata;
+    const struct fuse_out_header *out = iov[0].iov_base;
     assert(count > 0); /* there is always a header */
-    if (iov[0].iov_len < sizeof(struct fuse_out_header))
+    if (iov[0].iov_len < sizeof *out)
         return writev(fd, iov, count);
     if (atomic_load_explicit(&wire->init_unique, memory_order_relaxed) != 0)
         return init_writev(wire, fd, iov, count);
-    ssize_t n = wire->ring != NULL ? ring_reply(wire->ring, iov, count) : -1;
-    if (n < 0)
-        n = writev(fd, iov, count);
+    if (out->unique != 0)
+        return write_reply(wire, fd, iov, count);
+    ssize_t n = writev(fd, iov, count);
     /* As front_tell_size() expects: no word of that. */
     if (n < 0 && errno == EFAULT && iov[count - 1].iov_base == NULL)
         n = (ssize_t)sizeof(struct fuse_out_header);
@@ -269,6 +291,7 @@ int wire_attach(struct fuse_session *se, struct wire *wire)
 {
     static const struct fuse_custom_io io = { .read = wire_read, .writev = wire_writev };
     (void)sem_init(&wire->more, 0, 0);
+    (void)pthread_rwlock_init(&wire->replying, NULL);
     atomic_store(&wire->readers_most, READERS_LEAST);
     return fuse_session_custom_io(se, &io, fuse_session_fd(se));
 }

@@ -22,6 +22,7 @@
 #define FOLIO_FS_FUSE_WIRE_H
 
 #include <poll.h>
+#include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -49,6 +50,8 @@ struct wire {
     _Atomic int missed;            /* readers, lately */
     _Atomic bool unordered;        /* the numbers of requests tell nothing */
     _Atomic int error;             /* errno, if no request could be read; the session ends */
+    pthread_rwlock_t replying; /* held by who replies */
+    bool ended;                /* by wire_end(); (replying) */
     struct fuse_ring *ring; /* requests come by io_uring too (fuse_ring.h), if agreed; or NULL */
     void (*agreed_upon)(struct wire *wire); /* called when the kernel has that reply; or NULL */
 };
@@ -70,6 +73,9 @@ struct wire {
  * notices that somebody else needs the core, and looks ever more seldom while nothing comes of it.
  * Returns 0 or -errno: the session works on without them. */
 int wire_attach(struct fuse_session *se, struct wire *wire);
+/* The session's descriptor is about to be closed, and its number to be another's: no reply is under way when this
+ * returns, and later ones come to nothing. Does not wait for notifications. */
+void wire_end(struct wire *wire);
 
 /* Amend a request, as the hooks do with those from /dev/fuse; userdata is the struct wire. */
 void wire_amend_request(void *userdata, char *buf, size_t len);
