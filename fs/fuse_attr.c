@@ -2,6 +2,7 @@
 #include "fs/fuse_ops.h"
 #include "fs/names.h"
 #include "fs/xattr.h"
+#include "store/bytes.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -79,10 +80,17 @@ static void reply_changed_attr(fuse_req_t req, struct inode *inode)
     fuse_reply_attr(req, &st, err == 0 ? last : 0);
 }
 
+/* The volume's: file handles from another one, which has the same numbers, lead nowhere here. To Linux the root's is 0. */
+static uint32_t generation(const struct inode *inode)
+{
+    return inode->ino == ROOT_INO ? 0 : get_le32(store_super(inode->fs->store)->uuid);
+}
+
 int fill_entry(struct inode *inode, struct fuse_entry_param *e)
 {
     memset(e, 0, sizeof *e);
     e->ino = inode->ino;
+    e->generation = generation(inode);
     e->entry_timeout = CACHE_SECONDS;
     return attributes(inode, &e->attr, &e->attr_timeout);
 }

@@ -4,8 +4,8 @@
  * inode (lookup, mknod, mkdir, symlink, link, create, readdirplus) hands one reference to the
  * kernel, which FORGET gives back, and takes it back itself when the reply was not delivered.
  *
- * A node id is the inode number (the root's is 1 in both worlds) and the generation is always 0,
- * because numbers are never given twice: so the kernel's file handles, made of both, hold for ever.
+ * A node id is the inode number (the root's is 1 in both worlds) and the generation is the
+ * volume's: numbers are never given twice in it. So the kernel's file handles, made of both, hold for ever.
  * One process owns the volume and every change comes through this mount, so the kernel may keep names
  * (absent ones too) and attributes as long as it likes; it drops them itself when one of its own
  * requests changes them.

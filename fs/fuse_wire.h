@@ -50,8 +50,8 @@ struct wire {
     _Atomic int missed;            /* readers, lately */
     _Atomic bool unordered;        /* the numbers of requests tell nothing */
     _Atomic int error;             /* errno, if no request could be read; the session ends */
-    pthread_rwlock_t replying; /* held by who replies */
-    bool ended;                /* by wire_end(); (replying) */
+    pthread_rwlock_t replying;     /* held by who replies */
+    bool ended;                    /* by wire_end(); (replying) */
     struct fuse_ring *ring; /* requests come by io_uring too (fuse_ring.h), if agreed; or NULL */
     void (*agreed_upon)(struct wire *wire); /* called when the kernel has that reply; or NULL */
 };

@@ -61,7 +61,7 @@ struct inode {            /* (c) constant  (i) i_lock  (n) fs->rename_lock  (w) 
     _Atomic bool attributes_shown; /* the kernel may hold attributes since the last forget (a) */
     /* Of a file that the kernel caches writes of: were they to last, as nobody had it open for writing; and st_blocks
      * as it was shown last (fuse_attr.c). */
-    _Atomic bool attributes_last;   /* (a) */
+    _Atomic bool attributes_last;  /* (a) */
     _Atomic uint64_t blocks_shown; /* (a) */
     _Atomic bool shared;           /* inode_share_pages() has done all of it (a) */
     _Atomic bool
