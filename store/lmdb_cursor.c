@@ -88,9 +88,9 @@ struct snapshot_args {
 static int snapshot_work(struct lmdb *l, void *arg)
 {
     const struct snapshot_args *a = arg;
-    struct snapshot *s;
+    struct snapshot *s = NULL;
     int rc = lmdb_snapshot_begin(l, &s);
-    if (rc == 0) {
+    if (s != NULL) {
         rc = a->work(l, s->cursor, a->arg);
         lmdb_snapshot_end(l, s);
     }
