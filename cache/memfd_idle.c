@@ -99,11 +99,11 @@ static unsigned move_all_out(struct memfd_segment *s)
     struct address_space *m = s->f->mapping;
     struct page *pages[PAGEVEC];
     unsigned stayed = 0;
+    unsigned tries = FROZEN_TRIES;
     uint64_t end = s->first + s->count;
-    for (uint64_t next = s->first, tries = FROZEN_TRIES; next < end;) {
-        uint64_t before = next;
+    for (uint64_t next = s->first, at = next; next < end; at = next) {
         unsigned n = find_get_pages(m, &next, (uint32_t)(end - 1), pages, PAGEVEC);
-        if (next == before && --tries == 0)
+        if (next == at && --tries == 0)
             return stayed + 1;
         for (unsigned i = 0; i < n; i++) {
             stayed += !move_out(s, pages[i]);

@@ -325,12 +325,17 @@ static int pull_pages(struct memfd_segment *s)
     unsigned tries = 0;
     while (next < end) {
         struct page *page;
-        if (find_get_pages(f->mapping, &next, (uint32_t)(end - 1), &page, 1) == 0)
-            continue;
-        int err = pull_page(f, page);
-        put_page(f->mapping->cache, page);
+        uint64_t at = next;
+        int err = 0;
+        if (find_get_pages(f->mapping, &next, (uint32_t)(end - 1), &page, 1) > 0) {
+            at = next - 1;
+            err = pull_page(f, page);
+            put_page(f->mapping->cache, page);
+        } else if (next == at) {
+            err = -EAGAIN; /* its count is frozen */
+        }
         if (err == -EAGAIN && ++tries < PULL_TRIES) {
-            next--;
+            next = at;
             if (tries < PULL_YIELDS)
                 sched_yield();
             else
