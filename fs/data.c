@@ -329,6 +329,16 @@ static ssize_t write_or_make_room(const struct write *w, uint64_t offset, const 
     return n;
 }
 
+/* What came short may have met the end of the room, of which more can be made; what comes of the rest tells. */
+static ssize_t write_on(const struct write *w, uint64_t offset, const char *buf, size_t len)
+{
+    size_t done = 0;
+    ssize_t n = 0;
+    while (done < len && (n = write_or_make_room(w, offset + done, buf + done, len - done)) > 0)
+        done += (size_t)n;
+    return done > 0 ? (ssize_t)done : n;
+}
+
 /* Wait for memory a moment, MEMORY_MOST_NS of a shortage in all: also of those who come later, for they keep threads
  * from what may free some.   Returns false: it has lasted longer. */
 static bool wait_for_memory(struct fs *fs)
@@ -366,7 +376,8 @@ ssize_t file_write_around(struct open_file *file, uint64_t offset, const void *b
             return err;
     }
     ssize_t n = flags & WRITE_CACHED ? write_all(&w, offset, buf, len)
-                                     : write_or_make_room(&w, offset, buf, len);
+                : stale != NULL      ? write_or_make_room(&w, offset, buf, len)
+                                     : write_on(&w, offset, buf, len);
     if (n != -EAGAIN)
         fs_count(file->inode->fs, FS_WRITES);
     return n;
