@@ -573,7 +573,7 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 
 struct hole_job {
     struct notify_job job; /* first */
-    struct turn_job turn;
+    struct work turn;
     struct fallocation f; /* its file stays open while the request is unanswered */
     struct stale stale;
     uint64_t grown; /* it is so long now, bytes; or 0 */
@@ -626,7 +626,7 @@ static bool take_step(struct hole_job *h)
     return false;
 }
 
-static bool fallocate_turn(struct turn_job *turn)
+static enum work_end fallocate_turn(struct work *turn)
 {
     struct hole_job *h = (struct hole_job *)((char *)turn - offsetof(struct hole_job, turn));
     struct front *front = front_of(h->job.req);
@@ -634,7 +634,7 @@ static bool fallocate_turn(struct turn_job *turn)
         h->err = -EINTR;
     else
         balance_dirty_pages_ratelimited(front->fs->cache, FALLOCATE_STEP);
-    return take_step(h);
+    return take_step(h) ? WORK_AGAIN : WORK_DONE;
 }
 
 /* Has it so many pages that it is not for a thread of the session? */
@@ -671,11 +671,11 @@ void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t 
                                  .len = (uint64_t)length,
                                  .stale = &h->stale };
     h->job = (struct notify_job){ .req = req, .flush = ino, .run = hole_run };
-    h->turn.step = fallocate_turn;
+    h->turn.func = fallocate_turn;
     /* First, for what has been done must not look as if it had failed. */
     h->err = caller_is_unprivileged(req) ? drop_privilege(req, file->inode) : 0;
     if (takes_turns(front, &h->f))
-        turns_add(front, &h->turn);
+        queue_work(&front->turns, &h->turn);
     else
         while (take_step(h))
             ;

@@ -51,7 +51,7 @@ void front_forget_range(void *front, uint64_t ino, uint64_t offset, uint64_t len
 /* Have the kernel know that an inode's data is at least size bytes long. Waits for READ requests of the last. Same
  * context. */
 void front_tell_size(void *front, uint64_t ino, uint64_t size);
-/* Have at least nr of the threads that a client may keep waiting (fuse_lend.c). One thread at a time. */
+/* Have at least nr of the threads that a client may keep waiting (workqueue.h). One thread at a time. */
 void front_more_threads(void *front, unsigned nr);
 /* Likewise its attributes; any context. */
 void front_forget_attributes(void *front, uint64_t ino);

@@ -24,6 +24,9 @@
 
 #define KERNEL_READ_AHEAD_KB 512u
 
+#define NOTIFIERS \
+    4u /* requests that come together: one may wait for a page to be read, or for room */
+
 #define LEAVE_WAIT_MS 20   /* how often the loop is reminded to end */
 #define HANG_UP_MS    1000 /* how long an unmount by others may take to reach us */
 
@@ -270,13 +273,13 @@ int front_mount(struct front *front, struct fs *fs, const char *mountpoint,
     front->wire.agreed_upon = widen_readahead;
     front->wire.spin_ns = (uint64_t)front->options.spin_us * 1000;
     front->hooked = wire_attach(front->se, &front->wire) == 0;
-    err = notifier_start(front);
+    err = workqueue_start(&front->notifier, "folio-notify", NOTIFIERS);
     if (err == 0)
-        err = throttle_start(front);
+        err = workqueue_start(&front->throttle, "folio-throttle", 1);
     if (err == 0)
-        err = turns_start(front);
+        err = workqueue_start(&front->turns, "folio-turns", 1);
     if (err == 0)
-        err = lender_start(front);
+        err = workqueue_start(&front->lender, "folio-lend", 1);
     return err == 0 ? 0 : store_fail(error, err, "%s: no thread could be started", mountpoint);
 }
 
@@ -418,6 +421,14 @@ static bool end_connection(struct front *front)
     return done;
 }
 
+void front_more_threads(void *arg, unsigned nr)
+{
+    struct front *front = arg;
+    workqueue_grow(&front->notifier, nr);
+    workqueue_grow(&front->turns, nr);
+    workqueue_grow(&front->lender, nr);
+}
+
 void front_unmount(struct front *front)
 {
     ring_stop(front->wire.ring);
@@ -435,10 +446,10 @@ void front_destroy(struct front *front)
 {
     front_unmount(front);
     if (front->se != NULL) {
-        turns_stop(front); /* some end with the notifier */
-        lender_stop(front);
-        notifier_stop(front); /* who writes is throttled */
-        throttle_stop(front);
+        workqueue_stop(&front->turns); /* some end with the notifier */
+        workqueue_stop(&front->lender);
+        workqueue_stop(&front->notifier); /* who writes is throttled */
+        workqueue_stop(&front->throttle);
         fuse_session_destroy(front->se);
     }
     ring_free(front->wire.ring);

@@ -15,27 +15,18 @@
 #include "fs/fuse_ops.h"
 
 #define LEND_WAIT_MS 50u
-#define LEND_BUSY_MS 10u
 #define LEND_TRIES   200u /* a page's lock is held for a moment, or for as long as a client likes */
-#define LEND_IDLE_MS 60000u /* it is woken for work; this only bounds a sleep */
 
 enum lend_state { LEND_PENDING, LEND_DONE, LEND_ABANDONED };
 
 struct lend {
-    struct lend *next;
+    struct work work; /* first */
+    struct front *front;
     struct inode *inode; /* a reference */
     _Atomic uint32_t state;
     bool certain;
     size_t nr, done;
     struct page *pages[]; /* references */
-};
-
-struct lender { /* (l) lock  (c) constant */
-    pthread_mutex_t lock;
-    struct lend *first; /* oldest                                                      (l) */
-    struct lend **end;  /* where the next one goes                                     (l) */
-    struct lend *busy;  /* tried, and to be tried again                                (l) */
-    struct crew crew;
 };
 
 /* Mark a page as lent if that needs nobody's address space.   Returns false: it does, or may. */
@@ -86,102 +77,25 @@ static bool lend_all(struct lend *l)
     return true;
 }
 
-static void take_back_all(struct front *front, const struct lend *l)
+static void take_back_all(const struct lend *l)
 {
     for (size_t i = 0; i < l->nr; i++)
-        front_forget_range(front, l->inode->ino,
+        front_forget_range(l->front, l->inode->ino,
                            (uint64_t)atomic_load(&l->pages[i]->index) << PAGE_SHIFT, PAGE_SIZE);
 }
 
-/* Context: lock. */
-static void lend_put(struct lender *t, struct lend *l)
+static enum work_end lend(struct work *work)
 {
-    l->next = NULL;
-    *t->end = l;
-    t->end = &l->next;
-}
-
-/* The oldest; those that could not be done have their turn again when there is no other.
- * *again: there are such. */
-static struct lend *lend_take(struct lender *t, bool *again)
-{
-    pthread_mutex_lock(&t->lock);
-    struct lend *l = t->first;
-    if (l != NULL) {
-        t->first = l->next;
-        if (t->first == NULL)
-            t->end = &t->first;
-    }
-    *again = t->busy != NULL;
-    while (l == NULL && t->busy != NULL) {
-        struct lend *next = t->busy->next;
-        lend_put(t, t->busy);
-        t->busy = next;
-    }
-    pthread_mutex_unlock(&t->lock);
-    return l;
-}
-
-static unsigned lender_step(void *arg)
-{
-    struct front *front = arg;
-    struct lender *t = front->lender;
-    bool again;
-    struct lend *l = lend_take(t, &again);
-    if (l == NULL)
-        return again ? LEND_BUSY_MS : LEND_IDLE_MS;
-    if (!lend_all(l)) {
-        pthread_mutex_lock(&t->lock);
-        l->next = t->busy;
-        t->busy = l;
-        pthread_mutex_unlock(&t->lock);
-    } else if (atomic_exchange(&l->state, LEND_DONE) == LEND_ABANDONED) {
-        take_back_all(front, l);
+    struct lend *l = (struct lend *)work;
+    if (!lend_all(l))
+        return WORK_LATER;
+    if (atomic_exchange(&l->state, LEND_DONE) == LEND_ABANDONED) {
+        take_back_all(l);
         lend_free(l);
     } else {
         wake_word(&l->state); /* its owner may have freed it: that needs the address only */
     }
-    return 0;
-}
-
-int lender_start(struct front *front)
-{
-    struct lender *t = calloc(1, sizeof *t);
-    if (t == NULL)
-        return -ENOMEM;
-    pthread_mutex_init(&t->lock, NULL);
-    t->end = &t->first;
-    front->lender = t;
-    int err = crew_start(&t->crew, "folio-lend", lender_step, front);
-    if (err != 0) {
-        front->lender = NULL;
-        pthread_mutex_destroy(&t->lock);
-        free(t);
-    }
-    return err;
-}
-
-void front_more_threads(void *arg, unsigned nr)
-{
-    struct front *front = arg;
-    notifier_grow(front, nr);
-    turns_grow(front, nr);
-    crew_grow(&front->lender->crew, nr);
-    crew_wake(
-        &front->lender->crew); /* whoever had lends to try again may be the one that is held */
-}
-
-void lender_stop(struct front *front)
-{
-    struct lender *t = front->lender;
-    if (t == NULL)
-        return;
-    crew_stop(&t->crew);
-    while (lender_step(front) != LEND_IDLE_MS)
-        ;
-    front->lender = NULL;
-    pthread_mutex_destroy(&t->lock);
-    free(t);
+    return WORK_DONE;
 }
 
 /* ---- who answers a request ------------------------------------------------------------------- */
@@ -197,14 +111,6 @@ static int lend_wait(struct lend *l)
     int err = l->certain ? 0 : -EIO;
     lend_free(l);
     return err;
-}
-
-static void lend_queue(struct lender *t, struct lend *l)
-{
-    pthread_mutex_lock(&t->lock);
-    lend_put(t, l);
-    pthread_mutex_unlock(&t->lock);
-    crew_wake(&t->crew);
 }
 
 int lend_pages(struct front *front, struct inode *inode, struct page **pages, size_t nr)
@@ -223,8 +129,10 @@ int lend_pages(struct front *front, struct inode *inode, struct page **pages, si
     if (l == NULL)
         return 0;
     inode_ref(inode, 1);
+    l->work.func = lend;
+    l->front = front;
     l->inode = inode;
     l->certain = true;
-    lend_queue(front->lender, l);
+    queue_work(&front->lender, &l->work);
     return lend_wait(l);
 }

@@ -1,19 +1,7 @@
 #include <errno.h>
-#include <stdlib.h>
 
 #include "fs/fuse_ops.h"
 #include "fs/fuse_ring.h"
-
-#define NOTIFIERS        4u /* as jobs come together: one may wait for a page to be read, or for room */
-#define NOTIFIER_IDLE_MS 60000u /* it is woken for work; this only bounds a sleep */
-
-struct notifier { /* (l) lock  (c) constant */
-    pthread_mutex_t lock;
-    struct notify_job *first; /* oldest                                                (l) */
-    struct notify_job **end;  /* where the next one goes                               (l) */
-    unsigned nr;              /* queued, or being done                                 (l) */
-    struct crew crew;         /* a job may be held by a client, as a lender may; (l) to grow it */
-};
 
 /* What it does waits for requests to be answered: so none is under way, nor begins, when the loop is left
  * (-ESHUTDOWN). */
@@ -70,91 +58,23 @@ void front_forget_attributes(void *arg, uint64_t ino)
         (void)fuse_lowlevel_notify_inval_inode(front->se, ino, -1, 0);
 }
 
-static struct notify_job *take_job(struct notifier *n)
-{
-    pthread_mutex_lock(&n->lock);
-    struct notify_job *job = n->first;
-    if (job != NULL) {
-        n->first = job->next;
-        if (n->first == NULL)
-            n->end = &n->first;
-    }
-    pthread_mutex_unlock(&n->lock);
-    return job;
-}
-
 /* The request is carried out even if the kernel cannot be asked any more (it is unmounting). */
-static unsigned notifier_step(void *arg)
+static enum work_end notify(struct work *work)
 {
-    struct front *front = arg;
-    struct notify_job *job = take_job(front->notifier);
-    if (job == NULL)
-        return NOTIFIER_IDLE_MS;
+    struct notify_job *job = (struct notify_job *)work;
     if (job->flush != 0)
-        job->kept = invalidate(front, job->flush, job->offset, job->len) == -ESHUTDOWN;
+        job->kept = invalidate(front_of(job->req), job->flush, job->offset, job->len) == -ESHUTDOWN;
     job->run(job);
-    pthread_mutex_lock(&front->notifier->lock);
-    front->notifier->nr--;
-    pthread_mutex_unlock(&front->notifier->lock);
-    return 0;
+    return WORK_DONE;
 }
 
-int notifier_start(struct front *front)
+void notifier_add(struct front *front, struct notify_job *job)
 {
-    struct notifier *n = calloc(1, sizeof *n);
-    if (n == NULL)
-        return -ENOMEM;
-    pthread_mutex_init(&n->lock, NULL);
-    n->end = &n->first;
-    front->notifier = n;
-    int err = crew_start(&n->crew, "folio-notify", notifier_step, front);
-    if (err != 0) {
-        front->notifier = NULL;
-        pthread_mutex_destroy(&n->lock);
-        free(n);
-    }
-    return err;
-}
-
-void notifier_stop(struct front *front)
-{
-    struct notifier *n = front->notifier;
-    if (n == NULL)
-        return;
-    crew_stop(&n->crew);
-    while (notifier_step(front) == 0)
-        ;
-    front->notifier = NULL;
-    pthread_mutex_destroy(&n->lock);
-    free(n);
+    job->work.func = notify;
+    queue_work(&front->notifier, &job->work);
 }
 
 bool front_may_wait(struct front *front)
 {
     return front->wire.ring == NULL || ring_may_wait();
-}
-
-void notifier_add(struct front *front, struct notify_job *job)
-{
-    struct notifier *n = front->notifier;
-    job->next = NULL;
-    pthread_mutex_lock(&n->lock);
-    *n->end = job;
-    n->end = &job->next;
-    if (++n->nr > atomic_load(&n->crew.nr) && n->nr <= NOTIFIERS)
-        crew_grow(&n->crew, n->nr);
-    pthread_mutex_unlock(&n->lock);
-    crew_wake(&n->crew);
-}
-
-/* A client keeps as many threads as there are jobs about its files; those who wait behind them tell how many. */
-void notifier_grow(struct front *front, unsigned nr)
-{
-    struct notifier *n = front->notifier;
-    if (n == NULL)
-        return;
-    pthread_mutex_lock(&n->lock);
-    crew_grow(&n->crew, n->nr > nr ? n->nr : nr);
-    pthread_mutex_unlock(&n->lock);
-    crew_wake(&n->crew);
 }

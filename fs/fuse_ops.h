@@ -19,14 +19,11 @@
 #include "fs/dir.h"
 #include "fs/fuse_front.h"
 #include "fs/fuse_wire.h"
+#include "fs/workqueue.h"
 
 #define CACHE_SECONDS   86400.0 /* how long the kernel may keep a name or attributes */
 #define WRITERS_SECONDS 1.0     /* and the attributes of a file that it caches writes of */
 
-struct notifier;
-struct throttle;
-struct turns;
-struct lender;
 struct open_file;
 
 struct front {                    /* (c) constant while the loop runs  (a) atomic */
@@ -34,19 +31,21 @@ struct front {                    /* (c) constant while the loop runs  (a) atomi
     struct front_options options; /* (c) */
     struct fs *fs;                /* (c) */
     struct fuse_session *se;      /* (c) */
-    struct notifier *notifier;    /* (c) */
-    struct throttle *throttle;    /* (c) */
-    struct turns *turns;          /* (c) */
-    struct lender *lender;        /* (c) */
-    char *mountpoint;             /* (c) */
-    _Atomic dev_t dev;            /* the mount's; 0: not, or not any more, mounted by us     (a) */
-    _Atomic bool kernel_cache;    /* write(2) may wait in the kernel: options', if it agreed (a) */
-    unsigned held_most;           /* see go_around()                                         (c) */
-    _Atomic unsigned held;        /* reads and writes that wait for copies to go             (a) */
-    _Atomic uint64_t held_bytes;  /* of theirs                                               (a) */
-    bool hooked;                  /* the wire's hooks are in place                           (c) */
-    pthread_t loop;               /* the thread in front_loop()                              (c) */
-    void (*ready)(void *arg);     /* (c) */
+    struct workqueue notifier;    /* of notify_job */
+    struct workqueue
+        throttle; /* of writers that wait: one after the other they have the speed of the disk */
+    struct workqueue
+        turns; /* of requests that take long, a step each in turn: a short one waits for no long one */
+    struct workqueue lender;     /* of copies for the kernel */
+    char *mountpoint;            /* (c) */
+    _Atomic dev_t dev;           /* the mount's; 0: not, or not any more, mounted by us     (a) */
+    _Atomic bool kernel_cache;   /* write(2) may wait in the kernel: options', if it agreed (a) */
+    unsigned held_most;          /* see go_around()                                         (c) */
+    _Atomic unsigned held;       /* reads and writes that wait for copies to go             (a) */
+    _Atomic uint64_t held_bytes; /* of theirs                                               (a) */
+    bool hooked;                 /* the wire's hooks are in place                           (c) */
+    pthread_t loop;              /* the thread in front_loop()                              (c) */
+    void (*ready)(void *arg);    /* (c) */
     void *ready_arg;
     _Atomic bool left;       /* front_loop() has returned                               (a) */
     _Atomic bool leaving;    /* it is about to: nobody may begin to wait for requests   (a) */
@@ -122,7 +121,7 @@ void forget_attributes(fuse_req_t req, struct inode *inode);
  * operation's own thread could wait for WRITE requests that nobody is left to answer; so the
  * request is handed to a thread that answers no others. Not more jobs than unanswered requests. */
 struct notify_job {
-    struct notify_job *next;
+    struct work work; /* first */
     fuse_req_t req;
     uint64_t flush;                   /* the inode whose data the kernel gives up before, or 0: */
     uint64_t offset, len;             /* these bytes; 0, 0: all */
@@ -130,39 +129,19 @@ struct notify_job {
     void (*run)(struct notify_job *); /* does what was asked, replies, frees the job */
 };
 
-int notifier_start(struct front *front); /* 0 or -errno */
-void notifier_stop(struct front *front); /* finishes what is queued */
 void notifier_add(struct front *front, struct notify_job *job);
 /* Before an operation begins what may end in notifier_add().   Returns false: it must not, for want of threads. */
 bool front_may_wait(struct front *front);
-void notifier_grow(struct front *front, unsigned nr); /* as front_more_threads() */
 /* Before the loop is left, while it still serves: what has the kernel hand over is finished, and nothing more begins. */
 void front_stop_asking(struct front *front);
 
 /* ---- writers that wait (fuse_throttle.c) ------------------------------------------------------ */
 
-int throttle_start(struct front *front); /* 0 or -errno */
-void throttle_stop(struct front *front); /* who still waits is answered */
 /* The reply to a WRITE: at once, or when too much is no longer dirty. */
 void reply_written(fuse_req_t req, size_t written);
 
-/* ---- requests that take long (fuse_turns.c) ---------------------------------------------------- */
-
-struct turn_job {
-    struct turn_job *next;
-    /* Takes a step.   Returns false: it was the last, and the job is freed. Once front->left is true it is. */
-    bool (*step)(struct turn_job *);
-};
-
-int turns_start(struct front *front); /* 0 or -errno */
-void turns_stop(struct front *front); /* all take their last step */
-void turns_add(struct front *front, struct turn_job *job);
-void turns_grow(struct front *front, unsigned nr); /* as front_more_threads() */
-
 /* ---- copies for the kernel (fuse_lend.c) ------------------------------------------------------ */
 
-int lender_start(struct front *front); /* 0 or -errno */
-void lender_stop(struct front *front);
 /* The kernel is about to get copies of pages that somebody may have attached (referenced by the caller). Waits for
  * clients, but a bounded time.
  * Returns 0, -EIO (then it must get none), -ENOMEM. */
