@@ -394,7 +394,9 @@ Test(names, a_directory_has_more_subdirectories_than_a_file_has_names)
     dir->nlink = 65000; /* as if */
     struct inode *below = make(dir, "below", S_IFDIR | 0755);
     cr_assert_eq(dir->nlink, 65001);
+    dir->nlink = 3;
     inode_put(below, 1);
+    cr_assert_eq(dir_rmdir(dir, "below"), 0);
     inode_put(dir, 1);
 }
 
