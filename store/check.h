@@ -12,7 +12,7 @@
  * certainly not there, and what lost its name gets one in /lost+found.
  *
  * What a crash leaves behind is part of the design and clean: orphans, pending trims, inodes marked
- * INODE_EXTENDING, blocks beyond a file's size.
+ * INODE_EXTENDING and what lies behind their ends.
  */
 #ifndef FOLIO_STORE_CHECK_H
 #define FOLIO_STORE_CHECK_H

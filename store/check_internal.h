@@ -44,12 +44,15 @@ enum inode_state {
     I_FIX_NLINK = 256,
     I_FIX_PARENT = 512,
     I_FIX_COOKIE = 1024,
-    I_FIX = I_FIX_NLINK | I_FIX_PARENT | I_FIX_COOKIE,
+    I_FIX_EXTENDING = 2048, /* gets INODE_EXTENDING, so that the next mount trims it */
+    I_EXTENDING = 4096,     /* has it */
+    I_FIX = I_FIX_NLINK | I_FIX_PARENT | I_FIX_COOKIE | I_FIX_EXTENDING,
 };
 
 struct inode_entry {
     uint64_t ino;
     uint64_t data_id;
+    uint64_t size;           /* bytes, as recorded */
     uint64_t parent, cookie; /* directories: as recorded, or as they are to be */
     uint64_t linked_from;    /* directories: the directory with their name; 0: none */
     uint64_t max_cookie;     /* directories: of their entries */
@@ -71,6 +74,7 @@ struct data_entry {
     uint64_t id;
     uint64_t owner; /* inode; 0: none */
     uint64_t blocks, recorded, damaged;
+    uint64_t end;           /* offset behind its last byte that is not zero */
     uint64_t covered, last; /* trims reach from its first block to covered (exclusive) */
     uint32_t trims;
     uint32_t flags; /* D_* */

@@ -42,6 +42,20 @@ static bool block_good(const struct pages_entry *e)
     return crc == get_le32(e->key + BLOCK_CRC_AT);
 }
 
+/* The offset behind the last byte that is not zero, in a block that is good. */
+static size_t block_end(const struct pages_entry *e)
+{
+    size_t end = BLOCK_VALUE_BYTES;
+
+    while (end > 0 && e->value[end - 1] == 0)
+        end--;
+    if (end > 0)
+        return BLOCK_HEAD_BYTES + end;
+    for (end = BLOCK_HEAD_BYTES; end > 0 && e->key[BLOCK_HEAD_AT + end - 1] == 0;)
+        end--;
+    return end;
+}
+
 static void see_block(struct check *c, const struct pages_entry *e, const struct key *key)
 {
     uint64_t id = key_u64(key, 0), index = get_be32(e->key + 9);
@@ -69,7 +83,11 @@ static void see_block(struct check *c, const struct pages_entry *e, const struct
         check_find(c, CHECK_BLOCK, false,
                    "block %" PRIu64 " of data %" PRIu64 ": its content is damaged", index, id);
         d->damaged++;
+        return;
     }
+    size_t end = block_end(e);
+    if (end > 0)
+        d->end = index * BLOCK_SIZE + end;
 }
 
 static void see_block_count(struct check *c, const struct key *key, const uint8_t *payload,
@@ -149,11 +167,15 @@ static void see_inode(struct check *c, const struct key *key, const uint8_t *pay
     if (i->ino > c->highest)
         c->highest = i->ino;
     i->data_id = r.data_id;
+    i->size = r.size;
     i->parent = r.parent;
     i->cookie = r.cookie;
     i->nlink = r.nlink;
     i->type = (uint8_t)IFTODT(r.mode);
-    c->summary.extending += (r.flags & INODE_EXTENDING) != 0;
+    if (r.flags & INODE_EXTENDING) {
+        i->flags |= I_EXTENDING;
+        c->summary.extending++;
+    }
     count_inode(c, i);
 }
 

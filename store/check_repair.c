@@ -263,6 +263,8 @@ static int fix_inode(struct batch *b, const struct inode_entry *i)
         r.parent = i->parent;
     if (i->flags & I_FIX_COOKIE)
         r.cookie = i->cookie;
+    if (i->flags & I_FIX_EXTENDING)
+        r.flags |= INODE_EXTENDING;
     return batch_put(b, &key, buf, inode_encode(&r, buf));
 }
 

@@ -110,6 +110,20 @@ static void judge_count(struct check *c, const struct data_entry *d)
         check_del(c, &key);
 }
 
+/* What lies behind the end of a file would be in it once it is longer. It may lie there while the inode is marked, or
+ * will be deleted as a whole; which part of it pending trims will delete is not known here. Zeros are no harm. */
+static void judge_end(struct check *c, const struct data_entry *d)
+{
+    struct inode_entry *i = check_inode(c, d->owner);
+
+    if (i == NULL || d->end <= i->size || d->trims > 0 || i->flags & (I_EXTENDING | I_ORPHAN))
+        return;
+    check_find(c, CHECK_INODE, true,
+               "inode %" PRIu64 ": has data behind its end, up to byte %" PRIu64 " of %" PRIu64,
+               i->ino, d->end, i->size);
+    i->flags |= I_FIX_EXTENDING;
+}
+
 void check_data(struct check *c)
 {
     const struct data_entry *d;
@@ -117,6 +131,7 @@ void check_data(struct check *c)
 
     for (size_t at = 0; (d = table_next(&c->data, &at)) != NULL;) {
         judge_count(c, d);
+        judge_end(c, d);
         if (d->owner != 0 || d->blocks == 0 || d->covered > d->last)
             continue;
         check_find(c, CHECK_LOST_BLOCKS, !c->unsure,

@@ -777,6 +777,67 @@ Test(check, trim_that_covers_a_part_leaves_lost_blocks)
     expect_clean(broken);
 }
 
+/* Inode 3, so long; its data has three blocks. */
+static void cut_file(uint64_t size, uint32_t flags)
+{
+    struct inode_record r = make(S_IFREG | 0644, 1);
+
+    r.size = size;
+    r.data_id = 10;
+    r.flags = flags;
+    put_inode(broken, 3, r);
+}
+
+static void put_zeros_but(uint64_t id, uint32_t index, unsigned at)
+{
+    uint8_t data[BLOCK_SIZE] = { 0 };
+
+    data[at] = at < BLOCK_SIZE - 1;
+    cr_assert_eq(lmdb_put_block(broken->l, id, index, data, block_crc(id, index, data)), 0);
+}
+
+Test(check, data_behind_the_end_is_marked_for_the_next_mount)
+{
+    cut_file(2 * BLOCK_SIZE, 0);
+    EXPECT_REPAIRED(broken, "inode 3: has data behind its end, up to byte 12288 of 8192");
+    cr_expect_eq(get_inode(broken, 3).flags, (uint32_t)INODE_EXTENDING);
+    expect_clean(broken);
+}
+
+Test(check, data_behind_the_end_is_seen_in_the_last_block_to_the_byte)
+{
+    cut_file(2 * BLOCK_SIZE + 5, 0);
+    put_zeros_but(10, 2, 5);
+    EXPECT_REPAIRED(broken, "inode 3: has data behind its end, up to byte 8198 of 8197");
+    volume_begin(broken);
+    cut_file(2 * BLOCK_SIZE + 6, 0);
+    volume_commit(broken);
+    expect_clean(broken);
+    volume_begin(broken);
+    cut_file(2 * BLOCK_SIZE + 17, 0);
+    put_zeros_but(10, 2, 17);
+    EXPECT_REPAIRED(broken, "inode 3: has data behind its end, up to byte 8210 of 8209");
+}
+
+Test(check, zeros_behind_the_end_are_clean)
+{
+    cut_file(2 * BLOCK_SIZE, 0);
+    put_zeros_but(10, 2, BLOCK_SIZE - 1);
+    volume_commit(broken);
+    expect_clean(broken);
+}
+
+Test(check, data_behind_the_end_that_is_about_to_go_is_clean)
+{
+    struct key key;
+
+    cut_file(2 * BLOCK_SIZE, 0);
+    key_trim(&key, 10, 2, UINT64_C(1) << 32);
+    put(broken, &key, NULL, 0);
+    volume_commit(broken);
+    expect_clean(broken);
+}
+
 Test(check, senseless_trim_goes)
 {
     struct key key;
