@@ -33,6 +33,12 @@ static bool aligned(const void *addr)
     return (uintptr_t)addr % CLIENT_PAGE == 0;
 }
 
+/* Whole pages, and some. Of what is none the kernel says what is wrong. */
+static bool is_range(const void *addr, size_t length)
+{
+    return aligned(addr) && (uintptr_t)addr + page_up(length) > (uintptr_t)addr;
+}
+
 /* errno, and -1. */
 static int fail(int error)
 {
@@ -202,7 +208,7 @@ FOLIO_EXPORT int folio_munmap(void *addr, size_t length)
     struct attach_cut cut = { .start = (uintptr_t)addr, .end = (uintptr_t)addr + page_up(length) };
 
     fork_check();
-    if (!aligned(addr) || cut.end <= cut.start || !table_touches(addr, page_up(length)))
+    if (!is_range(addr, length) || !table_touches(addr, page_up(length)))
         return sys_munmap(addr, length);
     door_enter();
     long error = keeper_run(attach_unmap, &cut);
@@ -357,7 +363,7 @@ static int msync_piece(const struct piece *piece, void *arg)
 FOLIO_EXPORT int folio_msync(void *addr, size_t length, int flags)
 {
     fork_check();
-    if (!aligned(addr) || (flags & ~(MS_SYNC | MS_ASYNC | MS_INVALIDATE)) ||
+    if (!is_range(addr, length) || (flags & ~(MS_SYNC | MS_ASYNC | MS_INVALIDATE)) ||
         (flags & (MS_SYNC | MS_ASYNC)) == (MS_SYNC | MS_ASYNC) ||
         !table_touches(addr, page_up(length)))
         return sys_msync(addr, length, flags);
@@ -441,7 +447,7 @@ static int madvise_piece(const struct piece *piece, void *arg)
 FOLIO_EXPORT int folio_madvise(void *addr, size_t length, int advice)
 {
     fork_check();
-    if (!aligned(addr) || !table_touches(addr, page_up(length)))
+    if (!is_range(addr, length) || !table_touches(addr, page_up(length)))
         return sys_madvise(addr, length, advice);
     return for_pieces(addr, length, madvise_piece, &advice);
 }
@@ -481,7 +487,7 @@ static int mincore_piece(const struct piece *piece, void *arg)
 FOLIO_EXPORT int folio_mincore(void *addr, size_t length, unsigned char *vec)
 {
     fork_check();
-    if (!aligned(addr) || !table_touches(addr, page_up(length)))
+    if (!is_range(addr, length) || !table_touches(addr, page_up(length)))
         return sys_mincore(addr, length, vec);
     int error = for_pieces(addr, length, mincore_piece, &vec);
     /* An unmapped part ends it at once, unlike in the others. */
@@ -513,7 +519,7 @@ static int may_protect(const struct piece *piece, void *arg)
 FOLIO_EXPORT int folio_may_protect(void *addr, size_t length, int prot)
 {
     fork_check();
-    if (!aligned(addr) || !table_touches(addr, page_up(length)))
+    if (!is_range(addr, length) || !table_touches(addr, page_up(length)))
         return 0;
     return for_pieces(addr, length, may_protect, &prot);
 }

@@ -339,6 +339,9 @@ static void test_msync(void)
     errno = 0;
     CHECK(folio_msync(p + 1, PAGE, MS_SYNC) == -1 && errno == EINVAL);
     CHECK(folio_msync(p, PAGE, MS_SYNC | MS_ASYNC) == -1 && errno == EINVAL);
+    CHECK(folio_msync(p, (size_t)-PAGE, MS_SYNC) == -1 &&
+          errno == ENOMEM); /* around the end of all addresses */
+    CHECK(folio_madvise(p, (size_t)-PAGE, MADV_WILLNEED) == -1 && errno == EINVAL);
     folio_munmap(p, 64 * PAGE);
     CHECK(folio_msync(p, PAGE, MS_SYNC) == -1 && errno == ENOMEM);
     close(fd);
