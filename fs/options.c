@@ -4,17 +4,18 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "fs/fs.h"
 #include "fs/fuse_front.h"
 #include "fs/fuse_ring.h"
+#include "fs/machine.h"
 #include "fs/size.h"
 #include "cache/memory.h"
 #include "store/error.h"
 
 #define MIB            ((uint64_t)1 << 20)
-#define DEFAULT_MEMORY (512 * MIB)
+#define DEFAULT_MEMORY (512 * MIB) /* where that is at most half of it */
+#define LEAST_MEMORY   (32 * MIB)  /* of the default */
 
 enum option_kind {
     OPT_FLAG,   /* a bool */
@@ -60,7 +61,7 @@ static const struct option_desc table[] = {
       "order: up to 64 times fewer messages, but a store that changes nothing is not noticed, and "
       "times are those of the fault (default 1)" },
     { "memory", OPT_SIZE, AT(memory), 0, UINT64_MAX, "SIZE",
-      "memory for everything, see below (default 512M)" },
+      "memory for everything, see below (default 512M, or half of what there is)" },
     { "cache_size", OPT_SIZE, AT(cache_size), 1, UINT64_MAX, "SIZE",
       "memory for file pages (default: half of memory)" },
     { "commit", OPT_NUMBER, AT(commit_s), 1, 3600, "SECONDS",
@@ -429,12 +430,21 @@ static int check_options(const struct options *o, struct store_error *error)
     return 0;
 }
 
+/* Whoever is above his control group's limit is killed by the kernel. */
+static uint64_t default_memory(void)
+{
+    uint64_t half = machine_memory() / 2;
+    if (half > DEFAULT_MEMORY)
+        return DEFAULT_MEMORY;
+    return half > LEAST_MEMORY ? half : LEAST_MEMORY;
+}
+
 int options_parse(int argc, char **argv, struct options *o, struct store_error *error)
 {
     struct parsing p = { .o = o, .error = error };
     *o = (struct options){
         .commit_s = 5,
-        .memory = DEFAULT_MEMORY,
+        .memory = default_memory(),
         .readahead = &ra_linux,
         .read_ahead_kb = RA_DEFAULT_PAGES * (PAGE_SIZE >> 10),
         .dirty_ratio = 20,
@@ -514,11 +524,14 @@ static uint32_t max_read(const struct options *o, uint64_t pages)
 static int check_budget(const struct options *o, const struct budget *b, struct store_error *error)
 {
     char have[SIZE_TEXT_BYTES], want[SIZE_TEXT_BYTES], least[SIZE_TEXT_BYTES];
-    uint64_t machine = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    uint64_t machine = machine_memory();
     uint64_t given = o->cache_size != 0 ? o->cache_size : b->pages, need;
     if (b->memory > machine)
-        return store_fail(error, -EINVAL, "memory: %s is more than this machine has (%s)",
-                          format_size(b->memory, want), format_size(machine, have));
+        return store_fail(
+            error, -EINVAL,
+            "memory: %s is more than this machine has, or lets this control group have "
+            "(%s)",
+            format_size(b->memory, want), format_size(machine, have));
     if (b->pages < min_pages(o))
         return store_fail(error, -EINVAL, "cache_size: %s is too small; at least %s",
                           format_size(given, want), format_size(min_pages(o), least));

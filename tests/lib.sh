@@ -166,6 +166,7 @@ clean_up()
         sleep 0.1
     done
     end_processes KILL
+    [ ! -f "$T/group" ] || rmdir "$(cat "$T/group")"
     rm -rf --one-file-system "$T"
 }
 # The guardian: this file again, in a session of its own, so that what kills the script does not
