@@ -10,9 +10,11 @@
 #include "cache/attach_impl.h"
 #include "cache/memfd.h"
 
-#define WATCH_MS 1000 /* how often clients are looked at that may keep us waiting */
-#define SECOND   1000000000u
-#define LEAVE_MS 1000 /* how long our end waits for threads that clients may hold, all of them */
+#define WATCH_MS   1000 /* how often clients are looked at that may keep us waiting */
+#define SECOND     1000000000u
+#define LEAVE_MS   1000 /* how long our end waits for threads that clients may hold, all of them */
+#define WANT_MS    10   /* until what was wanting for a new client is looked for again */
+#define WANT_TRIES 20
 
 /* ---- clients --------------------------------------------------------------------------------- */
 
@@ -54,7 +56,8 @@ static void client_free(struct attach_client *c)
         close(c->bell);
     if (c->space.taken_fd >= 0)
         close(c->space.taken_fd);
-    close(c->sock);
+    if (c->sock >= 0)
+        close(c->sock);
     pthread_mutex_destroy(&c->lock);
     pthread_mutex_destroy(&c->work);
     account_put(c->account);
@@ -73,23 +76,21 @@ static bool has_enough(const struct attach *a, uid_t uid)
     return nr >= ATTACH_CLIENTS_USER;
 }
 
-/* Takes over sock, on error too: that hangs up. Who has connections enough is hung up by its own thread: what it has
- * sent already may be slow to close. */
+/* Takes over sock, but on error. Who has connections enough is hung up by its own thread: what it has
+ * sent already may be slow to close.   -ENOMEM, -EAGAIN, -EMFILE, -ENFILE. */
 static int client_start(struct attach *a, int sock)
 {
-    struct attach_client *c = a->nr_clients < ATTACH_CLIENTS_MOST ? calloc(1, sizeof *c) : NULL;
-    if (c == NULL) {
-        close(sock);
+    struct attach_client *c = calloc(1, sizeof *c);
+    if (c == NULL)
         return -ENOMEM;
-    }
     c->attach = a;
     c->sock = sock;
     socklen_t size = sizeof c->peer;
     (void)getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &c->peer, &size);
-    if (has_enough(a, c->peer.uid)) {
+    bool refused = has_enough(a, c->peer.uid);
+    if (refused) {
         atomic_store(&c->hung_up, true);
         (void)shutdown(sock, SHUT_RDWR);
-        atomic_fetch_add(&a->refused, 1);
     }
     c->hello_ns = clock_now(&clock_monotonic) + ATTACH_HELLO_MS * (uint64_t)1000000;
     c->uffd = -1;
@@ -103,14 +104,35 @@ static int client_start(struct attach *a, int sock)
     if (err == 0)
         err = worker_start(&c->requests, "folio-attach", requests_step, c);
     if (err != 0) {
+        c->sock = -1;
         client_free(c);
         return err;
     }
+    atomic_fetch_add(&a->refused, refused);
     pthread_mutex_lock(&a->lock);
     list_add(&c->node, &a->clients);
     a->nr_clients++;
     pthread_mutex_unlock(&a->lock);
     return 0;
+}
+
+/* Where memory or descriptors are wanting, for a moment as a rule, a new client waits a little.
+ * Takes over sock, on error too: that hangs up. */
+static void client_admit(struct attach *a, int sock)
+{
+    int err = -ENOMEM;
+    for (unsigned tries = 0; err != 0 && tries < WANT_TRIES && a->nr_clients < ATTACH_CLIENTS_MOST;
+         tries++) {
+        if (tries > 0)
+            (void)poll(NULL, 0, WANT_MS);
+        err = client_start(a, sock);
+        if (err == -EMFILE || err == -ENFILE)
+            memfd_shrink_soon();
+    }
+    if (err == 0)
+        return;
+    atomic_fetch_add(&a->refused, 1);
+    close(sock);
 }
 
 /* It has ended. */
@@ -209,8 +231,7 @@ static int accept_one(struct attach *a)
     int sock = accept4(a->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (sock < 0)
         return -errno;
-    if (client_start(a, sock) != 0)
-        atomic_fetch_add(&a->refused, 1);
+    client_admit(a, sock);
     return 0;
 }
 
