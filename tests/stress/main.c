@@ -371,9 +371,28 @@ static bool keeps_raced_stores(int dir)
     return !journal;
 }
 
+/* Before anybody stores beside them: of a hole that is not made the stores that raced with it stay. */
+static void try_holes(struct program *p)
+{
+    static const struct {
+        enum op op;
+        int mode;
+    } tries[] = { { OP_PUNCH, FALLOC_FL_PUNCH_HOLE }, { OP_ZERO, FALLOC_FL_ZERO_RANGE } };
+    int fd = openat(p->self.dir, "hole", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0) /* then they are found out later */
+        return;
+    for (size_t i = 0; i < sizeof tries / sizeof tries[0]; i++)
+        if (fallocate(fd, tries[i].mode | FALLOC_FL_KEEP_SIZE, 0, PAGE_BYTES) != 0 &&
+            (errno == EOPNOTSUPP || errno == ENOSYS))
+            atomic_fetch_or(&p->sh->unsupported, 1u << tries[i].op);
+    close(fd);
+    unlinkat(p->self.dir, "hole", 0);
+}
+
 static void learn_filesystem(struct program *p)
 {
     struct statfs st;
+    try_holes(p);
     if (fstatfs(p->self.dir, &st) != 0)
         return;
     p->o.beyond = st.f_type == FUSE_SUPER_MAGIC && p->o.coherence == COHERENCE_FULL &&
