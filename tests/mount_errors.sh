@@ -2,7 +2,7 @@
 # What goes wrong at the command line is said in one clear line, with a non-zero status, and changes
 # nothing; and every way to end a mount writes everything back.
 . "$(dirname -- "$0")/lib.sh"
-need timeout flock
+need timeout flock prlimit
 
 # refuses STATUS PATTERN COMMAND...: it fails with that status (or any, "-") and one line that
 # matches.
@@ -351,6 +351,27 @@ without_descriptors()
     done
 }
 without_descriptors
+
+# No descriptor is left when it ends: it needs none.
+ends_without_descriptors() # umount|TERM
+{
+    what="$options, no descriptor left, $1"
+    mount_volume -o "$options,commit=60"
+    write_much kept
+    prlimit --pid "$daemon" --nofile=3: || fail "$what: prlimit"
+    case $1 in
+    umount) unmount_now || fail "$what: umount" ;;
+    *) kill -s "$1" "$daemon" ;;
+    esac
+    until_true 60 has_ended "$daemon" || fail "$what: the daemon does not end"
+    reap_daemon
+    [ "$daemon_status" -eq 0 ] || fail "$what: exit status $daemon_status: $(cat "$T/daemon.out")"
+    all_there kept
+}
+for options in cache=kernel cache=direct; do
+    ends_without_descriptors umount
+    ends_without_descriptors TERM
+done
 
 # The file may not be longer than so much: no room, and nothing worse.
 with_short_files() # [-S]: only the soft limit
