@@ -868,7 +868,7 @@ static void tables_init(struct bench *b, struct tables *t)
     t->hash_entries = allocate(HIT_PAGES, sizeof *t->hash_entries);
     t->lf_entries = allocate(HIT_PAGES, sizeof *t->lf_entries);
     pthread_rwlock_init(&t->hash->lock, NULL);
-    t->lfht = cds_lfht_new_flavor(HIT_PAGES, HIT_PAGES, HIT_PAGES, 0, &urcu_bp_flavor,
+    t->lfht = cds_lfht_new_flavor(HIT_PAGES, HIT_PAGES, HIT_PAGES, 0, &urcu_memb_flavor,
                                   NULL); /* never resized */
     if (t->lfht == NULL)
         die("rculfhash", "no memory");

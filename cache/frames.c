@@ -307,6 +307,7 @@ int page_cache_create(struct page_cache **out, const struct cache_options *o)
     list_init(&cache->dirty_mappings);
     cache->ra_tail = &cache->ra_queue;
     page_cache_set_dirty(cache, o);
+    cache_rcu_barrier(); /* its thread is there from now on */
     int err = cache->arena == NULL || cache->pages == NULL || cache->shadows == NULL ||
                       cache->ahead_copies == NULL || !reserve_bounces(cache)
                   ? -ENOMEM

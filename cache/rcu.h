@@ -6,9 +6,10 @@
  * that moment has closed. That is a promise about memory only; whether the thing still is what was
  * looked for, the reader must check.
  *
- * This is the only file that includes liburcu ("bulletproof" flavour: a thread registers itself at
- * its first bracket). The deferred calls run on a thread that liburcu starts at the first
- * cache_rcu_call(), so a program that forks into the background does so before it.
+ * This is the only file that includes liburcu, of which it takes the "memb" flavour; a thread registers itself at its
+ * first bracket and is gone from liburcu's list when it ends. (The "bp" flavour does that, too, but allocates for it, and
+ * aborts the program where it cannot.) The deferred calls run on a thread that liburcu starts at the first one; it aborts
+ * where it cannot, so page_cache_create() has it started. A program that forks into the background does so before it.
  *
  * ThreadSanitizer does not see the grace period: the library is not instrumented. We tell it, on
  * one address: closing a bracket and queueing a call release, starting a deferred call acquires. */
@@ -27,31 +28,26 @@
 #define CACHE_RCU_TSAN 0
 #endif
 
-/* Inlined brackets cost 2 ns, called ones 14. Sanitizers get the called ones: instrumented, the
- * inlined ones are reported for what is the library's own affair (a reader's record that the next
- * thread inherits: TSan; its alignment: UBSan, which gcc does not let us detect, but which comes
- * with ASan in our build; that it is registered: clang's analyzer). */
-#if !CACHE_RCU_TSAN && !defined(__SANITIZE_ADDRESS__) && !CACHE_RCU_FEATURE(address_sanitizer) && \
-    !CACHE_RCU_FEATURE(undefined_behavior_sanitizer) && !defined(__clang_analyzer__) &&           \
-    !defined(_LGPL_SOURCE)
+/* Inlined brackets cost 2 ns, called ones 14. ThreadSanitizer gets the called ones: inlined, their wake-up of who waits
+ * for a grace period is reported, which is the library's own affair. */
+#if !CACHE_RCU_TSAN && !defined(_LGPL_SOURCE)
 #define _LGPL_SOURCE 1
 #endif
 
-#include <urcu/urcu-bp.h>
+#include <stdbool.h>
+#include <urcu/urcu-memb.h>
 
 #if CACHE_RCU_TSAN
 void __tsan_acquire(void *addr);
 void __tsan_release(void *addr);
-void __tsan_ignore_thread_begin(void);
-void __tsan_ignore_thread_end(void);
-extern struct urcu_bp_gp urcu_bp_gp; /* only its address, as the one word every file agrees on */
+extern struct urcu_gp urcu_memb_gp; /* only its address, as the one word every file agrees on */
 #endif
 
 /* Tell TSan that all before this happens before the deferred calls that run after it. */
 static inline void cache_rcu_release(void)
 {
 #if CACHE_RCU_TSAN
-    __tsan_release(&urcu_bp_gp);
+    __tsan_release(&urcu_memb_gp);
 #endif
 }
 
@@ -59,21 +55,26 @@ static inline void cache_rcu_release(void)
 static inline void cache_rcu_acquire(void)
 {
 #if CACHE_RCU_TSAN
-    __tsan_acquire(&urcu_bp_gp);
+    __tsan_acquire(&urcu_memb_gp);
 #endif
 }
 
-/* Open a bracket; brackets nest.   Blocks: never. */
+extern _Thread_local bool cache_rcu_registered;
+void cache_rcu_register(void);
+
+/* Open a bracket; brackets nest.   Blocks: a thread's first one, shortly. */
 static inline void cache_rcu_read_lock(void)
 {
-    urcu_bp_read_lock();
+    if (!cache_rcu_registered)
+        cache_rcu_register();
+    urcu_memb_read_lock();
 }
 
 /* Close it: nothing found inside may be used any more unless a reference was taken. */
 static inline void cache_rcu_read_unlock(void)
 {
     cache_rcu_release();
-    urcu_bp_read_unlock();
+    urcu_memb_read_unlock();
 }
 
 /* Call func(head), on liburcu's thread, when every bracket open now has closed.
@@ -81,28 +82,19 @@ static inline void cache_rcu_read_unlock(void)
 static inline void cache_rcu_call(struct rcu_head *head, void (*func)(struct rcu_head *head))
 {
     cache_rcu_release();
-    urcu_bp_call_rcu(head, func);
+    if (!cache_rcu_registered)
+        cache_rcu_register();
+    urcu_memb_call_rcu(head, func);
 }
 
 /* Wait until every bracket open now has closed.   Locks: none that a reader may wait for. */
 static inline void cache_rcu_synchronize(void)
 {
-    urcu_bp_synchronize_rcu();
+    urcu_memb_synchronize_rcu();
     cache_rcu_acquire();
 }
 
-/* Wait until every deferred call queued before has run. For shutdown and tests.   Locks: none.
- * Its bookkeeping is allocated here and freed on liburcu's thread, which TSan must not see. */
-static inline void cache_rcu_barrier(void)
-{
-#if CACHE_RCU_TSAN
-    __tsan_ignore_thread_begin();
-    urcu_bp_barrier();
-    __tsan_ignore_thread_end();
-#else
-    urcu_bp_barrier();
-#endif
-    cache_rcu_acquire();
-}
+/* Wait until every deferred call queued before has run. For start, shutdown and tests. Allocates nothing.   Locks: none. */
+void cache_rcu_barrier(void);
 
 #endif

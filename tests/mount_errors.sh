@@ -373,6 +373,43 @@ for options in cache=kernel cache=direct; do
     ends_without_descriptors TERM
 done
 
+# There is no memory from when it is mounted to its end: what is said to be done is done, and the rest is an error.
+works_without_memory()
+{
+    what="$options, no memory left"
+    mount_volume -o "$options"
+    prlimit --pid "$daemon" --as="$(($(awk '/^VmSize/ { print $2 }' "/proc/$daemon/status") * 1024)):" ||
+        fail "$what: prlimit"
+    numbers='1 2 3 4 5 6 7 8 9 10 11 12'
+    for i in $numbers; do
+        timeout 60 dd if="$T/kept.sum" of="$M/small$i" bs=1 conv=fsync >"$T/out.$i" 2>&1 &
+        echo $! >"$T/writer.$i"
+    done
+    synced=0
+    for i in $numbers; do
+        wait "$(cat "$T/writer.$i")" || continue
+        synced=$((synced + 1))
+        cp "$T/kept.sum" "$T/synced.$i"
+    done
+    has_ended "$daemon" && fail "$what: the daemon is gone: $(tail -n 5 "$T/daemon.out")"
+    unmount_volume
+    check_volume "$what"
+    mount_volume
+    for i in $numbers; do
+        [ ! -e "$T/synced.$i" ] || cmp -s "$M/small$i" "$T/synced.$i" || fail "$what: what was synced is not there"
+        rm -f "$T/synced.$i" "$M/small$i"
+    done
+    unmount_volume
+    say "$what: $synced of 12 files could be written"
+}
+if grep -q '__[at]san_init' "$FOLIO_BIN/foliofs"; then
+    say '[SKIP] no memory left: a foliofs with a sanitizer, which cannot do without'
+else
+    for options in cache=kernel cache=direct; do
+        works_without_memory
+    done
+fi
+
 # The file may not be longer than so much: no room, and nothing worse.
 with_short_files() # [-S]: only the soft limit
 {

@@ -160,7 +160,7 @@ mkdir "$ext4"
 "${CC:-cc}" -std=gnu17 -O1 -g -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -I "$source_dir" -o "$T/compare" \
     "$source_dir"/tests/ra_compare.c "$source_dir"/cache/*.c \
     $(printf "$source_dir/store/%s.c " bio device dev_memory plug) \
-    $(pkg-config --cflags --libs liburcu-bp) -pthread || fail 'ra_compare.c does not compile'
+    $(pkg-config --cflags --libs liburcu-memb) -pthread || fail 'ra_compare.c does not compile'
 
 start_random
 with_ext4() # OPTIONS

@@ -19,12 +19,12 @@ T=$(mktemp -d "${TMPDIR:-/tmp}/folio-mutants.XXXXXX") || exit 1
 trap 'rm -rf "$T"' EXIT
 trap 'exit 130' HUP INT TERM
 
-if ! pkg-config --exists liburcu-bp; then
+if ! pkg-config --exists liburcu-memb; then
     echo 'SKIP: liburcu is not installed'
     exit 77
 fi
-rcu_flags=$(pkg-config --cflags liburcu-bp)
-rcu_libs=$(pkg-config --libs liburcu-bp)
+rcu_flags=$(pkg-config --cflags liburcu-memb)
+rcu_libs=$(pkg-config --libs liburcu-memb)
 link='-Wl,--wrap=pthread_mutex_lock -Wl,--wrap=pthread_mutex_trylock
 -Wl,--wrap=pthread_mutex_unlock'
 store='store/bio.c store/device.c store/dev_memory.c store/dev_fault.c store/dev_latency.c
