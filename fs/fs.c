@@ -19,9 +19,28 @@
 struct mounted {
     struct fs fs;          /* first: what others have is this */
     _Atomic bool stopping; /* the committer is to come to an end */
+    /* The committer's: */
+    uint32_t error_seq; /* of the store, when it was last looked at */
+    uint64_t commits;   /* that had succeeded when a failure was told */
+    bool told, over;    /* a failure was told; the last one */
 };
 
 /* ---- the committer ---------------------------------------------------------------------------- */
+
+static void tell_failure(struct mounted *m)
+{
+    uint32_t seq = store_error_seq(m->fs.store);
+    if (seq == m->error_seq || m->over || m->fs.options.commit_failed == NULL)
+        return;
+    struct store_stats now;
+    store_stats(m->fs.store, &now);
+    m->error_seq = seq;
+    m->over = now.read_only;
+    if (m->over || !m->told || m->commits != now.commits)
+        m->fs.options.commit_failed(m->fs.options.front, now.last_error, m->over);
+    m->told = true;
+    m->commits = now.commits;
+}
 
 /* The store wakes its own sleepers when a transaction is full or there is something to delete, so
  * the waiting is done here. */
@@ -32,6 +51,7 @@ static unsigned committer_step(void *arg)
     unsigned age = __atomic_load_n(&m->fs.options.commit_ms, __ATOMIC_RELAXED);
     unsigned ms = store_step(m->fs.store, age);
     inode_reap(&m->fs);
+    tell_failure(m);
     if (ms > 0 && !atomic_load(&m->stopping))
         store_wait(m->fs.store, ms);
     return 0;

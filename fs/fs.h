@@ -49,6 +49,9 @@ struct fs_options {
     /* Threads of the front may be held by clients: have at least nr of each kind. */
     void (*more_threads)(void *arg, unsigned nr);
     void (*forget_attributes)(void *arg, uint64_t ino);
+    /* A commit has failed, the first since one succeeded; or (over) the store takes no changes any more. Once each,
+     * on the committer's thread. */
+    void (*commit_failed)(void *arg, int err, bool over);
     void *front;
 };
 

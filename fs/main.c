@@ -149,6 +149,7 @@ static struct fs_options make_fs_options(const struct program *p)
         .forget_range = front_forget_range,
         .more_threads = front_more_threads,
         .forget_attributes = front_forget_attributes,
+        .commit_failed = front_commit_failed,
         .front = p->front,
     };
 }

@@ -138,6 +138,8 @@ static int commit_failed(struct store *s, int err)
         s->damaged = true;
     if (s->failures >= COMMIT_TRIES || s->damaged || lmdb_dead(s->lmdb))
         atomic_store(&s->read_only, true);
+    s->wake = true; /* for who does the background work to tell it, or to try again in time */
+    pthread_cond_broadcast(&s->changed);
     return s->last_error;
 }
 

@@ -265,6 +265,7 @@ void store_stats(struct store *s, struct store_stats *out)
     out->txn_limit_bytes = 2 * s->txn_limit;
     out->pending_trims = atomic_load(&s->nr_trims);
     out->file_bytes = (s->usage.last_page + 1) * 4096;
+    out->last_error = s->last_error;
     out->read_only = atomic_load(&s->read_only);
     pthread_mutex_unlock(&s->lock);
 }

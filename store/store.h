@@ -207,6 +207,7 @@ struct store_stats {
     uint64_t running_bytes, committing_bytes, txn_limit_bytes; /* memory */
     uint64_t pending_trims;
     uint64_t file_bytes;
+    int last_error; /* of a commit: -errno, 0 if none has failed */
     bool read_only;
 };
 void store_stats(struct store *s, struct store_stats *out);

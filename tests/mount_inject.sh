@@ -196,6 +196,7 @@ ctl("inject", "--clear")
 assert error(os.fsync, fd) == 0 and error(os.fsync, there) == 0
 END
 [ "$(stat_of store.commit_errors)" -ge $((errors + 2)) ] || fail 'stats: no commit errors'
+until_true 30 grep -q 'changes cannot be written (Input/output error)' "$T/daemon.out" || fail 'commits that fail: it is not said'
 [ "$(stat_of store.read_only)" -eq 0 ] || fail 'stats: read-only'
 [ "$(stat_of injected.hits)" -ge 2 ] || fail 'stats: no hits'
 kill_daemon
