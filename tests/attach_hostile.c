@@ -1,7 +1,7 @@
 /* attach_hostile: a client of the attach socket that keeps to no rule (attach_proto.h), on a mount of
  * ours, which is the working directory. After each attack an honest client (libfolio) must find
  * everything right, and the daemon must hold nothing of the attacker. attach_hostile NAME: that attack alone.
- * "slow" is what the daemon meets at its end, with mount_attach.sh.
+ * "slow" and "deaf" are what the daemon meets at its end, with mount_attach.sh.
  *
  * FOLIO_OTHER, FOLIO_OTHER_DAEMON: another FUSE mount, and its process; without them no attack needs them.
  */
@@ -254,6 +254,92 @@ static void attack_descriptors(int file)
     for (int i = 0; i < 2; i++)
         close(pair[i]);
     close(null);
+    close(s);
+    close(uffd);
+}
+
+/* Well-formed, and wrong. */
+static void attack_requests(int file)
+{
+    int uffd, s = greet(&uffd);
+    const struct {
+        int fd, err;
+        int prot;
+        off_t offset;
+    } opens[] = {
+        { open("target", O_WRONLY), -EACCES, PROT_READ, 0 },
+        { open("target", O_RDONLY), -EACCES, PROT_READ | PROT_WRITE, 0 },
+        { open("target", O_PATH), -EBADF, PROT_READ, 0 },
+        { open(".", O_RDONLY), -ENODEV, PROT_READ, 0 },
+        /* A regular file, elsewhere: its number may be one of ours, too. */
+        { (int)memfd_create("target", 0), -EOPNOTSUPP, PROT_READ, 0 },
+        { file, -EOVERFLOW, PROT_READ, INT64_MAX & ~(off_t)(PAGE - 1) },
+    };
+    for (unsigned i = 0; i < sizeof opens / sizeof *opens; i++) {
+        struct attach_request rq = { .op = ATTACH_OPEN,
+                                     .prot = opens[i].prot,
+                                     .flags = MAP_SHARED,
+                                     .offset = (uint64_t)opens[i].offset,
+                                     .length = PAGE };
+        CHECK_EQ(ask(s, rq, opens[i].fd, NULL, NULL), opens[i].err);
+        if (opens[i].fd != file)
+            close(opens[i].fd);
+    }
+    const struct {
+        uint64_t addr, length, offset;
+    } ranges[] = {
+        { 1ull << 40, 0, 0 },
+        { (1ull << 40) + 1, PAGE, 0 },
+        { 1ull << 40, PAGE + 1, 0 },
+        { -PAGE, PAGE, 0 },
+        { 1ull << 40, -PAGE, 0 },
+        { (1ull << 56) - PAGE, 2 * PAGE, 0 },
+        { 1ull << 40, PAGE, 1 },
+        { 1ull << 40, PAGE, (uint64_t)1 << 44 },
+        { 1ull << 40, 2 * PAGE, ((uint64_t)1 << 44) - PAGE },
+    };
+    for (unsigned i = 0; i < sizeof ranges / sizeof *ranges; i++) {
+        uint64_t id = 0;
+        close(open_pages(s, file, &id)); /* each can be mapped once, be it in vain */
+        struct attach_request rq = { .op = ATTACH_MAP,
+                                     .id = id,
+                                     .addr = ranges[i].addr,
+                                     .length = ranges[i].length,
+                                     .offset = ranges[i].offset };
+        CHECK_EQ(ask(s, rq, -1, NULL, NULL), -EINVAL);
+        CHECK_EQ(ask(s, rq, -1, NULL, NULL), -EINVAL);
+        if (ranges[i].offset != 0)
+            continue;
+        for (rq.op = ATTACH_UNMAP; rq.op <= ATTACH_WRITE; rq.op++)
+            CHECK_EQ(ask(s, rq, -1, NULL, NULL), -EINVAL);
+    }
+    CHECK_EQ(ask(s, (struct attach_request){ .op = ATTACH_DROP, .id = 1 }, -1, NULL, NULL),
+             -EINVAL);
+    close(s);
+    close(uffd);
+}
+
+/* More pages than an answer has room for. */
+static void attack_mincore(void)
+{
+    enum { MANY = ATTACH_MINCORE_PAGES + PAGES };
+    int file = open("many", O_RDWR | O_CREAT, 0644), uffd, s = greet(&uffd), memfd;
+    CHECK_EQ(ftruncate(file, MANY * (off_t)PAGE), 0);
+    struct attach_reply reply = { 0 };
+    struct attach_request open_rq = {
+        .op = ATTACH_OPEN, .prot = PROT_READ, .flags = MAP_SHARED, .length = MANY * PAGE
+    };
+    CHECK_EQ(ask(s, open_rq, file, &reply, &memfd), 0);
+    struct attach_request rq = {
+        .op = ATTACH_MAP, .id = reply.id, .addr = 1ull << 40, .length = MANY * PAGE
+    };
+    CHECK_EQ(ask(s, rq, -1, NULL, NULL), 0);
+    rq.op = ATTACH_MINCORE;
+    for (rq.length = (ATTACH_MINCORE_PAGES + 1) * PAGE; rq.length <= MANY * PAGE; rq.length += PAGE)
+        CHECK_EQ(ask(s, rq, -1, NULL, NULL), -EINVAL);
+    CHECK_EQ(unlink("many"), 0);
+    close(memfd);
+    close(file);
     close(s);
     close(uffd);
 }
@@ -1187,6 +1273,74 @@ static int slow_client(void)
     return failures > 0;
 }
 
+/* ---- stores until the end ----------------------------------------------------------------------------------- */
+
+static struct {
+    char *p;
+    int uffd;
+    uint64_t stored[PAGES]; /* the last that was not a SIGBUS */
+} deaf;
+
+enum { DEAF_THREADS = 4 };
+
+static void *deaf_racer(void *arg)
+{
+    size_t first = (uintptr_t)arg * (PAGES / DEAF_THREADS);
+    for (uint64_t n = 1;; n++) {
+        size_t page = first + n % (PAGES / DEAF_THREADS);
+        if (store_word((uint64_t *)(void *)(deaf.p + page * PAGE), n) != 0)
+            return NULL;
+        deaf.stored[page] = n;
+    }
+}
+
+/* What happens to the address space, once the daemon does not read it any more. */
+static void *deaf_reader(void *arg)
+{
+    struct uffd_msg msg;
+    struct pollfd fd = { .fd = deaf.uffd, .events = POLLIN };
+    (void)arg;
+    while (poll(&fd, 1, -1) >= 0)
+        (void)!read(deaf.uffd, &msg, sizeof msg);
+    return NULL;
+}
+
+/* Notices 0.5 s late that the daemon ends, where libfolio would at once, and stores meanwhile; nobody syncs. Speaks with
+ * the script; "attach_ends raced" looks for what is noted in FOLIO_NOTES. */
+static int deaf_client(void)
+{
+    pthread_t threads[DEAF_THREADS];
+    uint64_t id = 0;
+    const char *path = getenv("FOLIO_NOTES");
+    int file = open("racing", O_RDWR | O_CREAT | O_TRUNC, 0644), s = greet(&deaf.uffd),
+        notes = path != NULL ? open(path, O_CREAT | O_TRUNC | O_WRONLY, 0600) : -1;
+    if (file < 0 || notes < 0 || ftruncate(file, PAGES * (off_t)PAGE) != 0)
+        give_up("racing, FOLIO_NOTES");
+    int memfd = open_pages(s, file, &id);
+    deaf.p = map_pages(s, deaf.uffd, memfd, id);
+    close(memfd);
+    close(file);
+    if (chdir("/") != 0)
+        give_up("chdir");
+    for (uintptr_t i = 0; i < DEAF_THREADS; i++)
+        threads[i] = start(deaf_racer, (void *)i);
+    printf("ready\n");
+    (void)fflush(stdout);
+    struct pollfd hup = { .fd = s };
+    CHECK(poll(&hup, 1, 60000) == 1);
+    pause_ms(500);
+    (void)start(deaf_reader, NULL);
+    CHECK(mmap(deaf.p, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+               (int)memfd_create("empty", 0), 0) == deaf.p);
+    struct uffdio_range all = { (uintptr_t)deaf.p, PAGES * PAGE };
+    CHECK_EQ(ioctl(deaf.uffd, UFFDIO_WAKE, &all), 0);
+    for (unsigned i = 0; i < DEAF_THREADS; i++)
+        pthread_join(threads[i], NULL);
+    CHECK(write(notes, deaf.stored, sizeof deaf.stored) == sizeof deaf.stored);
+    close(s);
+    return failures > 0;
+}
+
 /* ---- all ---------------------------------------------------------------------------------------------------- */
 
 /* Each attack in a process of its own: what it leaves behind dies with it. */
@@ -1215,12 +1369,16 @@ int main(int argc, char **argv)
     find_socket();
     if (argc > 1 && strcmp(argv[1], "slow") == 0)
         return slow_client();
+    if (argc > 1 && strcmp(argv[1], "deaf") == 0)
+        return deaf_client();
     close(make_file("honest", 8));
     int file = make_file("target", PAGES);
     all_is_well("nothing");
     unsigned fds = daemon_has("fd");
     ATTACK("garbage", attack_garbage());
     ATTACK("descriptors", attack_descriptors(file));
+    ATTACK("requests", attack_requests(file));
+    ATTACK("mincore", attack_mincore());
     ATTACK("flood", attack_flood(file));
     ATTACK("bell", attack_bell(file));
     ATTACK("memfd", attack_memfd(file));

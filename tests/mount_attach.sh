@@ -249,18 +249,23 @@ racing_the_end()
     export FOLIO_NOTES
     make_volume -s 64M
     for options in cache=direct cache=direct,cache_size=1M cache=kernel,attach; do
-        what="SIGTERM while stores go on, $options"
-        mount_attached "$options"
-        start_ends racing
-        detach "$M"
-        kill -s TERM "$daemon"
-        end_client
-        until_true 60 has_ended "$daemon" || fail "$what: the daemon does not end"
-        reap_daemon
-        [ "$daemon_status" -eq 0 ] || fail "$what: the daemon ended with $daemon_status"
+        for racer in 'attach_ends racing' 'attach_hostile deaf'; do
+            what="SIGTERM while stores go on, $racer, $options"
+            mount_attached "$options"
+            # shellcheck disable=SC2086 # two words
+            start_client $racer
+            detach "$M"
+            kill -s TERM "$daemon"
+            end_client
+            until_true 60 has_ended "$daemon" || fail "$what: the daemon does not end"
+            reap_daemon
+            [ "$daemon_status" -eq 0 ] || fail "$what: the daemon ended with $daemon_status"
+            mount_attached "$options"
+            ends raced
+            unmount_volume
+        done
         what="umount while stores go on, $options"
         mount_attached "$options"
-        ends raced
         FOLIO_LEAVES=100 start_ends racing
         unmount_volume
         end_client
