@@ -342,6 +342,10 @@ static void test_msync(void)
     CHECK(folio_msync(p, (size_t)-PAGE, MS_SYNC) == -1 &&
           errno == ENOMEM); /* around the end of all addresses */
     CHECK(folio_madvise(p, (size_t)-PAGE, MADV_WILLNEED) == -1 && errno == EINVAL);
+    CHECK_EQ(folio_munmap(p + 8 * PAGE, PAGE), 0); /* a hole: what is there is written */
+    p[0] = p[63 * PAGE] = 'h';
+    CHECK(folio_msync(p, 64 * PAGE, MS_SYNC) == -1 && errno == ENOMEM);
+    CHECK_EQ(stat_of("cache", "dirty"), 0);
     folio_munmap(p, 64 * PAGE);
     CHECK(folio_msync(p, PAGE, MS_SYNC) == -1 && errno == ENOMEM);
     close(fd);
