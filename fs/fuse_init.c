@@ -425,10 +425,10 @@ void front_commit_failed(void *arg, int err, bool over)
 {
     const struct front *front = arg;
     if (over)
-        daemon_say("%s takes no changes any more, as they cannot be written (%s), and those since "
-                   "the last fsync are "
-                   "lost: unmount it, see to the cause, run fsck.foliofs, and mount it again",
-                   front->mountpoint, strerror(-err));
+        daemon_say(
+            "%s takes no changes any more, as they cannot be written (%s): see to the cause, "
+            "unmount it, run fsck.foliofs, and mount it again",
+            front->mountpoint, strerror(-err));
     else
         daemon_say("%s: changes cannot be written (%s); they are kept and tried again",
                    front->mountpoint, strerror(-err));

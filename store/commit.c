@@ -120,6 +120,12 @@ static void commit_succeeded(struct store *s, uint64_t ns)
     space_after_commit(s);
 }
 
+/* Is it for others to end it: memory, or room where the volume lies? Then it is tried until it does. */
+static bool may_pass(int err)
+{
+    return err == -ENOMEM || err == -ENOSPC || err == -EDQUOT;
+}
+
 /* Returns what the waiters are told. */
 static int commit_failed(struct store *s, int err)
 {
@@ -128,7 +134,7 @@ static int commit_failed(struct store *s, int err)
         ms = (uint64_t)RETRY_FIRST_MS << s->failures;
     s->last_error = err == -EUCLEAN ? -EIO : err;
     if (now >= s->retry_ns) { /* those who could not wait for the next try do not count */
-        if (err != -ENOMEM || s->failures + 1 < COMMIT_TRIES) /* memory may come back */
+        if (!may_pass(err) || s->failures + 1 < COMMIT_TRIES)
             s->failures++;
         s->retry_ns = now + (ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS) * 1000000u;
     }

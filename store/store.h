@@ -23,7 +23,7 @@
  *
  * A commit that fails keeps its transaction: nothing acknowledged is dropped. It is tried again with
  * back-off; whoever waits for it gets the error, and so does every later fsync that has not seen it
- * (store_error_seq). After COMMIT_TRIES the store turns read-only.
+ * (store_error_seq). After COMMIT_TRIES the store turns read-only, unless memory or room is wanting, which may come back.
  */
 #ifndef FOLIO_STORE_STORE_H
 #define FOLIO_STORE_STORE_H
