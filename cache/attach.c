@@ -14,7 +14,7 @@
 #define SECOND     1000000000u
 #define LEAVE_MS   1000 /* how long our end waits for threads that clients may hold, all of them */
 #define WANT_MS    10   /* until what was wanting for a new client is looked for again */
-#define WANT_TRIES 20
+#define WANT_TRIES 20   /* then new clients are hung up on */
 
 /* ---- clients --------------------------------------------------------------------------------- */
 
@@ -23,23 +23,24 @@ static struct attach_client *client_of(struct list_head *n)
     return list_entry(n, struct attach_client, node);
 }
 
-/* Context: the accepting thread, as for the list.   NULL: no memory. */
-static struct attach_account *account_get(const struct attach *a, uid_t uid)
+/* A user's clients have one account together; the client's own is for its alone, or for the first of his. Context: the
+ * accepting thread, as for the list. */
+static void account_join(struct attach_client *c)
 {
-    bool shared = uid != 0 && uid != geteuid();
-    struct attach_account *account = NULL;
-    for (struct list_head *n = a->clients.next; shared && account == NULL && n != &a->clients;
-         n = n->next)
-        if (client_of(n)->account->shared && client_of(n)->account->uid == uid)
-            account = client_of(n)->account;
-    if (account == NULL)
-        account = calloc(1, sizeof *account);
-    if (account != NULL) {
-        account->uid = uid;
-        account->shared = shared;
-        account->clients++;
+    uid_t uid = c->peer.uid;
+    struct attach_account *own = c->account;
+    own->uid = uid;
+    own->shared = uid != 0 && uid != geteuid();
+    for (struct list_head *n = c->attach->clients.next; own->shared && n != &c->attach->clients;
+         n = n->next) {
+        struct attach_account *account = client_of(n)->account;
+        if (account->shared && account->uid == uid) {
+            free(own);
+            c->account = account;
+            account->clients++;
+            return;
+        }
     }
-    return account;
 }
 
 static void account_put(struct attach_account *account)
@@ -65,6 +66,34 @@ static void client_free(struct attach_client *c)
     free(c);
 }
 
+/* What a client needs, before there is a connection: one that cannot be served yet waits in the listener's queue, and
+ * costs nothing. Its thread has nothing to do until client_begin().   -ENOMEM, -EAGAIN, -EMFILE, -ENFILE. */
+static int client_prepare(struct attach *a, struct attach_client **out)
+{
+    struct attach_client *c = calloc(1, sizeof *c);
+    if (c == NULL)
+        return -ENOMEM;
+    c->attach = a;
+    c->sock = -1;
+    c->uffd = -1;
+    c->bell = -1;
+    c->account = calloc(1, sizeof *c->account);
+    if (c->account != NULL)
+        c->account->clients = 1;
+    c->stop = eventfd(0, EFD_CLOEXEC);
+    c->space.taken_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_mutex_init(&c->work, NULL);
+    int err = c->stop < 0 || c->space.taken_fd < 0 ? -errno : c->account == NULL ? -ENOMEM : 0;
+    if (err == 0)
+        err = worker_start(&c->requests, "folio-attach", requests_step, c);
+    if (err == 0)
+        *out = c;
+    else
+        client_free(c);
+    return err;
+}
+
 /* Has that user enough connections? The list is read without its lock: nobody else changes it. */
 static bool has_enough(const struct attach *a, uid_t uid)
 {
@@ -76,63 +105,27 @@ static bool has_enough(const struct attach *a, uid_t uid)
     return nr >= ATTACH_CLIENTS_USER;
 }
 
-/* Takes over sock, but on error. Who has connections enough is hung up by its own thread: what it has
- * sent already may be slow to close.   -ENOMEM, -EAGAIN, -EMFILE, -ENFILE. */
-static int client_start(struct attach *a, int sock)
+/* Takes over sock. Who has connections enough is hung up by its own thread: what it has sent already may be slow to
+ * close. */
+static void client_begin(struct attach_client *c, int sock)
 {
-    struct attach_client *c = calloc(1, sizeof *c);
-    if (c == NULL)
-        return -ENOMEM;
-    c->attach = a;
+    struct attach *a = c->attach;
     c->sock = sock;
     socklen_t size = sizeof c->peer;
     (void)getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &c->peer, &size);
-    bool refused = has_enough(a, c->peer.uid);
-    if (refused) {
+    if (has_enough(a, c->peer.uid)) {
         atomic_store(&c->hung_up, true);
         (void)shutdown(sock, SHUT_RDWR);
+        atomic_fetch_add(&a->refused, 1);
     }
     c->hello_ns = clock_now(&clock_monotonic) + ATTACH_HELLO_MS * (uint64_t)1000000;
-    c->uffd = -1;
-    c->bell = -1;
-    c->account = account_get(a, c->peer.uid);
-    c->stop = eventfd(0, EFD_CLOEXEC);
-    c->space.taken_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    pthread_mutex_init(&c->lock, NULL);
-    pthread_mutex_init(&c->work, NULL);
-    int err = c->stop < 0 || c->space.taken_fd < 0 ? -errno : c->account == NULL ? -ENOMEM : 0;
-    if (err == 0)
-        err = worker_start(&c->requests, "folio-attach", requests_step, c);
-    if (err != 0) {
-        c->sock = -1;
-        client_free(c);
-        return err;
-    }
-    atomic_fetch_add(&a->refused, refused);
+    account_join(c);
     pthread_mutex_lock(&a->lock);
     list_add(&c->node, &a->clients);
     a->nr_clients++;
     pthread_mutex_unlock(&a->lock);
-    return 0;
-}
-
-/* Where memory or descriptors are wanting, for a moment as a rule, a new client waits a little.
- * Takes over sock, on error too: that hangs up. */
-static void client_admit(struct attach *a, int sock)
-{
-    int err = -ENOMEM;
-    for (unsigned tries = 0; err != 0 && tries < WANT_TRIES && a->nr_clients < ATTACH_CLIENTS_MOST;
-         tries++) {
-        if (tries > 0)
-            (void)poll(NULL, 0, WANT_MS);
-        err = client_start(a, sock);
-        if (err == -EMFILE || err == -ENFILE)
-            memfd_shrink_soon();
-    }
-    if (err == 0)
-        return;
-    atomic_fetch_add(&a->refused, 1);
-    close(sock);
+    atomic_store(&c->begun, true);
+    worker_wake(c->requests);
 }
 
 /* It has ended. */
@@ -225,14 +218,40 @@ static void look_after_clients(struct attach *a)
         a->ops->waiting(a->arg, waiting);
 }
 
-/* 0 or -errno. */
+/* Returns 0; -EAGAIN: nobody waits; or what is wanting: -ENOMEM, -EMFILE, -ENFILE. */
 static int accept_one(struct attach *a)
 {
+    struct attach_client *c = NULL;
+    int err = client_prepare(a, &c);
+    if (err != 0)
+        return err == -EAGAIN ? -ENOMEM : err; /* no thread */
     int sock = accept4(a->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (sock < 0)
-        return -errno;
-    client_admit(a, sock);
-    return 0;
+    err = sock < 0 ? -errno : 0;
+    if (err == 0) {
+        client_begin(c, sock);
+    } else {
+        worker_stop(c->requests);
+        client_free(c);
+    }
+    return err;
+}
+
+/* Where memory or descriptors are wanting, for a moment as a rule, a new client waits in the listener's queue: until it
+ * has lasted too long, and then nobody does. */
+static unsigned accept_wanting(struct attach *a, int err)
+{
+    if (err != -ENOMEM)
+        memfd_shrink_soon();
+    if (a->wanting < WANT_TRIES) {
+        a->wanting++;
+        return WANT_MS;
+    }
+    int sock = accept4(a->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (sock >= 0) {
+        atomic_fetch_add(&a->refused, 1);
+        close(sock);
+    }
+    return WANT_MS;
 }
 
 static unsigned accept_step(void *arg)
@@ -248,11 +267,11 @@ static unsigned accept_step(void *arg)
         (void)eventfd_read(a->wake, &count);
     if (fds[0].revents == 0)
         return 0;
-    int err = accept_one(a);
-    if (err != -EMFILE && err != -ENFILE)
-        return 0;
-    memfd_shrink_soon();
-    return 100;
+    int err = a->nr_clients < ATTACH_CLIENTS_MOST ? accept_one(a) : -ENOMEM;
+    if (err == -ENOMEM || err == -EMFILE || err == -ENFILE)
+        return accept_wanting(a, err);
+    a->wanting = 0;
+    return 0;
 }
 
 /* ---- starting and stopping ------------------------------------------------------------------- */
@@ -290,9 +309,11 @@ void attach_stop(struct attach *a)
     (void)shutdown(a->listener, SHUT_RDWR);
     (void)eventfd_write(a->wake, 1);
     worker_stop(a->accept);
-    while (accept_one(a) == 0) /* closing what they have sent may wait, too */
+    int err;
+    while ((err = accept_one(a)) == 0) /* closing what they have sent may wait, too */
         ;
-    bool all = clients_leave(a);
+    /* Those for whom something is wanting are the kernel's to hang up on, when this process ends. */
+    bool all = clients_leave(a) && (err == -EAGAIN || err == -EINVAL);
     pool_stop(a);
     if (!all)
         return;

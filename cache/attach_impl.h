@@ -75,6 +75,7 @@ struct attach_client {     /* (c) constant  (l) lock  (a) atomic  (q) its reques
     uint64_t stray;          /* its events' thread's: see on_stray() */
     struct attach_open *opens[ATTACH_OPENS_MOST]; /* (q) */
     uint64_t next_id;                             /* (q) */
+    _Atomic bool begun;                           /* (a) there is a connection */
     _Atomic bool hung_up, ended; /* (a) ended: its requests' thread has nothing more to do */
     struct uffd_space space;     /* (a) */
     unsigned workers; /* of the pool that are busy for it                  (attach->lock) */
@@ -91,6 +92,7 @@ struct attach {                   /* (c) constant  (l) lock  (a) atomic */
     void *arg;                    /* (c) */
     int listener, wake;           /* (c) wake: an eventfd for the accepting thread */
     bool told_kept;               /* the accepting thread's */
+    unsigned wanting;             /* likewise: so often in a row a new client could not be served */
     struct worker *accept;        /* (c) */
     pthread_mutex_t lock;
     struct list_head clients; /* (l) */

@@ -566,6 +566,8 @@ static int carry_out(struct attach_client *c, const struct attach_request *rq, i
 unsigned requests_step(void *arg)
 {
     struct attach_client *c = arg;
+    if (!atomic_load(&c->begun))
+        return 60000; /* who accepts wakes it */
     struct pollfd fd_in = { .fd = c->sock, .events = POLLIN };
     if (atomic_load(&c->hung_up))
         return await_end(c);

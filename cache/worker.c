@@ -63,13 +63,18 @@ void worker_wake(struct worker *w)
     wake_word(&w->events);
 }
 
+static void worker_join(struct worker *w)
+{
+    atomic_store(&w->stop, true);
+    worker_wake(w);
+    pthread_join(w->thread, NULL);
+}
+
 void worker_stop(struct worker *w)
 {
     if (w == NULL)
         return;
-    atomic_store(&w->stop, true);
-    worker_wake(w);
-    pthread_join(w->thread, NULL);
+    worker_join(w);
     free(w);
 }
 
@@ -101,7 +106,10 @@ void crew_wake(struct crew *c)
 
 void crew_stop(struct crew *c)
 {
-    for (unsigned i = 0, nr = atomic_load(&c->nr); i < nr; i++)
-        worker_stop(c->workers[i]);
+    /* Those that are not done yet may wake any of them, and add to them. */
+    for (unsigned i = 0; i < atomic_load(&c->nr); i++)
+        worker_join(c->workers[i]);
+    for (unsigned i = 0; i < atomic_load(&c->nr); i++)
+        free(c->workers[i]);
     atomic_store(&c->nr, 0);
 }

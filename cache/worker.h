@@ -39,6 +39,6 @@ int crew_start(struct crew *c, const char *name, worker_step step, void *arg); /
  * wake. Nothing for a crew that was not started. */
 void crew_grow(struct crew *c, unsigned nr);
 void crew_wake(struct crew *c);
-void crew_stop(struct crew *c); /* nobody grows or wakes it any more */
+void crew_stop(struct crew *c); /* nobody but its own threads grows or wakes it any more */
 
 #endif

@@ -39,7 +39,7 @@ struct workqueue { /* zeros: not started   (l) lock  (c) constant */
 /* name: of its threads, 15 bytes at most. One thread, and up to together of them as works come together.
  * Returns 0 or -errno. */
 int workqueue_start(struct workqueue *q, const char *name, unsigned together);
-/* Do here what is queued. Nobody queues or grows any more, but what is done may queue. Nothing for one not started. */
+/* Do here what is queued. Nobody queues or grows any more, but for the works themselves. Nothing for one not started. */
 void workqueue_stop(struct workqueue *q);
 /* Any thread. */
 void queue_work(struct workqueue *q, struct work *work);

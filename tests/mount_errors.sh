@@ -2,7 +2,7 @@
 # What goes wrong at the command line is said in one clear line, with a non-zero status, and changes
 # nothing; and every way to end a mount writes everything back.
 . "$(dirname -- "$0")/lib.sh"
-need timeout flock prlimit
+need timeout flock prlimit python3
 
 # refuses STATUS PATTERN COMMAND...: it fails with that status (or any, "-") and one line that
 # matches.
@@ -372,6 +372,45 @@ for options in cache=kernel cache=direct; do
     ends_without_descriptors umount
     ends_without_descriptors TERM
 done
+# One is left, and many who want to attach files come for it: that keeps nobody waiting either.
+ends_in_a_crowd()
+{
+    what='one descriptor left, and a crowd'
+    mount_volume -o cache=direct,commit=60
+    write_much kept
+    wait_for_control
+    timeout 60 python3 - "$M" "$daemon" <<'END' || fail "$what: python3: status $?"
+import glob, os, resource, socket, subprocess, sys, time
+mnt, daemon = sys.argv[1], int(sys.argv[2])
+dev = os.stat(mnt).st_dev
+place = "%d:%d" % (os.major(dev), os.minor(dev))
+paths = glob.glob("/run/foliofs-attach/" + place) + glob.glob("/run/user/%d/foliofs/%s.attach" % (os.getuid(), place)) + \
+    glob.glob("/tmp/foliofs-%d/%s.attach" % (os.getuid(), place))
+used = {int(n) for n in os.listdir("/proc/%d/fd" % daemon)}
+free = next(n for n in range(4096) if n not in used)
+resource.prlimit(daemon, resource.RLIMIT_NOFILE, (free + 1, resource.prlimit(daemon, resource.RLIMIT_NOFILE)[1]))
+crowd = []
+for _ in range(100):
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    s.setblocking(False)
+    try:
+        s.connect(paths[0])
+    except BlockingIOError:
+        break
+    crowd.append(s)
+time.sleep(0.05)
+begun = time.monotonic()
+subprocess.run(["umount", mnt] if os.getuid() == 0 else ["fusermount3", "-u", mnt], check=True)
+while os.path.exists("/proc/%d" % daemon) and open("/proc/%d/stat" % daemon).read().rsplit(") ", 1)[1][0] != "Z":
+    if time.monotonic() - begun > 8:
+        sys.exit("the daemon does not end")
+    time.sleep(0.01)
+END
+    reap_daemon
+    [ "$daemon_status" -eq 0 ] || fail "$what: exit status $daemon_status: $(cat "$T/daemon.out")"
+    all_there kept
+}
+ends_in_a_crowd
 
 # There is no memory from when it is mounted to its end: what is said to be done is done, and the rest is an error.
 works_without_memory()

@@ -115,9 +115,101 @@ static void kept_threads_are_made_up_for(void)
     workqueue_stop(&queue);
 }
 
+/* Long before a thread that nobody wakes would look by itself. */
+static void await_done(unsigned nr)
+{
+    for (unsigned ms = 0; atomic_load(&nr_done) < nr; ms++) {
+        if (ms == 20000)
+            die("a work is not done");
+        usleep(1000);
+    }
+}
+
+static void sleepers_are_woken(void)
+{
+    struct item item = { .work.func = item_func };
+    atomic_store(&nr_done, 0);
+    start(1);
+    for (unsigned i = 1; i <= 3; i++) {
+        usleep(50000); /* until it sleeps */
+        queue_work(&queue, &item.work);
+        await_done(i);
+    }
+    pthread_mutex_lock(&queue.lock);
+    unsigned nr = queue.nr;
+    pthread_mutex_unlock(&queue.lock);
+    workqueue_stop(&queue);
+    if (nr > 1) /* the last may be counted still */
+        die("works that are done are counted");
+}
+
+static enum work_end meet(struct work *work)
+{
+    (void)work;
+    if (atomic_fetch_add(&gate, 1) == 3)
+        wake_word(&gate);
+    for (uint32_t seen; (seen = atomic_load(&gate)) < 4;)
+        (void)wait_on_word(&gate, seen, 100);
+    atomic_fetch_add(&nr_done, 1);
+    return WORK_DONE;
+}
+
+/* Four that wait for each other. */
+static void works_are_done_together(void)
+{
+    struct work works[4] = {
+        { .func = meet }, { .func = meet }, { .func = meet }, { .func = meet }
+    };
+    atomic_store(&nr_done, 0);
+    atomic_store(&gate, 0);
+    start(4);
+    for (unsigned i = 0; i < 4; i++)
+        queue_work(&queue, &works[i]);
+    await_done(4);
+    workqueue_stop(&queue);
+}
+
+struct parent {
+    struct work work; /* first */
+    struct item child;
+};
+
+static enum work_end parent_func(struct work *work)
+{
+    struct parent *parent = (struct parent *)work;
+    usleep(1000); /* the stop has begun */
+    queue_work(&queue, &parent->child.work);
+    return WORK_DONE;
+}
+
+/* Works that queue others, and such that are to be tried later, while it stops. */
+static void a_stop_does_all(void)
+{
+    enum { PARENTS = 64 };
+    static struct parent parents[PARENTS];
+    atomic_store(&nr_done, 0);
+    start(4);
+    for (unsigned i = 0; i < PARENTS; i++) {
+        parents[i] =
+            (struct parent){ .work.func = parent_func,
+                             .child = { .work.func = item_func,
+                                        .left = i % 4,
+                                        .meanwhile = i % 8 < 4 ? WORK_LATER : WORK_AGAIN } };
+        queue_work(&queue, &parents[i].work);
+    }
+    workqueue_stop(&queue);
+    if (atomic_load(&nr_done) != PARENTS)
+        die("a work was left");
+}
+
 int main(void)
 {
-    alarm(120); /* a work that is never done */
+    alarm(120);                /* a work that is never done */
+    workqueue_grow(&queue, 4); /* one that is not started: nothing */
+    sleepers_are_woken();
+    works_are_done_together();
+    a_stop_does_all();
+    atomic_store(&gate, 0);
     works_are_done(1);
     works_are_done(4);
     kept_threads_are_made_up_for();
