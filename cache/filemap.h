@@ -72,9 +72,8 @@ struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_loc
     struct device *dev;       /* (c) */
     _Atomic uint64_t object;  /* the store's data id              (i, a) */
     const struct address_space_operations *a_ops; /* (c) */
-    uint32_t number;         /* (c) of this one, among all that the cache has had */
-    void *owner;             /* (c) the inode */
-    struct radix_tree pages; /* (t) to change, RCU to read */
+    void *owner;                                  /* (c) the inode */
+    struct radix_tree pages;                      /* (t) to change, RCU to read */
     pthread_mutex_t tree_lock;
     struct rwsem invalidate_lock;
     struct rwsem writeback_sem;
@@ -89,6 +88,7 @@ struct address_space {        /* (c) constant  (t) tree_lock  (i) invalidate_loc
     _Atomic uint32_t nrdirty; /* (t to change, a) */
     uint32_t nrshadows;       /* values in the tree: see workingset.c              (t) */
     _Atomic uint32_t wb_err;  /* an errseq: passes that failed                        (a) */
+    uint32_t number;          /* (c) of this one, among all that the cache has had */
     unsigned wb_failures;     /* see WB_TRIES; changed with writeback_sem, too        (d) */
     struct list_head dirty;   /* cache->dirty_mappings: dirty, or its last pass failed (d) */
     uint64_t dirtied_ns;      /* when it entered that list                            (d) */

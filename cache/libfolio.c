@@ -259,7 +259,7 @@ FOLIO_EXPORT bool folio_mount_attached(int fd)
 {
     int before = errno;
     bool attached = false;
-    dev_t dev;
+    dev_t dev = 0;
 
     fork_check();
     if (!mount_of(fd, &dev) && conn_find(dev)) {

@@ -129,6 +129,7 @@ int truncate_partial_page(struct address_space *m, uint64_t from, uint64_t to)
     int err = lock_uptodate_page(m, (uint32_t)(from >> PAGE_SHIFT), &page);
     if (err != 0)
         return err;
+    assert(page != NULL);
     wait_for_stable_page(m, page);
     zero_in_page(m, page, from & (PAGE_SIZE - 1), (size_t)(to - (from & PAGE_MASK)));
     unlock_page(page);

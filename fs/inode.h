@@ -36,40 +36,40 @@ struct inode {            /* (c) constant  (i) i_lock  (n) fs->rename_lock  (w) 
     uint32_t nlink;                             /* (n+i) */
     uint64_t data_id;                           /* (w+i); 0: none yet */
     uint64_t disk_size;                         /* (i) */
-    uint32_t flags;                             /* (i) INODE_* as the record has it */
     uint64_t rdev;                              /* (c) */
     uint64_t parent;                            /* (n) directories */
     uint64_t cookie;                            /* (n) directories: the next entry's */
     struct timespec atime, mtime, ctime, btime; /* (i) */
     struct timespec disk_mtime;                 /* (i) */
-    bool fresh;                                 /* (c) made by inode_new since the mount */
     _Atomic uint64_t alloc_end; /* fresh: no block at or beyond this index was ever written (a) */
     uint64_t cut_order;         /* (w) request_order() when it was last cut */
     uint32_t truncations;       /* (i) counts them, for the writeback pass that one overtakes */
     uint32_t pass_truncations;  /* (i) as the pass under way began; likewise */
-    bool shrinking;             /* (i) i_size has been cut, the record and the blocks not yet */
     struct timespec pass_mtime; /* (i) */
     _Atomic uint64_t tid;       /* the last transaction that touched its record or blocks (a) */
     struct rwsem copies_sem;    /* see stale.h, also for these: */
     _Atomic uint64_t copies, copies_seen; /* given, and when the file was opened last   (a) */
     uint64_t copied, copied_end;          /* (i) there is none outside, bytes; 0, 0: none at all */
     struct stale_range *stale;            /* (i) */
+    uint32_t flags;                       /* (i) INODE_* as the record has it */
     uint32_t open_writers;       /* (i) open files that can write: see inode_has_writers() */
     struct list_head open_files; /* (i) struct open_file */
     struct readahead readahead;  /* (i) what was chosen for this file; forgotten with the inode */
+    bool fresh;                  /* (c) made by inode_new since the mount */
+    bool shrinking;              /* (i) i_size has been cut, the record and the blocks not yet */
     _Atomic bool no_capability; /* it has no security.capability that a write would take away (a) */
     _Atomic bool attributes_shown; /* the kernel may hold attributes since the last forget (a) */
-    /* Of a file that the kernel caches writes of: were they to last, as nobody had it open for writing; and st_blocks
-     * as it was shown last (fuse_attr.c). */
-    _Atomic bool attributes_last;  /* (a) */
-    _Atomic uint64_t blocks_shown; /* (a) */
-    _Atomic bool shared;           /* inode_share_pages() has done all of it (a) */
+    /* Of a file that the kernel caches writes of: were they to last, as nobody had it open for writing; and, below,
+     * st_blocks as it was shown last (fuse_attr.c). */
+    _Atomic bool attributes_last; /* (a) */
+    _Atomic bool shared;          /* inode_share_pages() has done all of it (a) */
     _Atomic bool
         mixed;         /* it was said that the kernel's mappings and attached ones both store (a) */
     _Atomic bool lost; /* it was said that writes of the kernel's have failed (a) */
-    uint64_t refs;     /* (h) */
-    struct inode *hash_next; /* (h) */
-    struct list_head unused; /* (h) */
+    _Atomic uint64_t blocks_shown; /* (a) */
+    uint64_t refs;                 /* (h) */
+    struct inode *hash_next;       /* (h) */
+    struct list_head unused;       /* (h) */
 };
 
 int inode_table_create(struct fs *fs, uint64_t max_unused);

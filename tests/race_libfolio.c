@@ -361,10 +361,11 @@ static pid_t busy_daemon_start(void)
     CHECK(listener >= 0 && bind(listener, (struct sockaddr *)&address, sizeof(address)) == 0 &&
           listen(listener, 1) == 0);
     pid_t child = fork();
-    if (child == 0)
+    if (child == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-    while (child == 0)
-        close(accept(listener, NULL, NULL));
+        for (;;)
+            close(accept(listener, NULL, NULL));
+    }
     close(listener);
     return child;
 }
