@@ -19,6 +19,7 @@
 struct mounted {
     struct fs fs;          /* first: what others have is this */
     _Atomic bool stopping; /* the committer is to come to an end */
+    const char *volume;    /* fs_mount()'s */
     /* The committer's: */
     uint32_t error_seq; /* of the store, when it was last looked at */
     uint64_t commits;   /* that had succeeded when a failure was told */
@@ -37,7 +38,7 @@ static void tell_failure(struct mounted *m)
     m->error_seq = seq;
     m->over = now.read_only;
     if (m->over || !m->told || m->commits != now.commits)
-        m->fs.options.commit_failed(m->fs.options.front, now.last_error, m->over);
+        m->fs.options.commit_failed(m->volume, now.last_error, m->over);
     m->told = true;
     m->commits = now.commits;
 }
@@ -144,6 +145,7 @@ int fs_mount(const char *volume, const struct fs_options *o, struct fs **out,
     if (m == NULL)
         return store_fail(error, -ENOMEM, "not enough memory");
     set_options(&m->fs, o);
+    m->volume = volume;
     const struct store_options so = { .read_only = o->read_only,
                                       .txn_bytes = o->txn_bytes,
                                       .inject = o->inject };

@@ -50,8 +50,8 @@ struct fs_options {
     void (*more_threads)(void *arg, unsigned nr);
     void (*forget_attributes)(void *arg, uint64_t ino);
     /* A commit has failed, the first since one succeeded; or (over) the store takes no changes any more. Once each,
-     * on the committer's thread. */
-    void (*commit_failed)(void *arg, int err, bool over);
+     * on the committer's thread. volume: fs_mount()'s, which has to stay. */
+    void (*commit_failed)(const char *volume, int err, bool over);
     void *front;
 };
 

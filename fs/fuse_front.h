@@ -55,8 +55,6 @@ void front_tell_size(void *front, uint64_t ino, uint64_t size);
 void front_more_threads(void *front, unsigned nr);
 /* Likewise its attributes; any context. */
 void front_forget_attributes(void *front, uint64_t ino);
-/* Say so in the log (fs.h). */
-void front_commit_failed(void *front, int err, bool over);
 
 /* Put the session on the mount point (an absolute path).
  * Errors: -EIO, with error in words: nothing is mounted then. */

@@ -421,19 +421,6 @@ static bool end_connection(struct front *front)
     return done;
 }
 
-void front_commit_failed(void *arg, int err, bool over)
-{
-    const struct front *front = arg;
-    if (over)
-        daemon_say(
-            "%s takes no changes any more, as they cannot be written (%s): see to the cause, "
-            "unmount it, run fsck.foliofs, and mount it again",
-            front->mountpoint, strerror(-err));
-    else
-        daemon_say("%s: changes cannot be written (%s); they are kept and tried again",
-                   front->mountpoint, strerror(-err));
-}
-
 void front_more_threads(void *arg, unsigned nr)
 {
     struct front *front = arg;

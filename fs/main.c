@@ -118,6 +118,18 @@ static int prepare(struct program *p, struct store_error *error)
 
 /* ---- start ----------------------------------------------------------------------------------- */
 
+static void say_commit_failed(const char *volume, int err, bool over)
+{
+    if (over)
+        daemon_say("%s takes no changes any more, as they cannot be written (%s): see to the "
+                   "cause, unmount it, run "
+                   "fsck.foliofs, and mount it again",
+                   volume, strerror(-err));
+    else
+        daemon_say("%s: changes cannot be written (%s); they are kept and tried again", volume,
+                   strerror(-err));
+}
+
 static struct fs_options make_fs_options(const struct program *p)
 {
     const struct options *o = &p->options;
@@ -149,7 +161,7 @@ static struct fs_options make_fs_options(const struct program *p)
         .forget_range = front_forget_range,
         .more_threads = front_more_threads,
         .forget_attributes = front_forget_attributes,
-        .commit_failed = front_commit_failed,
+        .commit_failed = say_commit_failed,
         .front = p->front,
     };
 }
