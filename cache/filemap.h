@@ -103,8 +103,8 @@ enum writeback_error {
                      * that a truncation cut off may be back when the file grows, if it was their zeros */
     WB_ERROR_RO, /* it stays dirty, and the owner is told to refuse changes from now on */
 };
-/* Times in a row that passes over one mapping failed, but for want of memory; with back-off in between, and all that
- * fail meanwhile are none: about a minute. */
+/* Times in a row that passes over one mapping failed, but for want of memory or room; with back-off in between, and all
+ * that fail meanwhile are none: about a minute. */
 #define WB_TRIES 12u
 
 struct cache_options {

@@ -355,6 +355,12 @@ static void back_off(struct address_space *m, uint64_t now)
     m->wb_retry_ns = now + (ms < RETRY_MOST_MS ? ms : RETRY_MOST_MS) * 1000000u;
 }
 
+/* Is it for others to end it? Then it is tried until it does. */
+static bool lacks_room(int err)
+{
+    return err == -ENOSPC || err == -EDQUOT;
+}
+
 /* Count failures in a row, and put off the next try. One before the mapping was to be tried again is no new one:
  * fsyncs, and writers that a full volume has sync everything, may come as fast as they like.   Returns: is err news?
  * Context: writeback_sem. */
@@ -368,7 +374,7 @@ static bool count_failure(struct address_space *m, int err, bool failed)
         m->wb_retry_ns = 0;
     } else if (news && err != -EAGAIN) {
         back_off(m, now);
-        m->wb_failures += failed;
+        m->wb_failures += failed && (!lacks_room(err) || m->wb_failures + 1 < WB_TRIES);
         if (err != -EBUSY)
             m->dirtied_ns = 0; /* it is as old as it was */
     }

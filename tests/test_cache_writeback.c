@@ -271,6 +271,31 @@ Test(writeback, want_of_memory_is_no_failure_of_the_store)
     }
 }
 
+Test(writeback, want_of_room_is_not_given_up)
+{
+    struct clock clock = { .now_ns = test_now };
+    struct fault_rule r = { .kind = FAULT_ENOSPC, .writes = true, .last = UINT32_MAX };
+    now = 1;
+    start(64, WB_ERROR_RETRY, &clock);
+    fill(3);
+    cr_assert_geq(dev_fault_add(faulty, &r), 0);
+    for (unsigned n = 0; n < 3 * WB_TRIES; n++) {
+        now += 60000000000u;
+        cr_assert_eq(page_cache_sync(cache), -ENOSPC);
+    }
+    cr_assert_eq(shutdowns, 0);
+    cr_assert_eq(m.wb_failures, WB_TRIES - 1);
+    cr_assert_eq(atomic_load(&m.nrdirty), 3);
+    dev_fault_clear(faulty);
+    fail_writes(0);
+    now += 60000000000u;
+    cr_assert_eq(page_cache_sync(cache), -EIO);
+    cr_assert_eq(shutdowns, 1, "another error in the same row");
+    dev_fault_clear(faulty);
+    cr_assert_eq(page_cache_sync(cache), 0);
+    finish();
+}
+
 Test(writeback, want_of_memory_hides_no_error_in_a_pass_nor_in_a_sync)
 {
     static const char buf[PAGE_SIZE];
